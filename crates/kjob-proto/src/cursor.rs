@@ -1,0 +1,258 @@
+//! Reading Avro binary from shared bytes.
+
+use bytes::Bytes;
+
+use crate::error::{DecodeError, DecodeErrorKind};
+use crate::varint::{LEN_MAX, unzigzag};
+use crate::{Limits, StringMap, Text};
+
+type Result<T, E = DecodeError> = std::result::Result<T, E>;
+
+/// A place in a body. Nothing but [`Cursor::take`] and [`Cursor::byte`] moves it, and both check.
+pub struct Cursor<'a> {
+    body: &'a Bytes,
+    rest: &'a [u8],
+    limits: &'a Limits,
+    /// The field that is being read, for errors.
+    field: &'static str,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(body: &'a Bytes, limits: &'a Limits) -> Self {
+        Self {
+            body,
+            rest: body,
+            limits,
+            field: DecodeError::BODY,
+        }
+    }
+
+    /// Says which field comes next.
+    #[inline]
+    pub(crate) fn field(&mut self, name: &'static str) -> &mut Self {
+        self.field = name;
+        self
+    }
+
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.rest.len() {
+            0 => Ok(()),
+            found => Err(DecodeError::new(
+                DecodeErrorKind::TrailingBytes { found },
+                DecodeError::BODY,
+                self.offset(),
+            )),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn boolean(&mut self) -> Result<bool> {
+        let at = self.offset();
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            found => Err(self.error_at(at, DecodeErrorKind::BadBoolean { found })),
+        }
+    }
+
+    pub(crate) fn int(&mut self) -> Result<i32> {
+        let at = self.offset();
+        let found = self.long()?;
+        i32::try_from(found)
+            .map_err(|_| self.error_at(at, DecodeErrorKind::IntegerRange { found, bits: 32 }))
+    }
+
+    /// Takes over-long forms of up to ten bytes, as every client's decoder does; bits beyond the 64th
+    /// are refused, which the Python client drops (docs/protocol.md section 3, "Avro binary details").
+    #[inline]
+    pub(crate) fn long(&mut self) -> Result<i64> {
+        match self.rest.split_first() {
+            Some((&byte, rest)) if byte < 0x80 => {
+                self.rest = rest;
+                Ok(unzigzag(u64::from(byte)))
+            }
+            _ => self.long_of_many_bytes(),
+        }
+    }
+
+    fn long_of_many_bytes(&mut self) -> Result<i64> {
+        let at = self.offset();
+        let mut value = 0;
+        for index in 0..LEN_MAX {
+            let byte = self.byte()?;
+            if index == LEN_MAX - 1 && byte > 1 {
+                break;
+            }
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if byte < 0x80 {
+                return Ok(unzigzag(value));
+            }
+        }
+        Err(self.error_at(at, DecodeErrorKind::BadVarint))
+    }
+
+    /// Bytes of any length that the body can hold.
+    #[inline]
+    pub(crate) fn payload(&mut self) -> Result<Bytes> {
+        let at = self.offset();
+        let len = self.length(at)?;
+        self.shared(len, at)
+    }
+
+    /// Text of any length that the body can hold.
+    pub(crate) fn payload_text(&mut self) -> Result<Text> {
+        let bytes = self.payload()?;
+        let at = self.offset() - bytes.len();
+        self.text_of(bytes, at)
+    }
+
+    /// Text within [`Limits::max_string`].
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<Text> {
+        let at = self.offset();
+        let len = self.length(at)?;
+        if len > self.limits.max_string as u64 {
+            return Err(self.error_at(
+                at,
+                DecodeErrorKind::TooLong {
+                    found: len,
+                    limit: self.limits.max_string,
+                },
+            ));
+        }
+        let bytes = self.shared(len, at)?;
+        let at = self.offset() - bytes.len();
+        self.text_of(bytes, at)
+    }
+
+    pub(crate) fn map(&mut self) -> Result<StringMap> {
+        // An entry has at least its two lengths.
+        let entries = self.blocks(2, |cursor| Ok((cursor.string()?, cursor.string()?)))?;
+        Ok(StringMap::from_entries(entries))
+    }
+
+    pub(crate) fn longs(&mut self) -> Result<Vec<i64>> {
+        self.blocks(1, Self::long)
+    }
+
+    pub(crate) fn strings(&mut self) -> Result<Vec<Text>> {
+        self.blocks(1, Self::string)
+    }
+
+    /// The blocks of a map or an array, in all legal forms: any number of them, each with a positive
+    /// count, or a negative one that is followed by the block's size in bytes.
+    fn blocks<T>(
+        &mut self,
+        item_len_min: u64,
+        read: impl Fn(&mut Self) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut items = Vec::new();
+        loop {
+            let at = self.offset();
+            let count = self.long()?;
+            if count == 0 {
+                return Ok(items);
+            }
+            let size = if count < 0 {
+                Some((self.offset(), self.length(at)?))
+            } else {
+                None
+            };
+            if count == i64::MIN {
+                return Err(self.error_at(at, DecodeErrorKind::BadCount { found: count }));
+            }
+            let count = count.unsigned_abs();
+
+            // Both checks stand before the allocation: what fits the limit may still not be there.
+            let limit = self.limits.max_map_entries;
+            let found = count.saturating_add(items.len() as u64);
+            if found > limit as u64 {
+                return Err(self.error_at(at, DecodeErrorKind::TooManyEntries { found, limit }));
+            }
+            let needed = count.saturating_mul(item_len_min);
+            if needed > self.rest.len() as u64 {
+                return Err(self.unexpected_end(at, needed));
+            }
+            let count = usize::try_from(count).unwrap_or(limit);
+            items.reserve_exact(count);
+
+            let start = self.offset();
+            for _ in 0..count {
+                items.push(read(self)?);
+            }
+            if let Some((at, announced)) = size {
+                let found = (self.offset() - start) as u64;
+                if announced != found {
+                    return Err(self.error_at(at, DecodeErrorKind::BlockSize { announced, found }));
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn length(&mut self, at: usize) -> Result<u64> {
+        let found = self.long()?;
+        u64::try_from(found)
+            .map_err(|_| self.error_at(at, DecodeErrorKind::NegativeLength { found }))
+    }
+
+    /// A slice of the body; empty ones hold no reference to it.
+    #[inline]
+    fn shared(&mut self, len: u64, at: usize) -> Result<Bytes> {
+        let start = self.offset();
+        let len = self.take(len, at)?.len();
+        Ok(if len == 0 {
+            Bytes::new()
+        } else {
+            self.body.slice(start..start + len)
+        })
+    }
+
+    #[inline]
+    fn text_of(&self, bytes: Bytes, at: usize) -> Result<Text> {
+        Text::try_from(bytes)
+            .map_err(|error| self.error_at(at + error.valid_up_to, DecodeErrorKind::NotUtf8))
+    }
+
+    #[inline]
+    fn take(&mut self, len: u64, at: usize) -> Result<&'a [u8]> {
+        let taken = usize::try_from(len)
+            .ok()
+            .and_then(|len| self.rest.split_at_checked(len));
+        let Some((taken, rest)) = taken else {
+            return Err(self.unexpected_end(at, len));
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Result<u8> {
+        let Some((&byte, rest)) = self.rest.split_first() else {
+            return Err(self.unexpected_end(self.offset(), 1));
+        };
+        self.rest = rest;
+        Ok(byte)
+    }
+
+    #[inline]
+    fn offset(&self) -> usize {
+        self.body.len() - self.rest.len()
+    }
+
+    #[cold]
+    fn unexpected_end(&self, at: usize, needed: u64) -> DecodeError {
+        self.error_at(
+            at,
+            DecodeErrorKind::UnexpectedEnd {
+                found: self.rest.len(),
+                needed,
+            },
+        )
+    }
+
+    #[cold]
+    fn error_at(&self, offset: usize, kind: DecodeErrorKind) -> DecodeError {
+        DecodeError::new(kind, self.field, offset)
+    }
+}
