@@ -1,1 +1,26 @@
-//! kjob-core
+#![doc = include_str!("../README.md")]
+
+mod id;
+mod job;
+mod memory;
+mod phase;
+mod query;
+mod scheduler;
+mod state;
+mod store;
+mod tag;
+mod time;
+
+pub use id::{IdBlock, JobId};
+pub use job::{Ending, Header, Job, JobOptions, NewJob, Owner, Payload, Priority, TagReuse};
+pub use memory::MemoryStore;
+pub use phase::{BadStatus, Phase, Status};
+pub use query::{BadQueryId, QueryId, TraceParent};
+pub use scheduler::{RouteId, Scheduler, Waiting};
+pub use state::{End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
+pub use store::{
+    Difference, Expired, Filter, Finish, Page, Parts, Started, StepError, Store, StoreError,
+    StoreUsage, Submitted, Usage,
+};
+pub use tag::{JobTag, TagError};
+pub use time::{Clock, Timestamp};

@@ -1,0 +1,364 @@
+//! A store in memory: for tests, simulations, and servers whose jobs may die with them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    Difference, Ending, Event, Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob,
+    Owner, Page, Parts, Payload, Phase, Started, State, StepError, Store, StoreError, StoreUsage,
+    Submitted, TagReuse, Timestamp, Transition, Usage, apply,
+};
+
+/// Keeps the contract of [`Store`], but for durability: what it holds is gone with it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use kjob_core::{MemoryStore, Store};
+/// let store = MemoryStore::new();
+/// let mut ids = store.reserve_ids(2).await.unwrap();
+/// assert_eq!(ids.take().map(|id| id.get()), Some(1));
+/// # }
+/// ```
+#[derive(Default)]
+pub struct MemoryStore {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    last_id: i64,
+    jobs: BTreeMap<JobId, Job>,
+    /// Given tags. A generated tag needs no entry: it carries the id.
+    tags: HashMap<(Owner, JobTag), JobId>,
+    /// When ended jobs expire.
+    expiries: BTreeMap<(Timestamp, JobId), ()>,
+    total: Usage,
+    by_owner: HashMap<Owner, Usage>,
+    closed: bool,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        // No step leaves the maps half changed, so a panic elsewhere does not spoil them.
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.closed {
+            Err(StoreError::Closed)
+        } else {
+            Ok(inner)
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
+        let mut inner = self.open()?;
+        let first = JobId::new(inner.last_id + 1).ok_or(StoreError::NoIdsLeft)?;
+        inner.last_id = (inner.last_id + i64::from(count.max(1))).min(JobId::MAX);
+        Ok(IdBlock::new(first, count.max(1)))
+    }
+
+    async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
+        let mut inner = self.open()?;
+        let NewJob {
+            header,
+            payload,
+            tag_reuse,
+        } = job;
+        let now = header.received_at;
+        let generated = header.tag.carried_id() == Some(header.id);
+        if !generated && let Some(old) = inner.named(&header.owner, &header.tag, now) {
+            let old = &inner.jobs[&old];
+            let failed = matches!(old.state.phase, Phase::Failed | Phase::Cancelled);
+            if !(failed && tag_reuse == TagReuse::IfFailed) {
+                let stored = old.payload.clone().unwrap_or_default();
+                return Ok(
+                    match Difference::between((&old.header, &stored), (&header, &payload)) {
+                        Some(difference) => Submitted::Conflict {
+                            id: old.header.id,
+                            difference,
+                        },
+                        None => Submitted::Existing(Box::new(parts_of(old, Parts::NONE))),
+                    },
+                );
+            }
+        }
+        let queued = State::queued(header.options.not_before);
+        let state = match start.then(|| apply(&queued, Event::Start, now)) {
+            Some(Ok(Transition::To(started))) => started,
+            _ => queued,
+        };
+        if !generated {
+            inner
+                .tags
+                .insert((header.owner.clone(), header.tag.clone()), header.id);
+        }
+        let owner = header.owner.clone();
+        inner.count(&owner, |usage| {
+            usage.jobs += 1;
+            usage.bytes += payload.len() as u64;
+        });
+        let id = header.id;
+        let job = Job {
+            header,
+            state,
+            payload: Some(payload),
+            ending: None,
+            expires_at: None,
+        };
+        inner.jobs.insert(id, job);
+        Ok(Submitted::Created(state))
+    }
+
+    async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
+        let mut inner = self.open()?;
+        let state = inner.step(id, Event::Start, at)?;
+        let payload = inner.jobs[&id].payload.clone().unwrap_or_default();
+        Ok(Started { state, payload })
+    }
+
+    async fn progress(
+        &self,
+        id: JobId,
+        lease: Lease,
+        percent: u8,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        self.open()?
+            .step(id, Event::Progress { lease, percent }, at)
+    }
+
+    async fn finish(
+        &self,
+        id: JobId,
+        lease: Lease,
+        finish: Finish,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        let mut inner = self.open()?;
+        let state = inner.step(
+            id,
+            Event::End {
+                lease,
+                end: finish.end(),
+            },
+            at,
+        )?;
+        if let Some(ending) = finish.into_ending(&state) {
+            inner.end(id, ending, at);
+        }
+        Ok(state)
+    }
+
+    async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError> {
+        let mut inner = self.open()?;
+        let state = inner.step(id, Event::RequestCancel, at)?;
+        if state.phase == Phase::Cancelled {
+            inner.end(id, Ending::Cancelled, at);
+        }
+        Ok(state)
+    }
+
+    async fn find(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Option<JobId>, StoreError> {
+        Ok(self.open()?.named(owner, tag, now))
+    }
+
+    async fn get(
+        &self,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        let inner = self.open()?;
+        let job = inner.jobs.get(&id).filter(|job| !expired(job, now));
+        Ok(job.map(|job| parts_of(job, parts)))
+    }
+
+    async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
+        let inner = self.open()?;
+        let lower = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut matching = inner
+            .jobs
+            .range((lower, Bound::Unbounded))
+            .map(|(_, job)| job)
+            .filter(|job| !expired(job, now) && filter.matches(job));
+        let jobs: Vec<_> = matching
+            .by_ref()
+            .take(filter.limit.max(1))
+            .map(|j| parts_of(j, Parts::NONE))
+            .collect();
+        let next = matching.next().and(jobs.last()).map(|job| job.header.id);
+        Ok(Page { jobs, next })
+    }
+
+    async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
+        let mut inner = self.open()?;
+        let Some(old) = inner.jobs.get(&id).and_then(|job| job.expires_at) else {
+            return Ok(());
+        };
+        if at < old {
+            inner.set_expiry(id, at);
+        }
+        Ok(())
+    }
+
+    async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
+        const JOBS_MAX: usize = 1_000;
+        let mut inner = self.open()?;
+        let due: Vec<_> = inner
+            .expiries
+            .keys()
+            .copied()
+            .take_while(|(at, _)| *at <= now)
+            .take(JOBS_MAX)
+            .collect();
+        let bytes = due.iter().map(|key| inner.drop_job(*key)).sum();
+        let more = inner
+            .expiries
+            .first_key_value()
+            .is_some_and(|((at, _), ())| *at <= now);
+        Ok(Expired {
+            jobs: due.len() as u64,
+            bytes,
+            more,
+        })
+    }
+
+    fn usage(&self, owner: &Owner) -> StoreUsage {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = inner.by_owner.get(owner).copied().unwrap_or_default();
+        StoreUsage {
+            total: inner.total,
+            owner,
+        }
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = true;
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// The unexpired job that `tag` names.
+    fn named(&self, owner: &Owner, tag: &JobTag, now: Timestamp) -> Option<JobId> {
+        let carried = tag.carried_id().and_then(|id| self.jobs.get(&id));
+        let carried = carried.filter(|job| job.header.owner == *owner && job.header.tag == *tag);
+        let given = || self.jobs.get(self.tags.get(&(owner.clone(), tag.clone()))?);
+        carried
+            .or_else(given)
+            .filter(|job| !expired(job, now))
+            .map(|job| job.header.id)
+    }
+
+    fn step(&mut self, id: JobId, event: Event, at: Timestamp) -> Result<State, StepError> {
+        let job = self.jobs.get_mut(&id).filter(|job| !expired(job, at));
+        let job = job.ok_or(StepError::Unknown(id))?;
+        if let Transition::To(state) = apply(&job.state, event, at)? {
+            job.state = state;
+        }
+        Ok(job.state)
+    }
+
+    fn end(&mut self, id: JobId, ending: Ending, at: Timestamp) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let result = match &ending {
+            Ending::Done(result) => result.data.len() as u64,
+            _ => 0,
+        };
+        job.ending = Some(ending);
+        let (owner, retention) = (job.header.owner.clone(), job.header.options.retention);
+        self.count(&owner, |usage| usage.bytes += result);
+        self.set_expiry(id, at.after(retention));
+    }
+
+    fn set_expiry(&mut self, id: JobId, at: Timestamp) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if let Some(old) = job.expires_at.replace(at) {
+            self.expiries.remove(&(old, id));
+        }
+        self.expiries.insert((at, id), ());
+    }
+
+    /// Deletes the job of an entry of `expiries`, and gives the bytes that frees.
+    fn drop_job(&mut self, key: (Timestamp, JobId)) -> u64 {
+        self.expiries.remove(&key);
+        let Some(job) = self.jobs.remove(&key.1) else {
+            return 0;
+        };
+        let name = (job.header.owner, job.header.tag);
+        if self.tags.get(&name) == Some(&key.1) {
+            self.tags.remove(&name);
+        }
+        let result = match &job.ending {
+            Some(Ending::Done(result)) => result.data.len(),
+            _ => 0,
+        };
+        let bytes = (job.payload.map_or(0, |p| p.len()) + result) as u64;
+        self.count(&name.0, |usage| {
+            usage.jobs -= 1;
+            usage.bytes -= bytes;
+        });
+        bytes
+    }
+
+    fn count(&mut self, owner: &Owner, change: impl Fn(&mut Usage)) {
+        change(&mut self.total);
+        let usage = self.by_owner.entry(owner.clone()).or_default();
+        change(usage);
+        if *usage == Usage::default() {
+            self.by_owner.remove(owner);
+        }
+    }
+}
+
+fn expired(job: &Job, now: Timestamp) -> bool {
+    job.expires_at.is_some_and(|at| at <= now)
+}
+
+/// A copy of the job with only the bytes that were asked for.
+fn parts_of(job: &Job, parts: Parts) -> Job {
+    let ending = match &job.ending {
+        Some(Ending::Done(result)) if !parts.result => Some(Ending::Done(Payload {
+            encoding: result.encoding,
+            data: Bytes::new(),
+        })),
+        other => other.clone(),
+    };
+    let payload = job.payload.clone().filter(|_| parts.payload);
+    Job {
+        header: job.header.clone(),
+        state: job.state,
+        payload,
+        ending,
+        expires_at: job.expires_at,
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}

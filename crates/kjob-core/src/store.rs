@@ -1,0 +1,330 @@
+//! Where jobs live: the trait that the engine needs, and what its steps answer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kjob_proto::Text;
+
+use crate::{
+    End, Header, IdBlock, Job, JobId, JobTag, Lease, NewJob, OnInterrupt, Owner, Payload, Refused,
+    State, Status, Timestamp,
+};
+
+/// A durable home for jobs.
+///
+/// The contract, which the suite in [`conformance`](crate::conformance) (feature `conformance`)
+/// checks:
+///
+/// - Each method is one atomic step. When it answers `Ok`, what it did is durable.
+/// - States change only by [`apply`](crate::apply), inside the step.
+/// - Steps may be asked for concurrently, and are best asked for that way: a store may make many
+///   of them durable at once. They take effect in some order, each seeing those answered before
+///   it was asked for.
+/// - A future that is dropped leaves its step either done whole or not done.
+/// - Time is handed in. A job whose `expires_at` is at or before the `now` of a call does not
+///   exist for that call, whether or not it has been deleted.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// Sets aside `count` ids (at least one) that no call will give again, ever.
+    async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError>;
+
+    /// Stores a job, or finds the one that has its tag already.
+    ///
+    /// With `start` the job is stored as started ([`Event::Start`](crate::Event::Start) at
+    /// `job.header.received_at`), in the same commit.
+    ///
+    /// The rule for tags: a tag that is free, or whose job has expired, makes a new job; the same
+    /// owner, tag, endpoint, encoding and payload gives the same job, whatever its state; anything
+    /// different is a [`Submitted::Conflict`]. [`TagReuse::IfFailed`](crate::TagReuse) lets the
+    /// tag of a failed or cancelled job make a new job, to which it then belongs. A generated tag
+    /// (one that carries the id of this very job) is always free.
+    async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError>;
+
+    /// Starts a queued job and hands out its payload.
+    async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError>;
+
+    /// Notes how far a running job is, and answers with its state.
+    async fn progress(
+        &self,
+        id: JobId,
+        lease: Lease,
+        percent: u8,
+        at: Timestamp,
+    ) -> Result<State, StepError>;
+
+    /// Ends a run, and answers with the job's state: ended, or queued again.
+    ///
+    /// The first end made durable wins; a later one gets [`Refused::Ended`].
+    async fn finish(
+        &self,
+        id: JobId,
+        lease: Lease,
+        finish: Finish,
+        at: Timestamp,
+    ) -> Result<State, StepError>;
+
+    /// Asks a job to stop, and answers with its state: cancelled if it was queued, cancelling if
+    /// it runs.
+    async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError>;
+
+    /// The job that `owner`'s `tag` names.
+    async fn find(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Option<JobId>, StoreError>;
+
+    /// A job, with the bytes that `parts` asks for.
+    async fn get(&self, id: JobId, parts: Parts, now: Timestamp)
+    -> Result<Option<Job>, StoreError>;
+
+    /// Jobs in the order of their ids, without payloads and results.
+    async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError>;
+
+    /// Moves the end of an ended job's retention to `at`, if that is earlier than it was.
+    async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Gives back the space of jobs that have expired by `now`; a bounded piece of work.
+    ///
+    /// May be called at any interval: expired jobs are invisible either way. A store may keep an
+    /// expired job's bytes until it can drop them together with others.
+    async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError>;
+
+    /// What is stored, in all and of `owner`. Answers from memory.
+    fn usage(&self, owner: &Owner) -> StoreUsage;
+
+    /// Makes everything durable and lets go of the files. Later steps get [`StoreError::Closed`].
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// What [`Store::submit`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// The job is stored, in this state.
+    Created(State),
+    /// The tag names this job, which is the same call; without payload and result.
+    Existing(Box<Job>),
+    /// The tag names another job, which is another call.
+    Conflict {
+        /// That job.
+        id: JobId,
+        /// What is different.
+        difference: Difference,
+    },
+}
+
+/// In what a submit differs from the job that has its tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Another endpoint.
+    Endpoint,
+    /// Another encoding of the payload.
+    Encoding,
+    /// Other bytes.
+    Payload,
+}
+
+impl Difference {
+    /// In what two submits differ, each a header and its payload; `None` if they are the same
+    /// call. Options do not count.
+    pub fn between(old: (&Header, &Bytes), new: (&Header, &Bytes)) -> Option<Self> {
+        if old.0.endpoint != new.0.endpoint {
+            Some(Self::Endpoint)
+        } else if old.0.encoding != new.0.encoding {
+            Some(Self::Encoding)
+        } else if old.1 != new.1 {
+            Some(Self::Payload)
+        } else {
+            None
+        }
+    }
+}
+
+/// A job that was just started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Its state, running.
+    pub state: State,
+    /// What its handler gets, in the encoding of the job's header.
+    pub payload: Bytes,
+}
+
+/// How a run is over, with what is to be kept of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The handler's result.
+    Complete(Payload),
+    /// The handler's error, or the engine's (deadline, result too large).
+    Fail(Text),
+    /// The handler stopped for a cancel.
+    Stop,
+    /// The run was cut off; `reason` is kept if that makes the job fail.
+    Interrupt {
+        /// What happened.
+        reason: Text,
+        /// What becomes of the job.
+        then: OnInterrupt,
+    },
+}
+
+impl Finish {
+    /// The event for the state machine.
+    pub fn end(&self) -> End {
+        match self {
+            Finish::Complete(_) => End::Complete,
+            Finish::Fail(_) => End::Fail,
+            Finish::Stop => End::Stop,
+            Finish::Interrupt { then, .. } => End::Interrupt(*then),
+        }
+    }
+
+    /// What is kept of a run that leaves the job in `state`; `None` if the job goes on.
+    pub fn into_ending(self, state: &State) -> Option<crate::Ending> {
+        use crate::{Ending, Phase};
+        match (state.phase, self) {
+            (Phase::Done, Finish::Complete(result)) => Some(Ending::Done(result)),
+            (Phase::Failed, Finish::Fail(reason) | Finish::Interrupt { reason, .. }) => {
+                Some(Ending::Failed(reason))
+            }
+            (Phase::Cancelled, _) => Some(Ending::Cancelled),
+            _ => None,
+        }
+    }
+}
+
+/// Which bytes of a job [`Store::get`] is to fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Parts {
+    /// What was submitted.
+    pub payload: bool,
+    /// What came of it. Without it a done job's result is empty, with its encoding kept.
+    pub result: bool,
+}
+
+impl Parts {
+    /// No bytes.
+    pub const NONE: Parts = Parts {
+        payload: false,
+        result: false,
+    };
+    /// The result only.
+    pub const RESULT: Parts = Parts {
+        payload: false,
+        result: true,
+    };
+}
+
+/// Which jobs [`Store::list`] is to give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this owner's.
+    pub owner: Option<Owner>,
+    /// Only those whose status is one of these; empty for all.
+    pub statuses: Vec<Status>,
+    /// Only calls of this endpoint.
+    pub endpoint: Option<Text>,
+    /// Only ids above this one.
+    pub after: Option<JobId>,
+    /// At most this many, at least one.
+    pub limit: usize,
+}
+
+impl Filter {
+    /// Whether the job is one of those asked for, `after` and `limit` aside.
+    pub fn matches(&self, job: &Job) -> bool {
+        self.owner
+            .as_ref()
+            .is_none_or(|owner| *owner == job.header.owner)
+            && self
+                .endpoint
+                .as_ref()
+                .is_none_or(|endpoint| *endpoint == job.header.endpoint)
+            && (self.statuses.is_empty() || self.statuses.contains(&job.state.phase.status()))
+    }
+}
+
+/// A piece of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The jobs, by rising id.
+    pub jobs: Vec<Job>,
+    /// Whether there may be more: ask again with `after` = this id.
+    pub next: Option<JobId>,
+}
+
+/// What [`Store::expire`] gave back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Jobs deleted.
+    pub jobs: u64,
+    /// Bytes of payloads and results deleted.
+    pub bytes: u64,
+    /// Whether there is more to do now.
+    pub more: bool,
+}
+
+/// How much is stored: jobs not yet deleted, and bytes of their payloads and results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Jobs.
+    pub jobs: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// [`Usage`] of all and of one owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct StoreUsage {
+    /// Of everyone together.
+    pub total: Usage,
+    /// Of the owner asked about.
+    pub owner: Usage,
+}
+
+/// What goes wrong in a store itself. Cloneable, as one failed commit answers many steps.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Reading or writing failed; whether the step was done is unknown only if `source` says so.
+    #[error("the store cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no space left; the step was not done.
+    #[error("the store is out of space")]
+    Full,
+    /// Something stored does not read back as it was written.
+    #[error("the store is damaged: {what}")]
+    Corrupt {
+        /// Which record, and how.
+        what: String,
+    },
+    /// All ids up to [`JobId::MAX`] are used up.
+    #[error("the store has no job ids left")]
+    NoIdsLeft,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a step on one job was not done.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// There is no such job.
+    #[error("there is no job {0}")]
+    Unknown(JobId),
+    /// The state machine says no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
