@@ -1,11 +1,13 @@
 //! The JSON encoding (docs/protocol.md section 3, "JSON details").
 
+mod context;
 mod read;
+mod value;
 mod write;
 
 use bytes::Bytes;
 
-pub use read::MemberReader;
+pub(crate) use read::MemberReader;
 pub(crate) use write::WriteJson;
 
 pub(crate) use read::read_record;

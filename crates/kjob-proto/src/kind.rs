@@ -10,7 +10,7 @@ use crate::error::DecodeError;
 use crate::sink::Sink;
 use crate::{StringMap, Text};
 
-pub trait Kind {
+pub(crate) trait Kind {
     type Value;
 
     /// The type as the schema writes it, in one line.
@@ -23,7 +23,7 @@ pub trait Kind {
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident($value:ty) $avro:literal, $read:ident, |$v:ident, $sink:ident| $write:expr;)*) => {$(
         $(#[$doc])*
-        pub enum $name {}
+        pub(crate) enum $name {}
 
         impl Kind for $name {
             type Value = $value;

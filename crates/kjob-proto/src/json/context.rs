@@ -1,0 +1,93 @@
+//! What one decode of JSON carries along: limits, the place, and the typed error.
+
+use std::cell::{Cell, RefCell};
+
+use serde::de::Error;
+
+use crate::error::{DecodeError, DecodeErrorKind};
+use crate::{Limits, Text};
+
+/// What all visitors of one decode share.
+pub(crate) struct Context<'a> {
+    pub(crate) text: &'a Text,
+    pub(crate) limits: &'a Limits,
+    pub(crate) field: Cell<&'static str>,
+    /// The typed form of the error that is on its way up through serde_json.
+    pub(crate) failure: RefCell<Option<DecodeErrorKind>>,
+}
+
+impl Context<'_> {
+    /// Hands an error to serde_json, which adds the place, and keeps its typed form.
+    pub(crate) fn fail<E: Error>(&self, kind: DecodeErrorKind) -> E {
+        let error = E::custom("see Context::failure");
+        *self.failure.borrow_mut() = Some(kind);
+        error
+    }
+
+    pub(crate) fn error(&self, error: &serde_json::Error) -> DecodeError {
+        let lines = self
+            .text
+            .split_inclusive('\n')
+            .take(error.line().saturating_sub(1));
+        let offset = lines.map(str::len).sum::<usize>() + error.column();
+        let kind = self.failure.take().unwrap_or_else(|| {
+            let message = error.to_string();
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            DecodeErrorKind::Json(message.strip_suffix(&place).unwrap_or(&message).into())
+        });
+        DecodeError::new(kind, self.field.get(), offset)
+    }
+
+    pub(crate) fn check_depth<E: Error>(&self, depth: usize) -> Result<(), E> {
+        let limit = self.limits.max_depth;
+        if depth > limit {
+            Err(self.fail(DecodeErrorKind::TooDeep { limit }))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn check_entries<E: Error>(&self, found: usize) -> Result<(), E> {
+        let limit = self.limits.max_map_entries;
+        if found > limit {
+            return Err(self.fail(DecodeErrorKind::TooManyEntries {
+                found: found as u64,
+                limit,
+            }));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_string(&self, text: &str) -> Result<(), DecodeErrorKind> {
+        let limit = self.limits.max_string;
+        if text.len() > limit {
+            return Err(DecodeErrorKind::TooLong {
+                found: text.len() as u64,
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// Text without escapes is a slice of the body; other text was put together and has to be copied.
+    pub(crate) fn text(&self, text: Str<'_>) -> Text {
+        match text {
+            Str::InBody(text) => self.text.slice_of(text),
+            Str::Unescaped(text) => Text::copy_from(text),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Str<'a> {
+    InBody(&'a str),
+    Unescaped(&'a str),
+}
+
+impl Str<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Str::InBody(text) | Str::Unescaped(text) => text,
+        }
+    }
+}
