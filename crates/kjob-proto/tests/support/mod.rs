@@ -1,10 +1,17 @@
 //! The vectors of docs/protocol.md section 9, and how their values become records.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses a part"
+)]
+
+mod value;
 
 use bytes::Bytes;
 use kjob_proto::*;
-use serde_json::Value;
+pub use value::Value;
 
 pub fn vectors(text: &str) -> Vec<Value> {
     serde_json::from_str::<Vec<Value>>(text).unwrap()
@@ -26,7 +33,7 @@ pub fn invalid() -> Vec<Value> {
 pub fn str_of<'a>(vector: &'a Value, key: &str) -> &'a str {
     vector[key]
         .as_str()
-        .unwrap_or_else(|| panic!("{key} of {vector}"))
+        .unwrap_or_else(|| panic!("{key} of {vector:?}"))
 }
 
 pub fn encoding_of(vector: &Value) -> Encoding {
@@ -45,6 +52,10 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+pub fn number_of(value: &Value) -> u64 {
+    value.as_number().unwrap().as_u64().unwrap()
+}
+
 /// Bytes as `{"$hex"}`, `{"$recipe", "len"}` or Latin-1 text.
 pub fn bytes_of(value: &Value) -> Bytes {
     if let Some(text) = value.as_str() {
@@ -56,8 +67,8 @@ pub fn bytes_of(value: &Value) -> Bytes {
     if let Some(hex) = value.get("$hex") {
         return Bytes::from(unhex(hex.as_str().unwrap()));
     }
-    assert!(value.get("$recipe").is_some(), "{value}");
-    let len = value["len"].as_u64().unwrap();
+    assert!(value.get("$recipe").is_some(), "{value:?}");
+    let len = number_of(&value["len"]);
     (0..len)
         .map(|i| (((i * 31 + 7) & 255) ^ ((i >> 8) & 255)) as u8)
         .collect()
@@ -68,10 +79,7 @@ pub fn text_of(value: &Value) -> Text {
     match value.as_str() {
         Some(text) => Text::copy_from(text),
         None => {
-            let (piece, len) = (
-                value["$repeat"].as_str().unwrap(),
-                value["len"].as_u64().unwrap(),
-            );
+            let (piece, len) = (value["$repeat"].as_str().unwrap(), number_of(&value["len"]));
             let text = piece.repeat(usize::try_from(len).unwrap() / piece.chars().count());
             assert_eq!(text.chars().count() as u64, len);
             Text::from(text)
@@ -91,12 +99,7 @@ pub fn map_of(value: &Value) -> StringMap {
 }
 
 pub fn longs_of(value: &Value) -> Vec<i64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|item| item.as_i64().unwrap())
-        .collect()
+    value.as_array().unwrap().iter().map(long_of).collect()
 }
 
 pub fn texts_of(value: &Value) -> Vec<Text> {
@@ -122,9 +125,10 @@ macro_rules! from_vector {
 }
 
 fn long_of(value: &Value) -> i64 {
-    value
+    let number = value.as_number().unwrap();
+    number
         .as_i64()
-        .or_else(|| value.as_f64().map(|float| float as i64))
+        .or_else(|| number.as_f64().map(|float| float as i64))
         .unwrap()
 }
 
