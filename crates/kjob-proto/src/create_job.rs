@@ -15,6 +15,7 @@ record! {
         request_encoding: Text => String,
         /// The payload if `request_encoding` is `binary` or `snappy`: the endpoint's own request record,
         /// with no envelope. A slice of the received body.
+        #[cfg_attr(feature = "serde", serde(with = "crate::serde_impls::payload"))]
         data: Bytes => Payload,
         /// The payload if `request_encoding` is `json`. A slice of the received body.
         data_str: Text => PayloadText,

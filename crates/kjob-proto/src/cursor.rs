@@ -8,9 +8,23 @@ use crate::{Limits, StringMap, Text};
 
 type Result<T, E = DecodeError> = std::result::Result<T, E>;
 
+/// The head of a block of a map or an array.
+pub(crate) struct Block {
+    /// Where it begins.
+    pub(crate) at: usize,
+    /// How many entries it has.
+    pub(crate) count: u64,
+    /// How many bytes they are said to take.
+    announced: Option<u64>,
+    /// Where the entries begin.
+    start: usize,
+}
+
 /// A place in a body. Nothing but [`Cursor::take`] and [`Cursor::byte`] moves it, and both check.
 pub struct Cursor<'a> {
-    body: &'a Bytes,
+    body: &'a [u8],
+    /// What holds the body, if it is shared.
+    owner: Option<&'a Bytes>,
     rest: &'a [u8],
     limits: &'a Limits,
     /// The field that is being read, for errors.
@@ -20,7 +34,16 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(crate) fn new(body: &'a Bytes, limits: &'a Limits) -> Self {
         Self {
+            owner: Some(body),
+            ..Self::of_slice(body, limits)
+        }
+    }
+
+    /// A cursor whose texts and payloads would have to be copied.
+    pub(crate) fn of_slice(body: &'a [u8], limits: &'a Limits) -> Self {
+        Self {
             body,
+            owner: None,
             rest: body,
             limits,
             field: DecodeError::BODY,
@@ -147,46 +170,76 @@ impl<'a> Cursor<'a> {
         read: impl Fn(&mut Self) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut items = Vec::new();
-        loop {
-            let at = self.offset();
-            let count = self.long()?;
-            if count == 0 {
-                return Ok(items);
-            }
-            let size = if count < 0 {
-                Some((self.offset(), self.length(at)?))
-            } else {
-                None
-            };
-            if count == i64::MIN {
-                return Err(self.error_at(at, DecodeErrorKind::BadCount { found: count }));
-            }
-            let count = count.unsigned_abs();
-
+        while let Some(block) = self.block()? {
             // Both checks stand before the allocation: what fits the limit may still not be there.
             let limit = self.limits.max_map_entries;
-            let found = count.saturating_add(items.len() as u64);
+            let found = block.count.saturating_add(items.len() as u64);
             if found > limit as u64 {
-                return Err(self.error_at(at, DecodeErrorKind::TooManyEntries { found, limit }));
+                let kind = DecodeErrorKind::TooManyEntries { found, limit };
+                return Err(self.error_at(block.at, kind));
             }
-            let needed = count.saturating_mul(item_len_min);
+            let needed = block.count.saturating_mul(item_len_min);
             if needed > self.rest.len() as u64 {
-                return Err(self.unexpected_end(at, needed));
+                return Err(self.unexpected_end(block.at, needed));
             }
-            let count = usize::try_from(count).unwrap_or(limit);
+            let count = usize::try_from(block.count).unwrap_or(limit);
             items.reserve_exact(count);
-
-            let start = self.offset();
             for _ in 0..count {
                 items.push(read(self)?);
             }
-            if let Some((at, announced)) = size {
-                let found = (self.offset() - start) as u64;
-                if announced != found {
-                    return Err(self.error_at(at, DecodeErrorKind::BlockSize { announced, found }));
-                }
-            }
+            self.end_block(&block)?;
         }
+        Ok(items)
+    }
+
+    /// The head of the next block, or `None` at the end. The count is not checked against anything.
+    #[inline]
+    pub(crate) fn block(&mut self) -> Result<Option<Block>> {
+        let at = self.offset();
+        let count = self.long()?;
+        if count == 0 {
+            return Ok(None);
+        }
+        let announced = if count < 0 {
+            Some(self.length(self.offset())?)
+        } else {
+            None
+        };
+        if count == i64::MIN {
+            return Err(self.error_at(at, DecodeErrorKind::BadCount { found: count }));
+        }
+        Ok(Some(Block {
+            at,
+            count: count.unsigned_abs(),
+            announced,
+            start: self.offset(),
+        }))
+    }
+
+    /// Checks the size that a block announced.
+    #[inline]
+    pub(crate) fn end_block(&self, block: &Block) -> Result<()> {
+        let found = (self.offset() - block.start) as u64;
+        match block.announced {
+            Some(announced) if announced != found => {
+                Err(self.error_at(block.at, DecodeErrorKind::BlockSize { announced, found }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A length and that many bytes, not shared.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn slice(&mut self) -> Result<&'a [u8]> {
+        let at = self.offset();
+        let len = self.length(at)?;
+        self.take(len, at)
+    }
+
+    /// Exactly `len` bytes, not shared.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn fixed(&mut self, len: usize) -> Result<&'a [u8]> {
+        self.take(len as u64, self.offset())
     }
 
     #[inline]
@@ -200,11 +253,11 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn shared(&mut self, len: u64, at: usize) -> Result<Bytes> {
         let start = self.offset();
-        let len = self.take(len, at)?.len();
-        Ok(if len == 0 {
-            Bytes::new()
-        } else {
-            self.body.slice(start..start + len)
+        let slice = self.take(len, at)?;
+        Ok(match self.owner {
+            _ if slice.is_empty() => Bytes::new(),
+            Some(owner) => owner.slice(start..start + slice.len()),
+            None => Bytes::copy_from_slice(slice),
         })
     }
 
@@ -236,7 +289,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn offset(&self) -> usize {
+    pub(crate) fn offset(&self) -> usize {
         self.body.len() - self.rest.len()
     }
 
@@ -252,7 +305,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[cold]
-    fn error_at(&self, offset: usize, kind: DecodeErrorKind) -> DecodeError {
+    pub(crate) fn error_at(&self, offset: usize, kind: DecodeErrorKind) -> DecodeError {
         DecodeError::new(kind, self.field, offset)
     }
 }

@@ -22,6 +22,7 @@ record! {
         /// The name of the record inside, or [`Envelope::NONE`] in an error.
         data_type: Text => String,
         /// The record as Avro binary, in replies to binary and snappy requests. A slice of the received body.
+        #[cfg_attr(feature = "serde", serde(with = "crate::serde_impls::payload"))]
         data: Bytes => Payload,
         /// The record as JSON text, in replies to JSON requests. A slice of the received body where the
         /// reply is binary.

@@ -148,4 +148,29 @@ pub enum DecodeErrorKind {
     /// The value does not fit a schema that is known only at run time.
     #[error("does not fit the schema: {0}")]
     Schema(Box<str>),
+    /// Something is wrong in a field that only a schema known at run time names.
+    #[error("{name}: {kind}")]
+    InField {
+        /// The names of the fields from the outermost to the innermost, joined by dots.
+        name: Box<str>,
+        /// What is wrong in there.
+        kind: Box<Self>,
+    },
+}
+
+impl DecodeErrorKind {
+    /// Adds the name of a field that only a schema known at run time has.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn in_field(self, field: &str) -> Self {
+        match self {
+            Self::InField { name, kind } => Self::InField {
+                name: format!("{field}.{name}").into(),
+                kind,
+            },
+            kind => Self::InField {
+                name: field.into(),
+                kind: Box::new(kind),
+            },
+        }
+    }
 }

@@ -31,6 +31,7 @@ record! {
         /// How the result is encoded: `binary` or `json`; there is no snappy result.
         response_encoding: Text => String,
         /// The result if `response_encoding` is `binary`. A slice of the received body.
+        #[cfg_attr(feature = "serde", serde(with = "crate::serde_impls::payload"))]
         job_response: Bytes => Payload,
         /// The result if `response_encoding` is `json`. A slice of the received body.
         job_response_str: Text => PayloadText,

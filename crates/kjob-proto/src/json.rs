@@ -12,6 +12,13 @@ pub(crate) use write::WriteJson;
 
 pub(crate) use read::read_record;
 pub(crate) use write::put_key;
+#[cfg(feature = "dynamic")]
+pub(crate) use {
+    context::Context,
+    read::Ignored,
+    value::{Number, latin1},
+    write::{put_bytes, put_float, put_long, put_string},
+};
 
 use crate::record::Wire;
 use crate::{Record, Text};

@@ -4,6 +4,8 @@ mod admin_alter_jobs;
 mod admin_show_jobs;
 mod create_job;
 mod cursor;
+#[cfg(feature = "dynamic")]
+pub mod dynamic;
 mod encoding;
 mod envelope;
 mod error;
@@ -16,6 +18,8 @@ mod limits;
 mod map;
 mod record;
 mod segments;
+#[cfg(feature = "serde")]
+mod serde_impls;
 mod show_system;
 mod sink;
 #[cfg(feature = "snappy")]

@@ -160,6 +160,11 @@ macro_rules! record {
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq)]
+        #[cfg_attr(
+            feature = "serde",
+            derive(serde::Serialize, serde::Deserialize),
+            serde(default, rename = $wire_name)
+        )]
         pub struct $name {
             $($(#[$field_doc])* pub $field: $value,)*
         }

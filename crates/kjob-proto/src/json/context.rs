@@ -9,19 +9,39 @@ use crate::{Limits, Text};
 
 /// What all visitors of one decode share.
 pub(crate) struct Context<'a> {
-    pub(crate) text: &'a Text,
+    /// All of the text; empty if it is not shared.
+    pub(crate) shared: &'a Text,
+    /// All of the text.
+    pub(crate) text: &'a str,
     pub(crate) limits: &'a Limits,
     pub(crate) field: Cell<&'static str>,
     /// The typed form of the error that is on its way up through serde_json.
     pub(crate) failure: RefCell<Option<DecodeErrorKind>>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    pub(crate) fn new(text: &'a str, shared: &'a Text, limits: &'a Limits) -> Self {
+        Self {
+            shared,
+            text,
+            limits,
+            field: Cell::new(DecodeError::BODY),
+            failure: RefCell::new(None),
+        }
+    }
+
     /// Hands an error to serde_json, which adds the place, and keeps its typed form.
     pub(crate) fn fail<E: Error>(&self, kind: DecodeErrorKind) -> E {
         let error = E::custom("see Context::failure");
         *self.failure.borrow_mut() = Some(kind);
         error
+    }
+
+    /// Adds the name of a field to the error that is on its way up.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn in_field(&self, name: &str) {
+        let mut failure = self.failure.borrow_mut();
+        *failure = failure.take().map(|kind| kind.in_field(name));
     }
 
     pub(crate) fn error(&self, error: &serde_json::Error) -> DecodeError {
@@ -72,7 +92,7 @@ impl Context<'_> {
     /// Text without escapes is a slice of the body; other text was put together and has to be copied.
     pub(crate) fn text(&self, text: Str<'_>) -> Text {
         match text {
-            Str::InBody(text) => self.text.slice_of(text),
+            Str::InBody(text) => self.shared.slice_of(text),
             Str::Unescaped(text) => Text::copy_from(text),
         }
     }

@@ -1,6 +1,5 @@
 //! Reading records from JSON over serde_json.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -30,12 +29,7 @@ pub(crate) fn read_record<R: Wire + Default>(
             error.valid_up_to,
         )
     })?;
-    let context = Context {
-        text: &text,
-        limits,
-        field: Cell::new(DecodeError::BODY),
-        failure: RefCell::new(None),
-    };
+    let context = Context::new(&text, &text, limits);
     let mut reader = serde_json::Deserializer::from_str(&text);
     let record = reader.deserialize_any(RecordVisitor(&context, PhantomData));
     record
@@ -154,10 +148,10 @@ impl Visitor<'_> for NameSeed {
 }
 
 /// Passes over a value, whatever it is, down to the allowed depth.
-struct Ignored<'a> {
-    context: &'a Context<'a>,
+pub(crate) struct Ignored<'a> {
+    pub(crate) context: &'a Context<'a>,
     /// The level that a container here would have.
-    depth: usize,
+    pub(crate) depth: usize,
 }
 
 impl Ignored<'_> {

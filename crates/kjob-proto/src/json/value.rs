@@ -77,7 +77,7 @@ impl fmt::Display for Number {
 
 impl Number {
     /// Whole floats count as integers where every integer has a float of its own: up to 2^53.
-    fn whole(self) -> Option<i64> {
+    pub(crate) fn whole(self) -> Option<i64> {
         const EXACT_MAX: f64 = (1_i64 << 53) as f64;
         match self {
             Self::Signed(value) => Some(value),
@@ -86,6 +86,17 @@ impl Number {
                 Some(value as i64)
             }
             Self::Float(_) => None,
+        }
+    }
+}
+
+#[cfg(feature = "dynamic")]
+impl Number {
+    pub(crate) fn as_f64(self) -> f64 {
+        match self {
+            Self::Signed(value) => value as f64,
+            Self::Unsigned(value) => value as f64,
+            Self::Float(value) => value,
         }
     }
 }
@@ -143,15 +154,18 @@ impl ReadJson for kind::Payload {
         if text.as_str().is_ascii() {
             return Ok(context.text(text).into_bytes());
         }
-        let byte =
-            |found: char| u8::try_from(found).map_err(|_| DecodeErrorKind::NotLatin1 { found });
-        // Sized by a count: collecting would grow step by step to twice the need.
-        let mut bytes = Vec::with_capacity(text.as_str().chars().count());
-        for char in text.as_str().chars() {
-            bytes.push(byte(char)?);
-        }
-        Ok(Bytes::from(bytes))
+        latin1(text.as_str()).map(Bytes::from)
     }
+}
+
+/// The bytes that a text of characters U+0000 to U+00FF stands for.
+pub(crate) fn latin1(text: &str) -> Result<Vec<u8>, DecodeErrorKind> {
+    // Sized by a count: collecting would grow step by step to twice the need.
+    let mut bytes = Vec::with_capacity(text.chars().count());
+    for found in text.chars() {
+        bytes.push(u8::try_from(found).map_err(|_| DecodeErrorKind::NotLatin1 { found })?);
+    }
+    Ok(bytes)
 }
 
 /// The value of a map's entry: text, or a number or a boolean, which become their text.

@@ -17,7 +17,7 @@ pub(crate) fn put_key(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\":");
 }
 
-fn put_string(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn put_string(text: &str, out: &mut Vec<u8>) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     let mut rest = text;
@@ -38,7 +38,7 @@ fn put_string(text: &str, out: &mut Vec<u8>) {
 }
 
 /// One character U+0000 to U+00FF for each byte.
-fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
     for run in bytes.chunk_by(|a, b| needs_escape(*a) == needs_escape(*b)) {
@@ -86,9 +86,23 @@ fn put_array<T>(items: &[T], out: &mut Vec<u8>, mut put: impl FnMut(&T, &mut Vec
     out.push(b']');
 }
 
-fn put_long(value: i64, out: &mut Vec<u8>) {
+pub(crate) fn put_long(value: i64, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
     _ = std::io::Write::write_fmt(out, format_args!("{value}"));
+}
+
+/// The shortest number that reads back as the same float, or a string where JSON has no number.
+#[cfg(feature = "dynamic")]
+pub(crate) fn put_float<F: Copy + Into<f64> + serde::Serialize>(value: F, out: &mut Vec<u8>) {
+    let wide: f64 = value.into();
+    if wide.is_finite() {
+        // Writing to a Vec cannot fail.
+        _ = serde_json::to_writer(out, &value);
+    } else if wide.is_nan() {
+        put_string("NaN", out);
+    } else {
+        put_string(if wide > 0.0 { "Infinity" } else { "-Infinity" }, out);
+    }
 }
 
 impl WriteJson for kind::Boolean {
