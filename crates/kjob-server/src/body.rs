@@ -1,0 +1,1 @@
+//! Reading request bodies within limits, and sending replies in segments.

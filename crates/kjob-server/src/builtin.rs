@@ -1,0 +1,1 @@
+//! The system endpoints as endpoints of jobs.

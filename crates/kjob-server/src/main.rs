@@ -1,0 +1,3 @@
+//! The program `kjob-server`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The option maps of requests.

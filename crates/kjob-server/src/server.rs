@@ -1,0 +1,1 @@
+//! The listener: accepts connections, bounds them and ends them gracefully.

@@ -1,0 +1,1 @@
+//! The one service: limits, authentication, decode, dispatch, encode.

@@ -1,0 +1,1 @@
+//! What /show/system/status and /show/system/properties say.
