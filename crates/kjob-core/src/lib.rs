@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "engine")]
+pub mod engine;
 mod id;
 mod job;
 mod memory;

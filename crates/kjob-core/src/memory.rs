@@ -48,6 +48,14 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// Lets a closed store be used again, as a durable one that is opened anew.
+    pub fn reopen(&self) {
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .closed = false;
+    }
+
     fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
         // No step leaves the maps half changed, so a panic elsewhere does not spoil them.
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

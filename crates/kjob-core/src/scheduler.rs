@@ -56,7 +56,7 @@ pub struct Waiting {
 ///         since: now,
 ///     });
 /// }
-/// let order: Vec<i64> = std::iter::from_fn(|| queue.pop(now, |_| true)).map(|id| id.get()).collect();
+/// let order: Vec<i64> = std::iter::from_fn(|| queue.pop(now, |_| true)).map(|(id, _)| id.get()).collect();
 /// assert_eq!(order, [1, 3, 2], "bob does not wait for all of ann's");
 /// ```
 #[derive(Debug)]
@@ -138,8 +138,12 @@ impl Scheduler {
         removed
     }
 
-    /// The next job on a route for which `free` holds, taken out of the queue.
-    pub fn pop(&mut self, now: Timestamp, free: impl Fn(RouteId) -> bool) -> Option<JobId> {
+    /// The next job on a route for which `free` holds, taken out of the queue, and that route.
+    pub fn pop(
+        &mut self,
+        now: Timestamp,
+        free: impl Fn(RouteId) -> bool,
+    ) -> Option<(JobId, RouteId)> {
         let (_, number) = (0..Priority::COUNT)
             .filter_map(|number| {
                 let since = self.levels[number].oldest_head(&free)?;
@@ -147,9 +151,9 @@ impl Scheduler {
                 Some((aged + number as u128, number))
             })
             .max()?;
-        let (id, owner) = self.levels[number].pop(&free)?;
+        let (id, owner, route) = self.levels[number].pop(&free)?;
         self.gone(owner);
-        Some(id)
+        Some((id, route))
     }
 
     /// One job of `owner` fewer.
@@ -198,7 +202,7 @@ impl Level {
             .min()
     }
 
-    fn pop(&mut self, free: &impl Fn(RouteId) -> bool) -> Option<(JobId, OwnerKey)> {
+    fn pop(&mut self, free: &impl Fn(RouteId) -> bool) -> Option<(JobId, OwnerKey, RouteId)> {
         let lanes = self.routes.iter().filter(|(route, _)| free(**route));
         // An owner may head several lanes with the same turn: the smallest id decides.
         let (turn, id, owner, route) = lanes
@@ -219,7 +223,7 @@ impl Level {
             })?;
         self.remove(owner, route, id);
         self.served(owner, turn);
-        Some((id, owner))
+        Some((id, owner, route))
     }
 
     /// Sends `owner` to the end of the round.
@@ -466,7 +470,7 @@ mod tests {
                     Step::Pop { full } => {
                         let full = full.into_iter().map(RouteId).collect::<BTreeSet<_>>();
                         let popped = queue.pop(now, |route| !full.contains(&route));
-                        prop_assert_eq!(popped, model.pop(now, ageing, &full));
+                        prop_assert_eq!(popped.map(|(id, _)| id), model.pop(now, ageing, &full));
                     }
                     Step::Wait { millis } => now = now.after(Duration::from_millis(millis.into())),
                 }

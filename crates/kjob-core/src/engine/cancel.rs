@@ -1,0 +1,69 @@
+//! Cancelling a job.
+
+use std::sync::Arc;
+
+use super::query::{Caller, JobKey};
+use super::{Engine, Inner};
+use crate::{Ending, JobId, Phase, Refused, StepError, StoreError};
+
+/// What a cancel did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The job was waiting and will not run.
+    Cancelled,
+    /// The job runs and was told to stop.
+    Cancelling,
+    /// The job had ended.
+    Ended(Phase),
+    /// The caller has no such job.
+    NotFound,
+}
+
+impl Engine {
+    /// Asks a job to stop. The request is durable when this answers.
+    ///
+    /// A handler that gives a result all the same makes the job DONE: the first end that is
+    /// durable counts.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn cancel(&self, caller: &Caller, key: &JobKey) -> Result<CancelOutcome, StoreError> {
+        let Some(id) = self.inner.visible(caller, key).await? else {
+            return Ok(CancelOutcome::NotFound);
+        };
+        // A task of its own, so that a caller who goes away does not leave the handler running.
+        match tokio::spawn(self.inner.clone().cancel(id)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+}
+
+impl Inner {
+    async fn cancel(self: Arc<Self>, id: JobId) -> Result<CancelOutcome, StoreError> {
+        let state = match self.store.request_cancel(id, self.now()).await {
+            Ok(state) => state,
+            Err(StepError::Refused(Refused::Ended(phase))) => {
+                return Ok(CancelOutcome::Ended(phase));
+            }
+            Err(StepError::Store(error)) => return Err(error),
+            Err(_) => return Ok(CancelOutcome::NotFound),
+        };
+        let live = self.table.get(id);
+        if state.phase != Phase::Cancelled {
+            if let Some(live) = live {
+                // Tells the handler, too.
+                live.observe(state);
+            }
+            return Ok(CancelOutcome::Cancelling);
+        }
+        if let Some(live) = live {
+            if let Some(route) = self.registry.find(&live.header.endpoint) {
+                self.room
+                    .remove(&self.waiting(&live, route), live.state().not_before);
+            }
+            self.settle(&live, state, Ending::Cancelled);
+        }
+        Ok(CancelOutcome::Cancelled)
+    }
+}

@@ -1,0 +1,70 @@
+//! What an engine may use.
+
+use std::time::Duration;
+
+use kjob_proto::Limits;
+
+/// Limits and times of an engine. All have defaults that suit one small server.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// How many handlers run at once. Default 64: handlers are async, and most of them wait.
+    pub workers: usize,
+    /// How many jobs may wait, in all. Default 1,000,000.
+    pub max_queued: usize,
+    /// How many jobs of one owner may wait. Default: as many as of all.
+    pub max_queued_per_owner: usize,
+    /// How many bytes of payloads and results may be stored, in all. Default 64 GiB.
+    pub max_stored_bytes: u64,
+    /// How many bytes of one owner may be stored. Default: as many as of all.
+    pub max_stored_bytes_per_owner: u64,
+    /// How many bytes a result may have. Default 64 MiB.
+    pub max_result: usize,
+    /// How long an ended job is kept, unless its submit says so itself. Default 24 h.
+    pub retention: Duration,
+    /// How long a job with `remove_on_complete` is kept after its result was delivered first, so
+    /// that a lost answer can be fetched again. Default 60 s.
+    pub remove_grace: Duration,
+    /// How long a handler may go on after it was told to stop. Default 5 s.
+    pub stop_grace: Duration,
+    /// How long a job waits to count as one priority higher. Default 60 s.
+    pub ageing: Duration,
+    /// The shortest time between two progress reports of a job that reach the store. Default
+    /// 100 ms.
+    pub progress_interval: Duration,
+    /// The wait before the second attempt of a `retry` job; each further one doubles it. Default
+    /// 1 s, with jitter of up to half.
+    pub retry_backoff: Duration,
+    /// The longest wait between two attempts. Default 5 min.
+    pub retry_backoff_max: Duration,
+    /// How often the space of expired jobs is given back. Default 60 s; expired jobs are invisible
+    /// at once.
+    pub expire_interval: Duration,
+    /// How many ids are reserved at a time. Default 4,096.
+    pub id_block: u32,
+    /// What decoding a payload may take.
+    pub limits: Limits,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            workers: 64,
+            max_queued: 1_000_000,
+            max_queued_per_owner: usize::MAX,
+            max_stored_bytes: 64 << 30,
+            max_stored_bytes_per_owner: u64::MAX,
+            max_result: 64 << 20,
+            retention: Duration::from_secs(24 * 60 * 60),
+            remove_grace: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(5),
+            ageing: Duration::from_secs(60),
+            progress_interval: Duration::from_millis(100),
+            retry_backoff: Duration::from_secs(1),
+            retry_backoff_max: Duration::from_secs(300),
+            expire_interval: Duration::from_secs(60),
+            id_block: 4_096,
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The jobs that have not ended, as this engine sees them.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
+
+/// A job from just before its submit is durable until just after its end is.
+///
+/// The store decides what happens to a job; this mirrors the newest that the store has answered.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) header: Header,
+    cell: Mutex<Cell>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Cell {
+    state: State,
+    /// Whether the store has the job. Before that nobody may be told of it.
+    stored: bool,
+    /// Whether the job counts as waiting.
+    waiting: bool,
+    stop: Option<Stop>,
+    run: Option<CancellationToken>,
+    ended: Option<Arc<Job>>,
+}
+
+/// Why a run is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    Deadline,
+    Drain,
+    Cancel,
+}
+
+impl Live {
+    /// A job that is about to be stored and counts as waiting.
+    pub(super) fn new(header: Header) -> Arc<Self> {
+        let state = State::queued(header.options.not_before);
+        Self::with(header, state, false)
+    }
+
+    /// A job that the store has.
+    pub(super) fn stored(header: Header, state: State) -> Arc<Self> {
+        Self::with(header, state, true)
+    }
+
+    fn with(header: Header, state: State, stored: bool) -> Arc<Self> {
+        let cell = Cell {
+            state,
+            stored,
+            waiting: true,
+            stop: None,
+            run: None,
+            ended: None,
+        };
+        Arc::new(Self {
+            header,
+            cell: Mutex::new(cell),
+            changed: Notify::new(),
+        })
+    }
+
+    fn cell(&self) -> MutexGuard<'_, Cell> {
+        // Nothing that holds the lock can panic half way.
+        self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what the store has answered, if it is news, and gives the newest state.
+    pub(super) fn observe(&self, state: State) -> State {
+        let mut cell = self.cell();
+        cell.stored = true;
+        if !state.is_newer_than(&cell.state) {
+            return cell.state;
+        }
+        cell.state = state;
+        if state.phase == Phase::Cancelling {
+            cell.stop(Stop::Cancel);
+        }
+        drop(cell);
+        self.changed.notify_waiters();
+        state
+    }
+
+    /// Begins a run, and gives the token by which it is stopped.
+    pub(super) fn begin_run(&self) -> CancellationToken {
+        let mut cell = self.cell();
+        let token = CancellationToken::new();
+        if cell.state.phase != Phase::Cancelling {
+            // What stopped an earlier run does not stop this one.
+            cell.stop = None;
+        } else {
+            token.cancel();
+        }
+        cell.run = Some(token.clone());
+        token
+    }
+
+    /// Tells the run to stop, if there is one.
+    pub(super) fn stop(&self, why: Stop) {
+        self.cell().stop(why);
+    }
+
+    /// Why the run was told to stop, if it was.
+    pub(super) fn stopped_by(&self) -> Option<Stop> {
+        self.cell().stop
+    }
+
+    /// Ends the run.
+    pub(super) fn end_run(&self) {
+        self.cell().run = None;
+    }
+
+    /// Counts the job as waiting, or not; gives what it was.
+    pub(super) fn set_waiting(&self, waiting: bool) -> bool {
+        std::mem::replace(&mut self.cell().waiting, waiting)
+    }
+
+    /// The job is over: whoever waits for it is told.
+    pub(super) fn end(&self, state: State, ending: Ending) {
+        let expires_at = state
+            .ended_at
+            .map(|at| at.after(self.header.options.retention));
+        let job = Job {
+            header: self.header.clone(),
+            state,
+            payload: None,
+            ending: Some(ending),
+            expires_at,
+        };
+        let mut cell = self.cell();
+        cell.stored = true;
+        cell.state = state;
+        cell.run = None;
+        cell.ended.get_or_insert_with(|| Arc::new(job));
+        drop(cell);
+        self.changed.notify_waiters();
+    }
+
+    /// The newest state.
+    pub(super) fn state(&self) -> State {
+        self.cell().state
+    }
+
+    /// The job as it stands; `None` while the store does not have it.
+    pub(super) fn job(&self) -> Option<Job> {
+        let cell = self.cell();
+        if let Some(job) = &cell.ended {
+            return Some(Job::clone(job));
+        }
+        let (header, state) = (self.header.clone(), cell.state);
+        cell.stored.then_some(Job {
+            header,
+            state,
+            payload: None,
+            ending: None,
+            expires_at: None,
+        })
+    }
+
+    /// Completes when the job has ended.
+    pub(super) async fn ended(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Listen first, look second: a change in between is not missed.
+            changed.as_mut().enable();
+            if self.cell().ended.is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Cell {
+    fn stop(&mut self, why: Stop) {
+        // A cancel is what the user sees, so it is the reason whatever else stops the run.
+        if self.stop.is_none() || why == Stop::Cancel {
+            self.stop = Some(why);
+        }
+        if let Some(run) = &self.run {
+            run.cancel();
+        }
+    }
+}
+
+/// All live jobs, by id and by given tag.
+#[derive(Debug)]
+pub(super) struct LiveTable {
+    ids: Vec<Mutex<HashMap<JobId, Arc<Live>>>>,
+    tags: Vec<Mutex<HashMap<(Owner, JobTag), JobId>>>,
+    hasher: RandomState,
+}
+
+/// Enough that a few dozen cores seldom meet.
+const SHARDS: usize = 64;
+
+impl LiveTable {
+    pub(super) fn new() -> Self {
+        Self {
+            ids: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            tags: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(super) fn insert(&self, live: &Arc<Live>) {
+        self.ids_of(live.header.id)
+            .insert(live.header.id, live.clone());
+    }
+
+    pub(super) fn get(&self, id: JobId) -> Option<Arc<Live>> {
+        self.ids_of(id).get(&id).cloned()
+    }
+
+    /// Makes the job findable by its tag. A generated tag carries the id and needs no entry.
+    pub(super) fn name(&self, live: &Live) {
+        let header = &live.header;
+        if header.tag.carried_id() != Some(header.id) {
+            let key = (header.owner.clone(), header.tag.clone());
+            self.tags_of(&key).insert(key, header.id);
+        }
+    }
+
+    /// The live job that `tag` names.
+    pub(super) fn named(&self, owner: &Owner, tag: &JobTag) -> Option<Arc<Live>> {
+        let key = (owner.clone(), tag.clone());
+        let given = self.tags_of(&key).get(&key).copied();
+        let live = given
+            .or_else(|| tag.carried_id())
+            .and_then(|id| self.get(id))?;
+        (live.header.owner == *owner && live.header.tag == *tag).then_some(live)
+    }
+
+    pub(super) fn remove(&self, live: &Live) {
+        let header = &live.header;
+        self.ids_of(header.id).remove(&header.id);
+        if header.tag.carried_id() != Some(header.id) {
+            let key = (header.owner.clone(), header.tag.clone());
+            let mut tags = self.tags_of(&key);
+            if tags.get(&key) == Some(&header.id) {
+                tags.remove(&key);
+            }
+        }
+    }
+
+    /// Calls `each` for every live job.
+    pub(super) fn for_each(&self, each: impl Fn(&Arc<Live>)) {
+        for shard in &self.ids {
+            let lives: Vec<_> = lock(shard).values().cloned().collect();
+            lives.iter().for_each(&each);
+        }
+    }
+
+    fn ids_of(&self, id: JobId) -> MutexGuard<'_, HashMap<JobId, Arc<Live>>> {
+        lock(&self.ids[id.get() as usize % SHARDS])
+    }
+
+    fn tags_of(&self, key: &(Owner, JobTag)) -> MutexGuard<'_, HashMap<(Owner, JobTag), JobId>> {
+        lock(&self.tags[self.hasher.hash_one(key) as usize % SHARDS])
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No map is left half changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,280 @@
+//! The engine: takes submits, runs handlers, and answers for jobs. On tokio.
+//!
+//! **The contract in short.** A submit is durable when it is answered. A start is durable before
+//! its handler runs, in one commit with the submit if a worker is free. An end is durable before
+//! anybody is told of it. The store decides every race; the engine mirrors what it answers.
+//!
+//! **Dropping a future** of the engine's methods never leaves a job in between: what was begun
+//! goes on by itself.
+//!
+//! ```
+//! use kjob_core::engine::{Caller, Engine, EngineConfig, HandlerError, JobContext, JobKey};
+//! use kjob_core::engine::{Registry, RouteOptions, Submission, SystemClock};
+//! use kjob_core::{Ending, MemoryStore, Owner, Payload};
+//! use std::{sync::Arc, time::Duration};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! async fn shout(_: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
+//!     Ok(Payload::binary(payload.data.to_ascii_uppercase()))
+//! }
+//! let mut registry = Registry::default();
+//! registry.route("/shout", shout, RouteOptions::default())?;
+//!
+//! let store = Arc::new(MemoryStore::new());
+//! let engine = Engine::open(store, registry, EngineConfig::default(), Arc::new(SystemClock), 7).await?;
+//!
+//! let ann = Owner::new("ann");
+//! let call = Submission::new(ann.clone(), "/shout", Payload::binary("hello"));
+//! let accepted = engine.submit(call).await?;
+//!
+//! let caller = Caller::user(ann);
+//! let job = engine.wait(&caller, &JobKey::Id(accepted.id), Duration::from_secs(5)).await?;
+//! let ending = job.and_then(|job| job.ending);
+//! assert_eq!(ending, Some(Ending::Done(Payload::binary("HELLO"))));
+//! engine.shut_down(Duration::ZERO).await?;
+//! # Ok(()) }
+//! ```
+
+mod cancel;
+mod clock;
+mod config;
+mod handler;
+mod ids;
+mod live;
+mod progress;
+mod query;
+mod recovery;
+mod registry;
+mod room;
+mod run;
+mod schemas;
+mod settle;
+mod submission;
+mod submit;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio_util::sync::CancellationToken;
+
+pub use cancel::CancelOutcome;
+pub use clock::{ManualClock, SystemClock};
+pub use config::EngineConfig;
+pub use handler::{Handler, HandlerError, JobContext, JobInfo};
+pub use query::{Caller, JobKey};
+pub use registry::{Interrupted, Registry, RouteError, RouteOptions};
+pub use schemas::Schemas;
+pub use submission::{Accepted, Submission, SubmitError};
+
+use ids::Ids;
+use live::{LiveTable, Stop};
+use room::Room;
+
+use crate::{Clock, Owner, Store, StoreError, StoreUsage, Timestamp};
+
+/// What a refused submit is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A running engine. Clones are the same engine.
+///
+/// It stops when it is [shut down](Engine::shut_down); dropping the handles alone does not stop
+/// the jobs that run.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// What all tasks of an engine share.
+pub(crate) struct Inner {
+    store: Arc<dyn Store>,
+    registry: Registry,
+    config: EngineConfig,
+    clock: Arc<dyn Clock>,
+    table: LiveTable,
+    room: Room,
+    ids: Ids,
+    rng: Mutex<StdRng>,
+    draining: AtomicBool,
+    /// Set when the time to drain is over: runs that begin now stop at once.
+    interrupting: AtomicBool,
+    /// Ends the tasks that run beside the jobs.
+    closed: CancellationToken,
+}
+
+/// How busy an engine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineStats {
+    /// Jobs that wait, those on their way into the store included.
+    pub queued: usize,
+    /// Handlers that run.
+    pub running: usize,
+    /// Whether new jobs are refused.
+    pub draining: bool,
+}
+
+impl Engine {
+    /// Starts an engine on a store: takes up what the store holds, then takes submits.
+    ///
+    /// Queued jobs are queued again, jobs that ran when the store was last used follow their
+    /// route's rule for interrupted runs. `seed` feeds tags, query ids and jitter; hand in a
+    /// random one but in tests. The store must not be in use by another engine.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        registry: Registry,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Result<Self, StoreError> {
+        let room = Room::new(&config, registry.limits());
+        let inner = Arc::new(Inner {
+            ids: Ids::new(store.clone(), config.id_block),
+            store,
+            registry,
+            config,
+            clock,
+            table: LiveTable::new(),
+            room,
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            draining: AtomicBool::new(false),
+            interrupting: AtomicBool::new(false),
+            closed: CancellationToken::new(),
+        });
+        recovery::take_up(&inner).await?;
+        inner.clone().in_background(release_delayed(inner.clone()));
+        inner.clone().in_background(expire(inner.clone()));
+        Ok(Self { inner })
+    }
+
+    /// Refuses new jobs and starts no queued ones; those that run go on.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::SeqCst);
+        self.inner.room.close();
+    }
+
+    /// Drains, gives running jobs `timeout` to end, interrupts the rest by their route's rule
+    /// (which costs a job that is retried no attempt), and closes the store.
+    ///
+    /// # Errors
+    /// The store's, on closing.
+    pub async fn shut_down(&self, timeout: Duration) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        self.drain();
+        let end = inner.clock.now().after(timeout);
+        tokio::select! {
+            biased;
+            () = inner.room.idle() => {}
+            () = inner.clock.sleep_until(end) => {
+                inner.interrupting.store(true, Ordering::SeqCst);
+                inner.table.for_each(|live| live.stop(Stop::Drain));
+                inner.room.idle().await;
+            }
+        }
+        inner.closed.cancel();
+        inner.store.close().await
+    }
+
+    /// How busy it is.
+    pub fn stats(&self) -> EngineStats {
+        let (queued, running) = self.inner.room.counts();
+        EngineStats {
+            queued,
+            running,
+            draining: self.inner.is_draining(),
+        }
+    }
+
+    /// How much is stored, in all and of `owner`.
+    pub fn usage(&self, owner: &Owner) -> StoreUsage {
+        self.inner.store.usage(owner)
+    }
+
+    /// The limits and times it works with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    /// Whether a route takes the endpoint.
+    pub fn serves(&self, endpoint: &str) -> bool {
+        self.inner.registry.serves(endpoint)
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    fn is_interrupting(&self) -> bool {
+        self.interrupting.load(Ordering::SeqCst)
+    }
+
+    fn with_rng<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs `task` until it ends or the engine is closed.
+    fn in_background(self: Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(async move { self.closed.run_until_cancelled(task).await });
+    }
+}
+
+/// Brings delayed jobs into the queue when their time has come: one timer for all of them.
+async fn release_delayed(inner: Arc<Inner>) {
+    loop {
+        let next = inner.room.release_delayed(inner.now());
+        inner.dispatch();
+        match next {
+            None => inner.room.delayed.notified().await,
+            Some(at) => tokio::select! {
+                () = inner.clock.sleep_until(at) => {}
+                () = inner.room.delayed.notified() => {}
+            },
+        }
+    }
+}
+
+/// Gives back the space of expired jobs, now and then.
+async fn expire(inner: Arc<Inner>) {
+    loop {
+        inner
+            .clock
+            .sleep_until(inner.now().after(inner.config.expire_interval))
+            .await;
+        loop {
+            match inner.store.expire(inner.now()).await {
+                Ok(expired) => {
+                    if expired.jobs > 0 {
+                        tracing::info!(jobs = expired.jobs, bytes = expired.bytes, "jobs expired");
+                    }
+                    if !expired.more {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "expired jobs cannot be deleted");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,193 @@
+//! Looking at jobs, each caller at its own.
+
+use std::time::Duration;
+
+use kjob_proto::{Encoding, Text};
+
+use super::schemas::Side;
+use super::{Engine, Inner};
+use crate::{Ending, Filter, Job, JobId, JobTag, Owner, Page, Parts, Payload, Phase, StoreError};
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub owner: Owner,
+    /// Whether the user sees and cancels everyone's jobs.
+    pub admin: bool,
+}
+
+impl Caller {
+    /// A user who sees only their own jobs.
+    pub fn user(owner: Owner) -> Self {
+        Self {
+            owner,
+            admin: false,
+        }
+    }
+
+    /// A user who sees all jobs.
+    pub fn admin(owner: Owner) -> Self {
+        Self { owner, admin: true }
+    }
+
+    fn sees(&self, owner: &Owner) -> bool {
+        self.admin || self.owner == *owner
+    }
+}
+
+/// How a job is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobKey {
+    /// By its id.
+    Id(JobId),
+    /// By its tag, among the caller's own jobs.
+    Tag(JobTag),
+}
+
+impl Engine {
+    /// A job as it stands, with its result if it has one. `None` if there is no such job, or it
+    /// is not the caller's.
+    ///
+    /// A job that has not ended is answered from memory.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn get(&self, caller: &Caller, key: &JobKey) -> Result<Option<Job>, StoreError> {
+        self.inner.get(caller, key).await
+    }
+
+    /// Like [`get`](Engine::get), but answers when the job has ended or `patience` is over.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn wait(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+        patience: Duration,
+    ) -> Result<Option<Job>, StoreError> {
+        let inner = &self.inner;
+        let live = match inner.live(caller, key) {
+            Some(live) if !patience.is_zero() => live,
+            _ => return inner.get(caller, key).await,
+        };
+        tokio::select! {
+            biased;
+            () = live.ended() => {}
+            () = inner.clock.sleep_until(inner.now().after(patience)) => {}
+            () = inner.closed.cancelled() => {}
+        }
+        match live.job() {
+            Some(job) => Ok(Some(job)),
+            None => inner.get(caller, key).await,
+        }
+    }
+
+    /// Jobs that the caller may see, by rising id, without their bytes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list(&self, caller: &Caller, mut filter: Filter) -> Result<Page, StoreError> {
+        if !caller.admin {
+            if filter
+                .owner
+                .as_ref()
+                .is_some_and(|owner| *owner != caller.owner)
+            {
+                return Ok(Page::default());
+            }
+            filter.owner = Some(caller.owner.clone());
+        }
+        self.inner.store.list(&filter, self.inner.now()).await
+    }
+
+    /// Says that a done job's result was delivered whole: a job with `remove_on_complete` is then
+    /// kept only for the grace time.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn delivered(&self, job: &Job) -> Result<(), StoreError> {
+        if !job.header.options.remove_on_complete || job.state.phase != Phase::Done {
+            return Ok(());
+        }
+        let at = self.inner.now().after(self.inner.config.remove_grace);
+        self.inner.store.expire_at(job.header.id, at).await
+    }
+
+    /// A result in another encoding, by the endpoint's response record.
+    ///
+    /// # Errors
+    /// Why it cannot be turned, as a text for the caller.
+    pub fn turn_result(
+        &self,
+        endpoint: &str,
+        result: &Payload,
+        to: Encoding,
+    ) -> Result<Payload, Text> {
+        if result.encoding == to {
+            return Ok(result.clone());
+        }
+        let route = self.inner.registry.find(endpoint);
+        match route.and_then(|route| route.options.schemas.as_ref()) {
+            Some(schemas) => schemas.turn(Side::Response, result, to, &self.inner.config.limits),
+            None => Err(Text::from(format!(
+                "the result is {}, and the endpoint declares no record to turn it into {to}",
+                result.encoding
+            ))),
+        }
+    }
+}
+
+impl Inner {
+    async fn get(&self, caller: &Caller, key: &JobKey) -> Result<Option<Job>, StoreError> {
+        if let Some(job) = self.live(caller, key).and_then(|live| live.job()) {
+            return Ok(Some(job));
+        }
+        let Some(id) = self.id_of(caller, key).await? else {
+            return Ok(None);
+        };
+        let job = self.store.get(id, Parts::RESULT, self.now()).await?;
+        let Some(job) = job.filter(|job| caller.sees(&job.header.owner)) else {
+            return Ok(None);
+        };
+        debug_assert!(
+            job.state.phase != Phase::Done || matches!(job.ending, Some(Ending::Done(_)))
+        );
+        Ok(Some(job))
+    }
+
+    /// The live job, if it is one and the caller's.
+    fn live(&self, caller: &Caller, key: &JobKey) -> Option<std::sync::Arc<super::live::Live>> {
+        let live = match key {
+            JobKey::Id(id) => self.table.get(*id),
+            JobKey::Tag(tag) => self.table.named(&caller.owner, tag),
+        };
+        live.filter(|live| caller.sees(&live.header.owner))
+    }
+
+    async fn id_of(&self, caller: &Caller, key: &JobKey) -> Result<Option<JobId>, StoreError> {
+        match key {
+            JobKey::Id(id) => Ok(Some(*id)),
+            JobKey::Tag(tag) => self.store.find(&caller.owner, tag, self.now()).await,
+        }
+    }
+
+    /// The id of a stored job that the caller may see.
+    pub(super) async fn visible(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+    ) -> Result<Option<JobId>, StoreError> {
+        if let Some(live) = self.live(caller, key) {
+            return Ok(Some(live.header.id));
+        }
+        let Some(id) = self.id_of(caller, key).await? else {
+            return Ok(None);
+        };
+        let job = self.store.get(id, Parts::NONE, self.now()).await?;
+        Ok(job
+            .filter(|job| caller.sees(&job.header.owner))
+            .map(|job| job.header.id))
+    }
+}

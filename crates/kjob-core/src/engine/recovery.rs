@@ -1,0 +1,118 @@
+//! Taking up the jobs that a store holds.
+
+use std::sync::Arc;
+
+use kjob_proto::Text;
+
+use super::Inner;
+use super::live::Live;
+use crate::{Ending, Filter, Finish, Job, OnInterrupt, Phase, Status, StoreError};
+
+/// Brings every job that has not ended into memory: queued ones wait again, those that ran follow
+/// their route's rule.
+pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
+    const PAGE: usize = 1_000;
+    let mut filter = Filter {
+        owner: None,
+        statuses: vec![Status::Running],
+        endpoint: None,
+        after: None,
+        limit: PAGE,
+    };
+    let (mut queued, mut interrupted) = (0u64, 0u64);
+    loop {
+        let page = inner.store.list(&filter, inner.now()).await?;
+        let mut ends = tokio::task::JoinSet::new();
+        for job in page.jobs {
+            if job.state.phase == Phase::Queued && inner.registry.serves(&job.header.endpoint) {
+                queued += 1;
+                wait_again(inner, job);
+            } else {
+                interrupted += 1;
+                // All of a page at once, so that they share the store's commits.
+                ends.spawn(end_run(inner.clone(), job));
+            }
+        }
+        while ends.join_next().await.is_some() {}
+        match page.next {
+            Some(last) => filter.after = Some(last),
+            None => break,
+        }
+    }
+    if queued + interrupted > 0 {
+        tracing::info!(queued, interrupted, "jobs taken up from the store");
+    }
+    inner.dispatch();
+    Ok(())
+}
+
+fn wait_again(inner: &Arc<Inner>, job: Job) {
+    let live = Live::stored(job.header, job.state);
+    let Some(route) = inner.registry.find(&live.header.endpoint) else {
+        return;
+    };
+    inner.table.insert(&live);
+    inner.table.name(&live);
+    inner.room.readmit(&live.header.owner);
+    inner
+        .room
+        .enqueue(inner.waiting(&live, route), job.state.not_before);
+}
+
+/// Ends a run whose server is gone, or a job whose endpoint is no longer served.
+async fn end_run(inner: Arc<Inner>, job: Job) {
+    let Job { header, state, .. } = job;
+    let live = Live::stored(header, state);
+    live.set_waiting(false);
+    inner.table.insert(&live);
+    inner.table.name(&live);
+    let Some(route) = inner.registry.find(&live.header.endpoint).cloned() else {
+        return fail_unserved(&inner, &live).await;
+    };
+    let reason =
+        Text::from("interrupted: the server stopped while the job was running; outcome unknown");
+    let then = inner.after_interrupt(&route, &state, true);
+    inner
+        .finish(
+            &live,
+            &route,
+            state.lease,
+            Finish::Interrupt { reason, then },
+        )
+        .await;
+}
+
+/// A job that nobody can run any more fails; it was waiting or running.
+async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
+    let id = live.header.id;
+    let reason = Text::from(format!(
+        "endpoint {:?} is no longer served",
+        live.header.endpoint
+    ));
+    let mut lease = live.state().lease;
+    if live.state().phase == Phase::Queued {
+        // Only a started job can fail. One that is to wait first is settled when its time comes.
+        match inner
+            .store
+            .start(id, live.state().not_before.unwrap_or(inner.now()))
+            .await
+        {
+            Ok(started) => lease = started.state.lease,
+            Err(error) => {
+                tracing::error!(job_id = %id, %error, "job of an endpoint no longer served stays queued");
+                return;
+            }
+        }
+    }
+    let finish = Finish::Interrupt {
+        reason: reason.clone(),
+        then: OnInterrupt::Fail,
+    };
+    match inner.store.finish(id, lease, finish, inner.now()).await {
+        Ok(state) if state.phase == Phase::Cancelled => {
+            inner.settle(live, state, Ending::Cancelled)
+        }
+        Ok(state) => inner.settle(live, state, Ending::Failed(reason)),
+        Err(error) => tracing::error!(job_id = %id, %error, "job of an endpoint no longer served"),
+    }
+}

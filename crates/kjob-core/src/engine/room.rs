@@ -1,0 +1,230 @@
+//! The waiting room: who waits, who runs, and who may still come in.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::config::EngineConfig;
+use super::submission::SubmitError;
+use crate::{JobId, Owner, RouteId, Scheduler, Timestamp, Waiting};
+
+/// Counts and queues, behind one lock that is never held for long.
+///
+/// **The invariant.** While the room is open, no job waits that could run: whoever adds a job or
+/// frees a place calls [`Room::next`] until it gives nothing.
+#[derive(Debug)]
+pub(super) struct Room {
+    inner: Mutex<Inner>,
+    /// Told when the last run is over.
+    idle: Notify,
+    /// Told when the earliest delayed job has changed.
+    pub(super) delayed: Notify,
+    workers: usize,
+    limits: Vec<Option<usize>>,
+    max_queued: usize,
+    max_queued_per_owner: usize,
+}
+
+#[derive(Debug)]
+struct Inner {
+    open: bool,
+    queue: Scheduler,
+    delayed: BTreeMap<(Timestamp, JobId), Waiting>,
+    running: usize,
+    running_on: Vec<usize>,
+    waiting: usize,
+    waiting_of: HashMap<Owner, usize>,
+}
+
+impl Room {
+    pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>]) -> Self {
+        let inner = Inner {
+            open: true,
+            queue: Scheduler::new(config.ageing),
+            delayed: BTreeMap::new(),
+            running: 0,
+            running_on: vec![0; limits.len()],
+            waiting: 0,
+            waiting_of: HashMap::new(),
+        };
+        Self {
+            inner: Mutex::new(inner),
+            idle: Notify::new(),
+            delayed: Notify::new(),
+            workers: config.workers.max(1),
+            limits: limits.to_vec(),
+            max_queued: config.max_queued,
+            max_queued_per_owner: config.max_queued_per_owner,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that holds the lock can panic half way.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more waiting job, if the budgets allow.
+    pub(super) fn admit(&self, owner: &Owner) -> Result<(), SubmitError> {
+        let mut inner = self.lock();
+        let of_owner = inner.waiting_of.get(owner).copied().unwrap_or(0);
+        let busy = |what, found: usize, limit: usize| SubmitError::Busy {
+            what,
+            found: found as u64,
+            limit: limit as u64,
+            retry_after: super::RETRY_AFTER,
+        };
+        if inner.waiting >= self.max_queued {
+            return Err(busy("queued jobs", inner.waiting + 1, self.max_queued));
+        }
+        if of_owner >= self.max_queued_per_owner {
+            return Err(busy(
+                "queued jobs of one user",
+                of_owner + 1,
+                self.max_queued_per_owner,
+            ));
+        }
+        inner.count(owner);
+        Ok(())
+    }
+
+    /// Counts one more waiting job that was let in before.
+    pub(super) fn readmit(&self, owner: &Owner) {
+        self.lock().count(owner);
+    }
+
+    /// Counts one waiting job fewer: it runs, has ended, or was not stored.
+    pub(super) fn leave(&self, owner: &Owner) {
+        let mut inner = self.lock();
+        inner.waiting = inner.waiting.saturating_sub(1);
+        if let Some(count) = inner.waiting_of.get_mut(owner) {
+            *count -= 1;
+            if *count == 0 {
+                inner.waiting_of.remove(owner);
+            }
+        }
+    }
+
+    /// A place to run for a job that need not wait. By the invariant no job that waits could have
+    /// it.
+    pub(super) fn try_place(&self, route: RouteId) -> bool {
+        let mut inner = self.lock();
+        let free = inner.open && self.is_free(&inner, route);
+        if free {
+            inner.take(route);
+        }
+        free
+    }
+
+    /// Queues a job, until `not_before` aside.
+    pub(super) fn enqueue(&self, job: Waiting, not_before: Option<Timestamp>) {
+        let mut inner = self.lock();
+        match not_before {
+            None => inner.queue.push(job),
+            Some(at) => {
+                inner.delayed.insert((at, job.id), job);
+                drop(inner);
+                self.delayed.notify_one();
+            }
+        }
+    }
+
+    /// Takes a waiting job out.
+    pub(super) fn remove(&self, job: &Waiting, not_before: Option<Timestamp>) {
+        let mut inner = self.lock();
+        if let Some(at) = not_before {
+            inner.delayed.remove(&(at, job.id));
+        }
+        inner.queue.remove(job);
+    }
+
+    /// Moves delayed jobs whose time has come to the queue, and says when to come again.
+    pub(super) fn release_delayed(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut inner = self.lock();
+        loop {
+            let entry = inner.delayed.first_entry()?;
+            let (at, _) = *entry.key();
+            if at > now {
+                return Some(at);
+            }
+            let job = entry.remove();
+            inner.queue.push(job);
+        }
+    }
+
+    /// The next job to run, with a place taken for it.
+    pub(super) fn next(&self, now: Timestamp) -> Option<(JobId, RouteId)> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if !inner.open || inner.running >= self.workers || inner.queue.is_empty() {
+            return None;
+        }
+        let running_on = &inner.running_on;
+        let next = inner
+            .queue
+            .pop(now, |route| self.has_room(running_on, route))?;
+        inner.take(next.1);
+        Some(next)
+    }
+
+    /// Gives a place back.
+    pub(super) fn free(&self, route: RouteId) {
+        let mut inner = self.lock();
+        inner.running -= 1;
+        if let Some(count) = inner.running_on.get_mut(usize::from(route.0)) {
+            *count -= 1;
+        }
+        if inner.running == 0 {
+            drop(inner);
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Starts no more jobs.
+    pub(super) fn close(&self) {
+        self.lock().open = false;
+    }
+
+    /// How many jobs wait, and how many run.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.waiting, inner.running)
+    }
+
+    /// Completes when nothing runs.
+    pub(super) async fn idle(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.idle.notified());
+            // Listen first, look second: the last end in between is not missed.
+            idle.as_mut().enable();
+            if self.lock().running == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn is_free(&self, inner: &Inner, route: RouteId) -> bool {
+        inner.running < self.workers && self.has_room(&inner.running_on, route)
+    }
+
+    fn has_room(&self, running_on: &[usize], route: RouteId) -> bool {
+        let index = usize::from(route.0);
+        let limit = self.limits.get(index).copied().flatten();
+        limit.is_none_or(|limit| running_on.get(index).is_none_or(|running| *running < limit))
+    }
+}
+
+impl Inner {
+    fn take(&mut self, route: RouteId) {
+        self.running += 1;
+        if let Some(count) = self.running_on.get_mut(usize::from(route.0)) {
+            *count += 1;
+        }
+    }
+
+    fn count(&mut self, owner: &Owner) {
+        self.waiting += 1;
+        *self.waiting_of.entry(owner.clone()).or_default() += 1;
+    }
+}

@@ -1,0 +1,130 @@
+//! Making ends durable, and telling those who wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Inner;
+use super::live::Live;
+use super::registry::Route;
+use crate::{Ending, Finish, Lease, Parts, Phase, Refused, State, StepError, StoreError};
+
+impl Inner {
+    /// Makes the end of a run durable, however long the store takes, and settles the job.
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        route: &Route,
+        lease: Lease,
+        finish: Finish,
+    ) {
+        let id = live.header.id;
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let now = self.now();
+            match self.store.finish(id, lease, finish.clone(), now).await {
+                Ok(state) if state.phase == Phase::Queued => {
+                    return self.queue_again(live, route, state, &finish);
+                }
+                Ok(state) => {
+                    if let Some(ending) = finish.into_ending(&state) {
+                        self.settle(live, state, ending);
+                    }
+                    return;
+                }
+                // The other end was made durable first: that is how the job ended.
+                Err(StepError::Refused(Refused::Ended(_))) => {
+                    return self.settle_as_stored(live).await;
+                }
+                Err(StepError::Store(StoreError::Closed)) => {
+                    tracing::warn!(job_id = %id, "the store was closed before the job's end was stored");
+                    return;
+                }
+                Err(StepError::Store(error)) if self.is_interrupting() => {
+                    // The server is to stop; at its next start the job counts as interrupted.
+                    tracing::error!(job_id = %id, %error, "job's end cannot be stored");
+                    return;
+                }
+                Err(StepError::Store(error)) => {
+                    tracing::error!(job_id = %id, %error, "job's end cannot be stored; will try again");
+                    self.clock.sleep_until(now.after(wait)).await;
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+                Err(error) => {
+                    tracing::warn!(job_id = %id, %error, "job's end was refused");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn queue_again(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        route: &Route,
+        state: State,
+        finish: &Finish,
+    ) {
+        live.observe(state);
+        let header = &live.header;
+        let reason = match finish {
+            Finish::Interrupt { reason, .. } => reason.as_str(),
+            _ => "",
+        };
+        tracing::warn!(
+            job_id = %header.id,
+            job_tag = %header.tag,
+            query_id = %header.query_id,
+            attempt = state.attempt,
+            reason,
+            "job is queued again"
+        );
+        if !live.set_waiting(true) {
+            self.room.readmit(&header.owner);
+        }
+        self.enqueue(live, route);
+    }
+
+    /// The job has ended, durably: it leaves memory, and those who wait are told.
+    pub(super) fn settle(&self, live: &Arc<Live>, state: State, ending: Ending) {
+        let header = &live.header;
+        let took = state
+            .ended_at
+            .map(|end| end.since(header.received_at).as_millis() as u64);
+        let error = match &ending {
+            Ending::Failed(message) => Some(message.as_str()),
+            _ => None,
+        };
+        tracing::info!(
+            job_id = %header.id,
+            job_tag = %header.tag,
+            query_id = %header.query_id,
+            endpoint = %header.endpoint,
+            status = state.phase.status().as_str(),
+            attempt = state.attempt,
+            total_ms = took,
+            error,
+            "job ended"
+        );
+        live.end(state, ending);
+        self.no_longer_waits(live);
+        self.table.remove(live);
+    }
+
+    async fn settle_as_stored(&self, live: &Arc<Live>) {
+        match self
+            .store
+            .get(live.header.id, Parts::RESULT, self.now())
+            .await
+        {
+            Ok(Some(crate::Job {
+                state,
+                ending: Some(ending),
+                ..
+            })) => {
+                self.settle(live, state, ending);
+            }
+            // It has expired meanwhile, or the store is failing: either way it is not ours to run.
+            _ => self.table.remove(live),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Taking a job in.
+
+use std::sync::Arc;
+
+use kjob_proto::Encoding;
+
+use super::live::Live;
+use super::registry::Route;
+use super::run::Place;
+use super::schemas::Side;
+use super::submission::{Accepted, Submission, SubmitError};
+use super::{Engine, Inner, RETRY_AFTER};
+use crate::{
+    Header, JobOptions, JobTag, NewJob, Payload, Phase, QueryId, Submitted, TagReuse, Waiting,
+};
+
+impl Engine {
+    /// Takes a job in. It is durable when this answers; a free worker has then begun it.
+    ///
+    /// Submitting the same call with the same tag again answers with the job that is there,
+    /// whatever its state, so a caller that lost an answer simply asks again.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit(&self, submission: Submission) -> Result<Accepted, SubmitError> {
+        let inner = self.inner.clone();
+        // A task of its own, so that a caller who goes away does not leave a stored job unqueued.
+        match tokio::spawn(inner.submit(submission)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(SubmitError::Stopped),
+        }
+    }
+}
+
+impl Inner {
+    async fn submit(self: Arc<Self>, submission: Submission) -> Result<Accepted, SubmitError> {
+        if self.is_draining() {
+            return Err(SubmitError::Draining);
+        }
+        let Some(route) = self.registry.find(&submission.endpoint).cloned() else {
+            return Err(SubmitError::UnknownEndpoint(submission.endpoint));
+        };
+        self.check_payload(&submission, &route)?;
+        self.admit(&submission).await?;
+        let owner = submission.owner.clone();
+        let outcome = self.store_and_begin(submission, route).await;
+        if !matches!(&outcome, Ok(accepted) if !accepted.existing) {
+            self.room.leave(&owner);
+        }
+        outcome
+    }
+
+    fn check_payload(&self, submission: &Submission, route: &Route) -> Result<(), SubmitError> {
+        let bad = |why| SubmitError::BadPayload {
+            endpoint: submission.endpoint.clone(),
+            encoding: submission.payload.encoding,
+            why,
+        };
+        let unpacked = self.unpack(&submission.payload).map_err(bad)?;
+        if let Some(schemas) = &route.options.schemas {
+            schemas
+                .check(Side::Request, &unpacked, &self.config.limits)
+                .map_err(bad)?;
+        } else if unpacked.encoding == Encoding::Json
+            && std::str::from_utf8(&unpacked.data).is_err()
+        {
+            return Err(bad("JSON text is UTF-8".into()));
+        }
+        Ok(())
+    }
+
+    /// Checks the budgets, and counts the job as waiting.
+    async fn admit(&self, submission: &Submission) -> Result<(), SubmitError> {
+        let owner = &submission.owner;
+        let refusal = match self.check_bytes(submission) {
+            Ok(()) => match self.room.admit(owner) {
+                Ok(()) => return Ok(()),
+                Err(busy) => busy,
+            },
+            Err(busy) => busy,
+        };
+        // A job that is there already costs nothing: who lost an answer is to get it even now.
+        if let (Some(tag), TagReuse::Never) = (&submission.tag, submission.tag_reuse)
+            && self.store.find(owner, tag, self.now()).await?.is_some()
+        {
+            self.room.readmit(owner);
+            return Ok(());
+        }
+        Err(refusal)
+    }
+
+    fn check_bytes(&self, submission: &Submission) -> Result<(), SubmitError> {
+        let usage = self.store.usage(&submission.owner);
+        let new = submission.payload.data.len() as u64;
+        let budgets = [
+            (
+                "stored bytes",
+                usage.total.bytes,
+                self.config.max_stored_bytes,
+            ),
+            (
+                "stored bytes of one user",
+                usage.owner.bytes,
+                self.config.max_stored_bytes_per_owner,
+            ),
+        ];
+        for (what, used, limit) in budgets {
+            let found = used.saturating_add(new);
+            if found > limit {
+                return Err(SubmitError::Busy {
+                    what,
+                    found,
+                    limit,
+                    retry_after: RETRY_AFTER,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn store_and_begin(
+        self: &Arc<Self>,
+        submission: Submission,
+        route: Route,
+    ) -> Result<Accepted, SubmitError> {
+        let (header, payload, tag_reuse) = self.new_header(submission).await?;
+        let live = Live::new(header.clone());
+        self.table.insert(&live);
+        let delayed = header.options.not_before.is_some();
+        let place = if delayed {
+            None
+        } else {
+            Place::try_take(self, route.id)
+        };
+        let job = NewJob {
+            header,
+            payload: payload.data.clone(),
+            tag_reuse,
+        };
+        let submitted = self.store.submit(job, place.is_some()).await;
+        let existing = match submitted {
+            Ok(Submitted::Created(state)) => {
+                self.table.name(&live);
+                let newest = live.observe(state);
+                log_accepted(&live.header);
+                let accepted = accepted(&live.header, false);
+                match place {
+                    Some(place) if state.phase == Phase::Running => {
+                        self.no_longer_waits(&live);
+                        tokio::spawn(self.clone().run(live, route, state, payload.data, place));
+                    }
+                    // A cancel may have come first.
+                    _ if newest.phase == Phase::Queued => self.enqueue(&live, &route),
+                    _ => {}
+                }
+                return Ok(accepted);
+            }
+            Ok(Submitted::Existing(job)) => Ok(accepted(&job.header, true)),
+            Ok(Submitted::Conflict { id, difference }) => {
+                let tag = live.header.tag.clone();
+                Err(SubmitError::TagConflict {
+                    tag,
+                    id,
+                    difference,
+                })
+            }
+            Err(error) => Err(error.into()),
+        };
+        live.set_waiting(false);
+        self.table.remove(&live);
+        existing
+    }
+
+    async fn new_header(
+        &self,
+        submission: Submission,
+    ) -> Result<(Header, Payload, TagReuse), SubmitError> {
+        let id = self.ids.next().await?;
+        let (tag, query_id) = self.with_rng(|rng| {
+            let tag = submission.tag.unwrap_or_else(|| JobTag::generate(id, rng));
+            let query_id = submission.trace.map(|trace| trace.query_id);
+            (tag, query_id.unwrap_or_else(|| QueryId::random(rng)))
+        });
+        let now = self.now();
+        let not_before = (!submission.delay.is_zero()).then(|| now.after(submission.delay));
+        let header = Header {
+            id,
+            tag,
+            owner: submission.owner,
+            endpoint: submission.endpoint,
+            encoding: submission.payload.encoding,
+            query_id,
+            parent_span: submission.trace.map_or(0, |trace| trace.span_id),
+            received_at: now,
+            source_ip: submission.source_ip,
+            options: JobOptions {
+                priority: submission.priority,
+                not_before,
+                timeout: submission.timeout,
+                retention: submission.retention.unwrap_or(self.config.retention),
+                remove_on_complete: submission.remove_on_complete,
+                user_data: submission.user_data,
+            },
+        };
+        Ok((header, submission.payload, submission.tag_reuse))
+    }
+
+    /// Queues a job that counts as waiting, and starts what can start.
+    pub(super) fn enqueue(self: &Arc<Self>, live: &Live, route: &Route) {
+        self.room
+            .enqueue(self.waiting(live, route), live.state().not_before);
+        self.dispatch();
+    }
+
+    pub(super) fn waiting(&self, live: &Live, route: &Route) -> Waiting {
+        Waiting {
+            id: live.header.id,
+            owner: live.header.owner.clone(),
+            route: route.id,
+            priority: live.header.options.priority,
+            since: self.now(),
+        }
+    }
+
+    /// Takes the job out of the count of those that wait.
+    pub(super) fn no_longer_waits(&self, live: &Live) {
+        if live.set_waiting(false) {
+            self.room.leave(&live.header.owner);
+        }
+    }
+}
+
+fn accepted(header: &Header, existing: bool) -> Accepted {
+    Accepted {
+        id: header.id,
+        tag: header.tag.clone(),
+        query_id: header.query_id,
+        existing,
+    }
+}
+
+fn log_accepted(header: &Header) {
+    tracing::debug!(
+        job_id = %header.id,
+        job_tag = %header.tag,
+        query_id = %header.query_id,
+        endpoint = %header.endpoint,
+        owner = %header.owner,
+        "job accepted"
+    );
+}

@@ -1,0 +1,304 @@
+//! Who runs when, who may come in, and what a tag means.
+
+mod support;
+
+use std::time::Duration;
+
+use kjob_core::engine::{
+    Caller, EngineConfig, HandlerError, Interrupted, JobKey, Registry, RouteOptions, SubmitError,
+};
+use kjob_core::{Difference, Owner, Payload, Phase, Priority, TagReuse};
+use support::*;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+fn urgent(payload: &'static str, priority: u8) -> kjob_core::engine::Submission {
+    let mut submission = call("/held", payload);
+    submission.priority = Priority::new(priority).unwrap();
+    submission
+}
+
+/// Ends the runs one after another, and gives their payloads in the order in which they began.
+async fn order(runs: &mut UnboundedReceiver<Run>) -> Vec<String> {
+    let mut order = Vec::new();
+    settle().await;
+    while let Ok(run) = runs.try_recv() {
+        order.push(String::from_utf8(run.payload.data.to_vec()).unwrap());
+        run.done();
+        settle().await;
+    }
+    order
+}
+
+#[tokio::test]
+async fn urgent_jobs_go_first_and_owners_take_turns() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed(config(|c| c.workers = 1), registry).await;
+    bed.submit(urgent("first", 5)).await;
+    bed.submit(urgent("low", 1)).await;
+    bed.submit(urgent("a1", 5)).await;
+    bed.submit(urgent("a2", 5)).await;
+    let mut bobs = urgent("b1", 5);
+    bobs.owner = Owner::new("bob");
+    bed.submit(bobs).await;
+    bed.submit(urgent("high", 9)).await;
+    assert_eq!(
+        order(&mut runs).await,
+        ["first", "high", "a1", "b1", "a2", "low"]
+    );
+}
+
+#[tokio::test]
+async fn the_server_and_each_route_have_their_limits() {
+    let mut registry = Registry::default();
+    let (slow, mut slow_runs) = held(true);
+    let (fast, mut fast_runs) = held(true);
+    registry
+        .route("/slow", slow, RouteOptions::default().concurrency(2))
+        .unwrap();
+    registry
+        .route("/fast", fast, RouteOptions::default())
+        .unwrap();
+    let bed = bed(config(|c| c.workers = 3), registry).await;
+    for _ in 0..4 {
+        bed.submit(call("/slow", "s")).await;
+        bed.submit(call("/fast", "f")).await;
+    }
+    settle().await;
+    let slow: Vec<_> = std::iter::from_fn(|| slow_runs.try_recv().ok()).collect();
+    let fast: Vec<_> = std::iter::from_fn(|| fast_runs.try_recv().ok()).collect();
+    assert_eq!(slow.len() + fast.len(), 3);
+    assert!(slow.len() <= 2);
+    assert_eq!(bed.engine.stats().running, 3);
+    assert_eq!(bed.engine.stats().queued, 5);
+    // A full route holds up nobody but its own jobs.
+    for run in fast {
+        run.done();
+    }
+    settle().await;
+    assert!(fast_runs.try_recv().is_ok());
+}
+
+#[tokio::test]
+async fn past_a_budget_a_submit_is_refused_and_nothing_is_kept() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let limits = config(|c| {
+        c.workers = 1;
+        c.max_queued = 3;
+        c.max_queued_per_owner = 2;
+    });
+    let bed = bed(limits, registry).await;
+    bed.submit(call("/held", "runs")).await;
+    let first = runs.recv().await.unwrap();
+    for tag in ["t1", "t2"] {
+        bed.submit(tagged("/held", "waits", tag)).await;
+    }
+    let refused = bed.engine.submit(call("/held", "one too many")).await;
+    let Err(SubmitError::Busy {
+        what,
+        found: 3,
+        limit: 2,
+        ..
+    }) = refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(what, "queued jobs of one user");
+    let stored = bed.engine.usage(&ann()).total.jobs;
+    // Who lost an answer gets it all the same; a different call under that tag is a conflict.
+    assert!(bed.submit(tagged("/held", "waits", "t1")).await.existing);
+    let conflict = bed.engine.submit(tagged("/held", "other", "t1")).await;
+    assert!(
+        matches!(conflict, Err(SubmitError::TagConflict { .. })),
+        "{conflict:?}"
+    );
+    assert_eq!(bed.engine.stats().queued, 2);
+    assert_eq!(bed.engine.usage(&ann()).total.jobs, stored);
+    // Another user still has room, until the server has none.
+    let mut bobs = call("/held", "bob's");
+    bobs.owner = Owner::new("bob");
+    bed.submit(bobs.clone()).await;
+    bobs.owner = Owner::new("eve");
+    let refused = bed.engine.submit(bobs).await;
+    assert!(
+        matches!(
+            refused,
+            Err(SubmitError::Busy {
+                what: "queued jobs",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    // Once a job has left the queue there is room again.
+    first.done();
+    settle().await;
+    bed.submit(call("/held", "fits again")).await;
+}
+
+#[tokio::test]
+async fn stored_bytes_have_a_budget() {
+    let mut registry = Registry::default();
+    registry
+        .route("/echo", echo, RouteOptions::default())
+        .unwrap();
+    let bed = bed(config(|c| c.max_stored_bytes_per_owner = 20), registry).await;
+    bed.submit(call("/echo", "12345678")).await;
+    settle().await;
+    // The payload and the result are 16 bytes; four more fit, five do not.
+    let refused = bed.engine.submit(call("/echo", "12345")).await;
+    assert!(
+        matches!(
+            refused,
+            Err(SubmitError::Busy {
+                found: 21,
+                limit: 20,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    bed.submit(call("/echo", "1234")).await;
+}
+
+#[tokio::test]
+async fn the_same_submit_is_the_same_job() {
+    let (registry, mut runs) = one("/*", RouteOptions::default(), true);
+    let bed = bed(EngineConfig::default(), registry).await;
+    let first = bed.submit(tagged("/held", "in", "t")).await;
+    let again = bed.submit(tagged("/held", "in", "t")).await;
+    assert_eq!(
+        (again.id, again.query_id, again.existing),
+        (first.id, first.query_id, true)
+    );
+    runs.recv().await.unwrap().done();
+    settle().await;
+    assert_eq!(bed.submit(tagged("/held", "in", "t")).await.id, first.id);
+    settle().await;
+    assert!(runs.try_recv().is_err(), "it must run once");
+
+    let mut json = tagged("/held", "in", "t");
+    json.payload = Payload::json("in");
+    for (other, what) in [
+        (tagged("/held", "other", "t"), Difference::Payload),
+        (tagged("/elsewhere", "in", "t"), Difference::Endpoint),
+        (json, Difference::Encoding),
+    ] {
+        match bed.engine.submit(other).await {
+            Err(SubmitError::TagConflict { id, difference, .. }) => {
+                assert_eq!((id, difference), (first.id, what));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn concurrent_submits_of_one_tag_are_one_job() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed(EngineConfig::default(), registry).await;
+    let submits: Vec<_> = (0..50)
+        .map(|_| {
+            let engine = bed.engine.clone();
+            tokio::spawn(async move { engine.submit(tagged("/held", "in", "t")).await.unwrap() })
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for submit in submits {
+        ids.push(submit.await.unwrap());
+    }
+    assert_eq!(ids.iter().filter(|accepted| !accepted.existing).count(), 1);
+    ids.dedup_by_key(|accepted| accepted.id);
+    assert_eq!(ids.len(), 1);
+    runs.recv().await.unwrap();
+    assert!(runs.try_recv().is_err());
+    let stats = bed.engine.stats();
+    assert_eq!((stats.queued, stats.running), (0, 1));
+}
+
+#[tokio::test]
+async fn the_tag_of_a_failed_job_may_be_used_anew_on_request() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed(EngineConfig::default(), registry).await;
+    let reuse = || {
+        let mut submission = tagged("/held", "new", "t");
+        submission.tag_reuse = TagReuse::IfFailed;
+        submission
+    };
+    let failed = bed.submit(tagged("/held", "old", "t")).await;
+    let run = runs.recv().await.unwrap();
+    assert!(bed.engine.submit(reuse()).await.is_err(), "it still runs");
+    run.end(Err(HandlerError::failed("no")));
+    settle().await;
+    assert!(
+        bed.engine
+            .submit(tagged("/held", "new", "t"))
+            .await
+            .is_err(),
+        "not without asking"
+    );
+    let anew = bed.submit(reuse()).await;
+    assert!(!anew.existing && anew.id != failed.id);
+    runs.recv().await.unwrap().done();
+    settle().await;
+    let key = JobKey::Tag("t".parse().unwrap());
+    let job = bed
+        .engine
+        .get(&Caller::user(ann()), &key)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(job.header.id, anew.id);
+    assert_eq!(bed.phase(failed.id).await, Phase::Failed);
+    // Now it names a done job: the same call finds it, reuse or not.
+    assert!(bed.submit(reuse()).await.existing);
+}
+
+#[tokio::test]
+async fn a_job_that_nobody_serves_is_refused() {
+    let (registry, _runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed(EngineConfig::default(), registry).await;
+    let refused = bed.engine.submit(call("/other", "in")).await;
+    assert!(
+        matches!(refused, Err(SubmitError::UnknownEndpoint(_))),
+        "{refused:?}"
+    );
+    assert_eq!(bed.engine.usage(&ann()).total.jobs, 0);
+}
+
+#[tokio::test]
+async fn a_transient_failure_is_tried_again_with_backoff_until_attempts_run_out() {
+    let options = RouteOptions::default().retry(3);
+    assert_eq!(options.on_interrupt, Interrupted::Retry { max_attempts: 3 });
+    let (registry, mut runs) = one("/held", options, true);
+    let bed = bed(EngineConfig::default(), registry).await;
+    let id = bed.submit(call("/held", "in")).await.id;
+    let run = runs.recv().await.unwrap();
+    run.context.progress(40);
+    bed.advance(Duration::from_millis(100)).await;
+    run.end(Err(HandlerError::transient("busy")));
+    settle().await;
+    let job = bed.job(id).await;
+    assert_eq!(
+        (job.state.phase, job.state.progress),
+        (Phase::Queued, 40),
+        "it never falls"
+    );
+    assert_eq!(bed.engine.stats().queued, 1);
+    // A second, less a jitter of up to half.
+    bed.advance(Duration::from_millis(499)).await;
+    assert!(runs.try_recv().is_err());
+    bed.advance(Duration::from_millis(501)).await;
+    let run = runs.try_recv().unwrap();
+    assert_eq!(run.context.job().attempt, 2);
+    run.end(Err(HandlerError::transient("busy")));
+    bed.advance(Duration::from_millis(999)).await;
+    assert!(runs.try_recv().is_err());
+    bed.advance(Duration::from_millis(1001)).await;
+    let run = runs.try_recv().unwrap();
+    assert_eq!(run.context.job().attempt, 3);
+    run.end(Err(HandlerError::transient("still busy")));
+    settle().await;
+    assert_eq!(bed.error(id).await, "still busy");
+    let stats = bed.engine.stats();
+    assert_eq!((stats.queued, stats.running), (0, 0));
+}
