@@ -1,9 +1,9 @@
 //! The server of the asynchronous job protocol.
 
 mod body;
-mod builtin;
+pub mod builtin;
 pub mod config;
-mod demo;
+pub mod demo;
 mod health;
 pub mod logging;
 mod options;
@@ -13,3 +13,5 @@ mod server;
 mod service;
 mod system;
 mod wire;
+
+pub use system::SystemInfo;
