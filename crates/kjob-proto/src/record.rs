@@ -225,3 +225,44 @@ macro_rules! record {
     };
 }
 pub(crate) use record;
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::schema::{RecordField, Schema};
+
+    use super::*;
+    use crate::*;
+
+    /// Each struct has the fields of its official schema: names, order and types.
+    #[test]
+    fn records_are_their_schemas() {
+        fn check<R: Record>() {
+            let Schema::Record(schema) = Schema::parse_str(R::SCHEMA).unwrap() else {
+                panic!("{} is no record", R::NAME);
+            };
+            assert_eq!(schema.name.fullname(None), R::NAME);
+            let as_ours = |field: &RecordField| {
+                let avro = serde_json::to_string(&field.schema).unwrap();
+                (field.name.clone(), avro)
+            };
+            let theirs: Vec<_> = schema.fields.iter().map(as_ours).collect();
+            let ours = R::FIELDS
+                .iter()
+                .map(|(name, avro)| ((*name).to_owned(), (*avro).to_owned()));
+            assert_eq!(ours.collect::<Vec<_>>(), theirs, "{}", R::NAME);
+        }
+        check::<CreateJobRequest>();
+        check::<CreateJobResponse>();
+        check::<GetJobRequest>();
+        check::<GetJobResponse>();
+        check::<AdminShowJobsRequest>();
+        check::<AdminShowJobsResponse>();
+        check::<AdminAlterJobsRequest>();
+        check::<AdminAlterJobsResponse>();
+        check::<ShowSystemStatusRequest>();
+        check::<ShowSystemStatusResponse>();
+        check::<ShowSystemPropertiesRequest>();
+        check::<ShowSystemPropertiesResponse>();
+        check::<Envelope>();
+    }
+}

@@ -7,6 +7,7 @@
     reason = "each test file uses a part"
 )]
 
+pub mod strategies;
 mod value;
 
 use bytes::Bytes;
