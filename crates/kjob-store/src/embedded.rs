@@ -1,0 +1,34 @@
+//! The embedded store: one directory of SQLite segment files, for one process.
+//!
+//! See docs/store.md for the layout and why it is so.
+
+mod blobs;
+mod catalogue;
+mod checksum;
+mod error;
+mod filter;
+mod job_row;
+mod layout;
+mod ledger;
+mod live;
+mod lock;
+mod open;
+mod options;
+mod pool;
+mod query;
+mod reader;
+mod requests;
+mod retention;
+mod rewrite;
+mod segment;
+mod shared;
+mod state_row;
+mod steps;
+mod store;
+mod summary;
+mod tags;
+mod writer;
+
+pub use error::OpenError;
+pub use options::EmbeddedOptions;
+pub use store::{EmbeddedStore, Statistics};

@@ -1,0 +1,103 @@
+//! What goes wrong when a store is opened, and how SQLite's errors become the store's.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kjob_core::StoreError;
+use rusqlite::ErrorCode;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process, or another store in this one, has the directory open.
+    #[error(
+        "the data directory {dir} is in use by {holder}; stop that one, or give this one another directory",
+        dir = dir.display(),
+        holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}")),
+    )]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+        /// Who holds it, if the lock file says so.
+        pid: Option<u32>,
+    },
+    /// The directory was written by a version with another format.
+    #[error(
+        "the data directory {dir} has format {found}, this version reads format {supported}; use the version that wrote it",
+        dir = dir.display(),
+    )]
+    UnknownVersion {
+        /// The directory.
+        dir: PathBuf,
+        /// The format found.
+        found: i64,
+        /// The only format this version reads.
+        supported: i64,
+    },
+    /// The path is something else than a directory.
+    #[error("{path} is not a directory; give a directory, or a path where one can be made", path = path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Files are missing, foreign or damaged.
+    #[error("the store in {dir} is damaged: {what}; restore it from a backup", dir = dir.display())]
+    Corrupt {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with which file.
+        what: String,
+    },
+    /// Reading or writing failed.
+    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The database layer failed.
+    #[error("cannot open the store in {dir}: {source}", dir = dir.display())]
+    Store {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// A [`StoreError`] of a failed SQLite call.
+pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Corrupt { what: format!("while trying to {doing}: {error}") }
+        }
+        _ => StoreError::Io { doing, source: Arc::new(error) },
+    }
+}
+
+/// A [`StoreError`] of a failed file operation.
+pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+        _ => StoreError::Io { doing, source: Arc::new(error) },
+    }
+}
+
+/// After a failed commit: whether the file's state is unknown, so that nothing may be
+/// acknowledged any more. A failed write leaves the old state; a failed sync may have dropped
+/// dirty pages, and asking again would wrongly succeed.
+pub(crate) fn is_fatal(error: &StoreError) -> bool {
+    let StoreError::Io { source, .. } = error else { return false };
+    source
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code)
+        .is_some_and(|code| code == ErrorCode::SystemIoFailure)
+}

@@ -1,0 +1,208 @@
+//! A job as a row of `jobs`: written once by its submit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kjob_core::{
+    Header, JobId, JobOptions, Owner, Priority, QueryId, State, StoreError, Timestamp,
+};
+use kjob_proto::{Encoding, Text};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, params};
+
+use super::blobs::Content;
+use super::checksum::Checksum;
+use super::live::first_state;
+use super::tags::{TagKey, tag_from};
+
+/// The columns that [`JobRow::read`] takes, of a table called `j`.
+pub(crate) const COLUMNS: &str = "j.id, j.tag, j.owner, j.endpoint, j.encoding, j.query_id, \
+     j.parent_span, j.received_at, j.source_ip, j.priority, j.not_before, j.timeout_ms, \
+     j.retention_ms, j.remove_on_complete, j.user_data, j.started, j.payload_len, j.payload_crc, \
+     j.payload_file, j.crc";
+
+/// How many they are.
+pub(crate) const COLUMN_COUNT: usize = 20;
+
+const INSERT: &str = "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, \
+     ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
+
+/// A row of `jobs`, checked, without its payload.
+#[derive(Debug)]
+pub(crate) struct JobRow {
+    pub(crate) header: Header,
+    /// As which it was stored.
+    pub(crate) first_state: State,
+    pub(crate) payload: Extent,
+}
+
+/// Where some bytes are, and what they must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) len: u64,
+    pub(crate) crc: u32,
+    /// The number of their blob file, if they have one.
+    pub(crate) file: Option<u32>,
+}
+
+impl Extent {
+    pub(crate) fn of(content: &Content) -> Self {
+        let data = content.data();
+        Self { len: data.len() as u64, crc: crc32fast::hash(data), file: content.file_number() }
+    }
+
+    pub(crate) fn none() -> Self {
+        Self { len: 0, crc: 0, file: None }
+    }
+}
+
+/// Adds a job's row.
+pub(crate) fn insert(
+    connection: &Connection,
+    header: &Header,
+    started: bool,
+    payload: &Content,
+) -> rusqlite::Result<()> {
+    let bytes = Extent::of(payload);
+    let data = match payload {
+        Content::Inline(data) => Some(&data[..]),
+        Content::File { .. } => None,
+    };
+    let options = &header.options;
+    connection.prepare_cached(INSERT)?.execute(params![
+        header.id.get(),
+        TagKey::of(&header.tag),
+        header.owner.as_str(),
+        header.endpoint.as_str(),
+        encoding_to(header.encoding),
+        header.query_id.to_bytes(),
+        header.parent_span.cast_signed(),
+        header.received_at.as_millis(),
+        header.source_ip.as_str(),
+        options.priority.get(),
+        options.not_before.map(Timestamp::as_millis),
+        options.timeout.map(millis),
+        millis(options.retention),
+        options.remove_on_complete,
+        options.user_data.as_str(),
+        started,
+        bytes.len.cast_signed(),
+        bytes.crc,
+        bytes.file,
+        checksum(header, started, &bytes),
+        data,
+    ])?;
+    Ok(())
+}
+
+impl JobRow {
+    /// Reads [`COLUMNS`] from the start of a row.
+    pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
+        let number = row.get_ref(0).ok().and_then(|id| id.as_i64().ok()).unwrap_or(0);
+        let damaged = || StoreError::Corrupt { what: format!("the row of job {number}") };
+        let (read, crc) = Self::parse(row).ok().flatten().ok_or_else(damaged)?;
+        let started = read.first_state.started_at.is_some();
+        if checksum(&read.header, started, &read.payload) != crc {
+            return Err(damaged());
+        }
+        Ok(read)
+    }
+
+    /// The row and its stored checksum; `None` where a value cannot be.
+    fn parse(row: &Row<'_>) -> rusqlite::Result<Option<(Self, u32)>> {
+        let text = |column| -> rusqlite::Result<Text> {
+            Ok(Text::copy_from(row.get_ref(column)?.as_str()?))
+        };
+        let Some(id) = JobId::new(row.get(0)?) else { return Ok(None) };
+        let Some(tag) = tag_from(row.get_ref(1)?) else { return Ok(None) };
+        let Some(encoding) = encoding_from(row.get(4)?) else { return Ok(None) };
+        let Some(query_id) = QueryId::from_bytes(row.get(5)?) else { return Ok(None) };
+        let Some(priority) = Priority::new(row.get(9)?) else { return Ok(None) };
+        let options = JobOptions {
+            priority,
+            not_before: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
+            timeout: row.get::<_, Option<i64>>(11)?.map(duration),
+            retention: duration(row.get(12)?),
+            remove_on_complete: row.get(13)?,
+            user_data: text(14)?,
+        };
+        let header = Header {
+            id,
+            tag,
+            owner: Owner::new(row.get_ref(2)?.as_str()?),
+            endpoint: text(3)?,
+            encoding,
+            query_id,
+            parent_span: row.get::<_, i64>(6)?.cast_unsigned(),
+            received_at: Timestamp::from_millis(row.get(7)?),
+            source_ip: text(8)?,
+            options,
+        };
+        let payload = Extent {
+            len: row.get::<_, i64>(16)?.cast_unsigned(),
+            crc: row.get(17)?,
+            file: row.get(18)?,
+        };
+        let first_state = first_state(&header, row.get(15)?);
+        Ok(Some((Self { header, first_state, payload }, row.get(19)?)))
+    }
+}
+
+/// Bytes kept in a row, checked.
+pub(crate) fn inline(
+    value: ValueRef<'_>,
+    bytes: &Extent,
+    what: impl FnOnce() -> String,
+) -> Result<Bytes, StoreError> {
+    let data = value.as_bytes_or_null().ok().flatten().unwrap_or_default();
+    if data.len() as u64 != bytes.len || (bytes.len > 0 && crc32fast::hash(data) != bytes.crc) {
+        return Err(StoreError::Corrupt { what: what() });
+    }
+    Ok(Bytes::copy_from_slice(data))
+}
+
+/// Milliseconds of a duration; those longer than 292 million years are kept as that.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn duration(millis: i64) -> Duration {
+    Duration::from_millis(millis.cast_unsigned())
+}
+
+pub(crate) fn encoding_to(encoding: Encoding) -> u8 {
+    match encoding {
+        Encoding::Binary => 0,
+        Encoding::Json => 1,
+        Encoding::Snappy => 2,
+    }
+}
+
+pub(crate) fn encoding_from(number: u8) -> Option<Encoding> {
+    Encoding::ALL.into_iter().find(|encoding| encoding_to(*encoding) == number)
+}
+
+fn checksum(header: &Header, started: bool, payload: &Extent) -> u32 {
+    let options = &header.options;
+    Checksum::default()
+        .int(header.id.get())
+        .bytes(TagKey::of(&header.tag).bytes())
+        .bytes(header.owner.as_str().as_bytes())
+        .bytes(header.endpoint.as_bytes())
+        .int(encoding_to(header.encoding))
+        .bytes(&header.query_id.to_bytes())
+        .int(header.parent_span.cast_signed())
+        .int(header.received_at.as_millis())
+        .bytes(header.source_ip.as_bytes())
+        .int(options.priority.get())
+        .maybe(options.not_before.map(Timestamp::as_millis))
+        .maybe(options.timeout.map(millis))
+        .int(millis(options.retention))
+        .int(options.remove_on_complete)
+        .bytes(options.user_data.as_bytes())
+        .int(started)
+        .int(payload.len.cast_signed())
+        .int(payload.crc)
+        .maybe(payload.file.map(i64::from))
+        .end()
+}

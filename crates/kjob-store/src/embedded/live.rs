@@ -1,0 +1,115 @@
+//! The state of a job that has not ended, small: there may be millions.
+
+use kjob_core::{Event, Header, Lease, NewJob, Owner, Phase, State, Timestamp, Transition, apply};
+
+/// A live job in memory, with what its end will need.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    pub(crate) owner: Owner,
+    /// How long it is kept once it has ended, in milliseconds.
+    pub(crate) retention_ms: i64,
+    moment: Moment,
+    attempt: u32,
+    lease: Lease,
+    phase: Phase,
+    progress: u8,
+    /// Whether the segment has a row of its state: not for one that is as it was submitted.
+    pub(crate) has_row: bool,
+}
+
+/// The one moment that a live state has: a queued job was not started, a started one waits for
+/// nothing.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    None,
+    NotBefore(Timestamp),
+    StartedAt(Timestamp),
+}
+
+impl Live {
+    pub(crate) fn new(owner: Owner, retention_ms: i64, state: &State, has_row: bool) -> Self {
+        let moment = match (state.started_at, state.not_before) {
+            (Some(at), _) => Moment::StartedAt(at),
+            (None, Some(at)) => Moment::NotBefore(at),
+            (None, None) => Moment::None,
+        };
+        let State { attempt, lease, phase, progress, .. } = *state;
+        Self { owner, retention_ms, moment, attempt, lease, phase, progress, has_row }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        State {
+            phase: self.phase,
+            progress: self.progress,
+            attempt: self.attempt,
+            lease: self.lease,
+            not_before: match self.moment {
+                Moment::NotBefore(at) => Some(at),
+                _ => None,
+            },
+            started_at: match self.moment {
+                Moment::StartedAt(at) => Some(at),
+                _ => None,
+            },
+            ended_at: None,
+        }
+    }
+
+    /// When the job expires if it ends at `at`.
+    pub(crate) fn expiry(&self, at: Timestamp) -> Timestamp {
+        Timestamp::from_millis(at.as_millis().saturating_add(self.retention_ms))
+    }
+}
+
+/// The state in which a job is stored: started if that was asked for and its time has come.
+pub(crate) fn first_state(header: &Header, start: bool) -> State {
+    let queued = State::queued(header.options.not_before);
+    if !start {
+        return queued;
+    }
+    match apply(&queued, Event::Start, header.received_at) {
+        Ok(Transition::To(started)) => started,
+        _ => queued,
+    }
+}
+
+/// The submitted job with its short texts in memory of their own, so that keeping them does not
+/// keep the whole received body.
+pub(crate) fn detached(job: &NewJob) -> Header {
+    let mut header = job.header.clone();
+    for text in
+        [&mut header.endpoint, &mut header.source_ip, &mut header.options.user_data]
+    {
+        *text = kjob_proto::Text::copy_from(text);
+    }
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use kjob_core::{End, OnInterrupt};
+
+    use super::*;
+
+    #[test]
+    fn every_live_state_comes_back() {
+        let at = Timestamp::from_millis(5);
+        let then = Timestamp::from_millis(9);
+        let step = |state: &State, event| match apply(state, event, at) {
+            Ok(Transition::To(state)) => state,
+            other => panic!("{other:?}"),
+        };
+        let queued = State::queued(None);
+        let delayed = State::queued(Some(then));
+        let running = step(&queued, Event::Start);
+        let lease = running.lease;
+        let advanced = step(&running, Event::Progress { lease, percent: 40 });
+        let cancelling = step(&advanced, Event::RequestCancel);
+        let retry = OnInterrupt::Retry { max_attempts: 3, not_before: then, charged: true };
+        let again = step(&advanced, Event::End { lease, end: End::Interrupt(retry) });
+        for state in [queued, delayed, running, advanced, cancelling, again] {
+            assert_eq!(Live::new(Owner::anonymous(), 1, &state, false).state(), state);
+        }
+        assert!(size_of::<Live>() <= 56, "{}", size_of::<Live>());
+    }
+}

@@ -1,0 +1,273 @@
+//! Opening a directory: what is there, what a crash left, and which jobs live.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use kjob_core::{JobId, StoreError};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::blobs::{self, BlobKind};
+use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
+use super::error::{file, sql};
+use super::filter::Filter;
+use super::job_row::{self, JobRow, millis};
+use super::layout::{self, Layout, ignore_missing};
+use super::ledger::Ledger;
+use super::live::Live;
+use super::segment::{self, APPLICATION_ID, Access, FORMAT};
+use super::shared::Shared;
+use super::state_row::{self, StateRow};
+use super::{OpenError, summary};
+
+/// What was found.
+pub(crate) struct Opened {
+    pub(crate) catalogue: Catalogue,
+    pub(crate) segments: BTreeMap<u32, Ledger>,
+    pub(crate) connections: BTreeMap<u32, Connection>,
+    /// How many segment files had to be opened for it.
+    pub(crate) files_opened: usize,
+}
+
+/// Makes the directories that are not there.
+pub(crate) fn prepare(layout: &Layout) -> Result<(), OpenError> {
+    let root = layout.root();
+    if root.exists() && !root.is_dir() {
+        return Err(OpenError::NotADirectory { path: root.to_owned() });
+    }
+    for dir in [root.to_owned(), layout.segments(), layout.blobs()] {
+        let made = match fs::create_dir_all(&dir) {
+            Ok(()) => dir.parent().map_or(Ok(()), |parent| {
+                // A relative path of one name has an empty parent.
+                let here = Path::new(".");
+                layout::sync_dir(if parent.as_os_str().is_empty() { here } else { parent })
+            }),
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(OpenError::NotADirectory { path: dir });
+            }
+            Err(source) => return Err(OpenError::Io { doing: "make", path: dir, source }),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the catalogue and the segments that may hold live jobs, and publishes both.
+pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
+    let layout = &shared.layout;
+    let dir = layout.root().to_owned();
+    let catalogue = match Catalogue::open(&layout.catalogue()) {
+        Ok(catalogue) => catalogue,
+        Err(CatalogueError::Version(found)) => {
+            return Err(OpenError::UnknownVersion { dir, found, supported: FORMAT });
+        }
+        Err(CatalogueError::Foreign) => {
+            let what = "catalogue.sqlite is not a kjob catalogue".to_owned();
+            return Err(OpenError::Corrupt { dir, what });
+        }
+        Err(CatalogueError::Store(error)) => return Err(open_error(layout, error)),
+    };
+    read(shared, catalogue).map_err(|error| open_error(layout, error))
+}
+
+fn open_error(layout: &Layout, error: StoreError) -> OpenError {
+    let dir = layout.root().to_owned();
+    match error {
+        StoreError::Corrupt { what } => OpenError::Corrupt { dir, what },
+        source => OpenError::Store { dir, source },
+    }
+}
+
+fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError> {
+    let layout = &shared.layout;
+    let mut records = catalogue.segments()?;
+    remove_left_over(layout, &records)?;
+    if records.is_empty() {
+        let (number, first_id) = (catalogue.next_number(), JobId::FIRST.get());
+        segment::create(&layout.segment(number, 0))?;
+        layout::sync_dir(&layout.segments()).map_err(file("begin a segment"))?;
+        catalogue.begin_segment(number, first_id)?;
+        records = catalogue.segments()?;
+    }
+    let mut opened = Opened {
+        catalogue,
+        segments: BTreeMap::new(),
+        connections: BTreeMap::new(),
+        files_opened: 0,
+    };
+    for record in records {
+        let number = record.number;
+        let known = settled(&record);
+        let ledger = match known {
+            Some(ledger) => ledger,
+            None => {
+                let (ledger, connection) = read_segment(shared, &record)?;
+                opened.files_opened += 1;
+                // Only the newest is certain to be written to.
+                if !ledger.sealed {
+                    opened.connections.insert(number, connection);
+                }
+                ledger
+            }
+        };
+        for (owner, usage) in &ledger.usage {
+            shared.count(owner, usage.jobs.cast_signed(), usage.bytes.cast_signed());
+        }
+        opened.segments.insert(number, ledger);
+    }
+    Ok(opened)
+}
+
+/// Deletes files that the catalogue does not name: of a segment that was about to begin, or to
+/// go, when the process ended.
+fn remove_left_over(layout: &Layout, records: &[SegmentRecord]) -> Result<(), StoreError> {
+    let doing = "remove left-over files";
+    let mut names = HashSet::new();
+    for record in records {
+        let path = layout.segment(record.number, record.generation);
+        if !path.is_file() {
+            let what = format!("the file of segment {} is missing", record.number);
+            return Err(StoreError::Corrupt { what });
+        }
+        names.insert(path);
+    }
+    for entry in fs::read_dir(layout.segments()).map_err(file(doing))? {
+        let path = entry.map_err(file(doing))?.path();
+        let is_database = path.extension().is_some_and(|extension| extension == "sqlite");
+        if is_database && !names.contains(&path) {
+            layout::remove_database(&path).map_err(file(doing))?;
+        }
+    }
+    let numbers: HashSet<_> = records.iter().map(|r| layout.blobs_of(r.number)).collect();
+    for entry in fs::read_dir(layout.blobs()).map_err(file(doing))? {
+        let path = entry.map_err(file(doing))?.path();
+        let is_ours = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        if is_ours && !numbers.contains(&path) {
+            ignore_missing(fs::remove_dir_all(&path)).map_err(file(doing))?;
+        }
+    }
+    Ok(())
+}
+
+/// The ledger of a segment that has no live job, from the catalogue alone.
+fn settled(record: &SegmentRecord) -> Option<Ledger> {
+    let (usage, expiries) = summary::decode(record.summary.as_deref()?)?;
+    let filter = Filter::decode(record.filter.as_deref()?)?;
+    Some(Ledger {
+        generation: record.generation,
+        sealed: record.sealed,
+        jobs: usage.values().map(|usage| usage.jobs).sum(),
+        usage,
+        expiries,
+        filter: Some(Arc::new(filter)),
+        filter_stored: true,
+        summary_stored: true,
+        ..Ledger::new(record.number, record.first_id)
+    })
+}
+
+fn read_segment(
+    shared: &Shared,
+    record: &SegmentRecord,
+) -> Result<(Ledger, Connection), StoreError> {
+    let path = shared.layout.segment(record.number, record.generation);
+    let access = if record.sealed { Access::Older } else { Access::Newest };
+    let connection = segment::open(&path, access)?;
+    let number = |name| {
+        let value = connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        value.map_err(sql("open a segment"))
+    };
+    if (number("application_id")?, number("user_version")?) != (APPLICATION_ID, FORMAT) {
+        let what = format!("the file of segment {} is of another format", record.number);
+        return Err(StoreError::Corrupt { what });
+    }
+    let mut ledger = Ledger::new(record.number, record.first_id);
+    ledger.generation = record.generation;
+    ledger.sealed = record.sealed;
+    if let Some(filter) = record.filter.as_deref().and_then(Filter::decode) {
+        ledger.filter = Some(Arc::new(filter));
+        ledger.filter_stored = true;
+    }
+    read_counts(&connection, &mut ledger).map_err(sql("read a segment's counts"))?;
+    read_live(shared, &connection, &mut ledger)?;
+    remove_orphans(shared, &connection, record.number)?;
+    Ok((ledger, connection))
+}
+
+fn read_counts(connection: &Connection, ledger: &mut Ledger) -> rusqlite::Result<()> {
+    ledger.usage = segment::usage(connection)?;
+    ledger.jobs = ledger.usage.values().map(|usage| usage.jobs).sum();
+    let mut seconds = connection.prepare("SELECT second, jobs FROM expiry_seconds WHERE jobs > 0")?;
+    let mut rows = seconds.query([])?;
+    while let Some(row) = rows.next()? {
+        ledger.expiries.add(row.get(0)?, row.get(1)?);
+    }
+    let meta = |name| {
+        let query = "SELECT value FROM meta WHERE name = ?1";
+        connection.query_row(query, [name], |row| row.get::<_, i64>(0)).optional()
+    };
+    ledger.low_water = meta("low_water")?.unwrap_or(0);
+    ledger.opened_at = meta("opened_at")?;
+    let max_id = "SELECT coalesce(max(id), 0) FROM jobs";
+    ledger.max_id = connection.query_row(max_id, [], |row| row.get(0))?;
+    Ok(())
+}
+
+/// Finds the jobs that have not ended, from the low-water mark on. Reads no payload.
+fn read_live(
+    shared: &Shared,
+    connection: &Connection,
+    ledger: &mut Ledger,
+) -> Result<(), StoreError> {
+    let doing = || sql("find the live jobs");
+    let query = format!(
+        "SELECT {}, {} FROM jobs j {} WHERE j.id >= ?1 AND e.id IS NULL ORDER BY j.id",
+        job_row::COLUMNS,
+        state_row::COLUMNS,
+        state_row::JOINS
+    );
+    let mut query = connection.prepare(&query).map_err(doing())?;
+    let mut rows = query.query([ledger.low_water]).map_err(doing())?;
+    let mut live = shared.live_mut();
+    while let Some(row) = rows.next().map_err(doing())? {
+        let job = JobRow::read(row)?;
+        let id = job.header.id;
+        let stored = StateRow::read(row, job_row::COLUMN_COUNT, id)?.state;
+        let state = stored.unwrap_or(job.first_state);
+        let retention_ms = millis(job.header.options.retention);
+        live.insert(id, Live::new(job.header.owner, retention_ms, &state, stored.is_some()));
+        ledger.live += 1;
+    }
+    Ok(())
+}
+
+/// Deletes blob files that no commit names.
+fn remove_orphans(
+    shared: &Shared,
+    connection: &Connection,
+    number: u32,
+) -> Result<(), StoreError> {
+    let doing = || sql("remove left-over blob files");
+    let payload = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND payload_file = ?2)";
+    let result = "SELECT EXISTS (SELECT 1 FROM ends WHERE id = ?1 AND result_file = ?2)";
+    blobs::prune(&shared.layout.blobs_of(number), |name| {
+        let query = match name.kind {
+            BlobKind::Payload => payload,
+            BlobKind::Result => result,
+        };
+        connection
+            .prepare_cached(query)
+            .and_then(|mut query| {
+                query.query_row((name.id.get(), name.number), |row| row.get(0))
+            })
+            .map_err(doing())
+    })
+}

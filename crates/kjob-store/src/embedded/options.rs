@@ -1,0 +1,46 @@
+//! The sizes that the embedded store works with.
+
+use std::time::Duration;
+
+/// How [`EmbeddedStore`](super::EmbeddedStore) lays out its files. The defaults suit a server.
+///
+/// Nothing here is part of the format: a directory may be opened with other options each time.
+///
+/// ```
+/// use kjob_store::embedded::EmbeddedOptions;
+/// let options = EmbeddedOptions { segment_jobs: 10_000, ..EmbeddedOptions::default() };
+/// assert_eq!(options.inline_bytes_max, 256 * 1024);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddedOptions {
+    /// A new segment is begun once the newest holds this many jobs (at least one). Default 1 000 000.
+    pub segment_jobs: u64,
+    /// A new segment is begun once the newest is this old, in the time of the submits. Default 6 h.
+    pub segment_age: Duration,
+    /// Payloads and results above this many bytes get a file of their own. Default 256 KiB.
+    pub inline_bytes_max: usize,
+    /// Threads that read beside the writer, at least one. Default 2.
+    pub readers: usize,
+    /// The most steps made durable by one sync, at least one. Default 4096.
+    pub batch_max: usize,
+    /// Live jobs whose headers are kept in memory, so that getting one touches no disk.
+    /// Default 16 384, about 8 MiB.
+    pub cached_headers: usize,
+    /// Jobs that one call of `expire` looks at, at least one; what is left is done by the next
+    /// calls. Default 20 000.
+    pub sweep_jobs: u64,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        Self {
+            segment_jobs: 1_000_000,
+            segment_age: Duration::from_secs(6 * 60 * 60),
+            inline_bytes_max: 256 * 1024,
+            readers: 2,
+            batch_max: 4096,
+            cached_headers: 16_384,
+            sweep_jobs: 20_000,
+        }
+    }
+}

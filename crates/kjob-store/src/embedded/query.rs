@@ -1,0 +1,199 @@
+//! What is asked of one segment; by the readers, and by the writer, which also sees what it has
+//! not committed yet.
+
+use std::ops::ControlFlow;
+use std::sync::LazyLock;
+
+use kjob_core::{Ending, Job, JobId, JobTag, Owner, Parts, StoreError, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::blobs::{self, BlobKind, BlobName};
+use super::error::sql;
+use super::job_row::{self, Extent, JobRow};
+use super::layout::Layout;
+use super::state_row::{self, StateRow};
+use super::tags::TagKey;
+
+static JOB: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {}, {}, CASE WHEN ?2 THEN j.payload END, CASE WHEN ?3 THEN e.result END \
+         FROM jobs j {} WHERE j.id = ?1",
+        job_row::COLUMNS,
+        state_row::COLUMNS,
+        state_row::JOINS
+    )
+});
+
+static SCAN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {}, {} FROM jobs j {} WHERE j.id > ?1 AND j.id <= ?2 ORDER BY j.id",
+        job_row::COLUMNS,
+        state_row::COLUMNS,
+        state_row::JOINS
+    )
+});
+
+/// A job's rows.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) job: JobRow,
+    pub(crate) state: StateRow,
+}
+
+/// Who has a tag in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TagRow {
+    /// Nobody ever had it here.
+    None,
+    /// This job; whether it has expired is for the caller to see.
+    Job(JobId),
+    /// It was given away, or its job is gone.
+    Gone,
+}
+
+/// A segment's connection with the place of its blobs.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) layout: &'a Layout,
+    pub(crate) number: u32,
+}
+
+impl Stored {
+    /// Whether the job no longer exists at `now`.
+    pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
+        self.state.end.as_ref().is_some_and(|end| end.expires_at <= now)
+    }
+
+    /// The job without bytes.
+    pub(crate) fn into_job(self) -> Job {
+        let state = self.state.state.unwrap_or(self.job.first_state);
+        let (ending, expires_at) = match self.state.end {
+            Some(end) => (Some(end.ending), Some(end.expires_at)),
+            None => (None, None),
+        };
+        Job { header: self.job.header, state, payload: None, ending, expires_at }
+    }
+
+    /// Reads the columns of [`job_row::COLUMNS`] and [`state_row::COLUMNS`].
+    pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
+        let job = JobRow::read(row)?;
+        let state = StateRow::read(row, job_row::COLUMN_COUNT, job.header.id)?;
+        Ok(Self { job, state })
+    }
+}
+
+impl Segment<'_> {
+    /// A job with the bytes that `parts` asks for, expired or not.
+    pub(crate) fn job(&self, id: JobId, parts: Parts) -> Result<Option<Job>, StoreError> {
+        self.row(id, parts, |row, stored| {
+            let bytes = job_row::COLUMN_COUNT + state_row::COLUMN_COUNT;
+            let (payload, result) = (stored.job.payload, stored.state.end.as_ref());
+            let result = result.map_or(Extent::none(), |end| end.result);
+            let mut job = stored.into_job();
+            if parts.payload {
+                job.payload = Some(self.bytes(row, bytes, id, BlobKind::Payload, payload)?);
+            }
+            if let (true, Some(Ending::Done(done))) = (parts.result, &mut job.ending) {
+                done.data = self.bytes(row, bytes + 1, id, BlobKind::Result, result)?;
+            }
+            Ok(job)
+        })
+    }
+
+    /// A job's rows, without bytes.
+    pub(crate) fn stored(&self, id: JobId) -> Result<Option<Stored>, StoreError> {
+        self.row(id, Parts::NONE, |_, stored| Ok(stored))
+    }
+
+    /// Who has the tag, by the index of this segment.
+    pub(crate) fn tag(&self, owner: &Owner, tag: &JobTag) -> Result<TagRow, StoreError> {
+        let doing = "look up a tag";
+        let query = "SELECT t.id, j.id IS NOT NULL FROM tags t LEFT JOIN jobs j ON j.id = t.id \
+                     WHERE t.tag = ?1 AND t.owner = ?2";
+        let found: Option<(i64, bool)> = self
+            .connection
+            .prepare_cached(query)
+            .and_then(|mut query| {
+                let values = params![TagKey::of(tag), owner.as_str()];
+                query.query_row(values, |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            })
+            .map_err(sql(doing))?;
+        Ok(match found {
+            None => TagRow::None,
+            Some((id, true)) => JobId::new(id).map_or(TagRow::Gone, TagRow::Job),
+            Some((_, false)) => TagRow::Gone,
+        })
+    }
+
+    /// Shows `visit` the rows of the jobs above `after`, up to `last`, by rising id, for
+    /// [`Stored::read`], until it says that this is enough.
+    pub(crate) fn scan(
+        &self,
+        after: i64,
+        last: i64,
+        mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let doing = || sql("list jobs");
+        let mut query = self.connection.prepare_cached(&SCAN).map_err(doing())?;
+        let mut rows = query.query([after, last]).map_err(doing())?;
+        while let Some(row) = rows.next().map_err(doing())? {
+            if visit(row)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The job whose id the tag carries, if the tag is its own and was not given away.
+    pub(crate) fn carried(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        id: JobId,
+    ) -> Result<Option<Stored>, StoreError> {
+        let own = |stored: &Stored| {
+            stored.job.header.owner == *owner && stored.job.header.tag == *tag
+        };
+        match self.stored(id)?.filter(own) {
+            Some(stored) if self.tag(owner, tag)? == TagRow::None => Ok(Some(stored)),
+            _ => Ok(None),
+        }
+    }
+
+    fn row<T>(
+        &self,
+        id: JobId,
+        parts: Parts,
+        read: impl FnOnce(&Row<'_>, Stored) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let doing = || sql("read a job");
+        let mut query = self.connection.prepare_cached(&JOB).map_err(doing())?;
+        let mut rows =
+            query.query(params![id.get(), parts.payload, parts.result]).map_err(doing())?;
+        match rows.next().map_err(doing())? {
+            Some(row) => read(row, Stored::read(row)?).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn bytes(
+        &self,
+        row: &Row<'_>,
+        column: usize,
+        id: JobId,
+        kind: BlobKind,
+        bytes: Extent,
+    ) -> Result<bytes::Bytes, StoreError> {
+        match bytes.file {
+            Some(number) => {
+                let name = BlobName { id, kind, number };
+                blobs::read(self.layout, self.number, name, bytes.len, bytes.crc)
+            }
+            None => {
+                let value = row.get_ref(column).map_err(sql("read a job"))?;
+                job_row::inline(value, &bytes, || format!("the {kind:?} of job {id}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Giving back the space of expired jobs: whole segments at once, and nearly dead ones by
+//! rewriting them.
+
+use std::fs;
+
+use kjob_core::{Expired, StoreError, Timestamp};
+
+use super::error::file;
+use super::job_row::millis;
+use super::layout::{self, Layout, ignore_missing};
+use super::requests::Swept;
+use super::rewrite::{Copied, RewritePlan, cutoff};
+use super::segment::{self, Access};
+use super::writer::Writer;
+use super::{blobs, error};
+
+/// Segments that one sweep drops.
+const DROPPED_MAX: u64 = 4;
+
+/// A sealed segment is rewritten once less than one in this many of its jobs is needed.
+const NEEDED_SHARE: u64 = 4;
+
+impl Writer {
+    /// Drops segments of which nothing is needed, and says which one to rewrite. Looks at counts,
+    /// never at jobs.
+    pub(crate) fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+        let age = millis(self.shared.options.segment_age);
+        let rolls = self.newest().is_some_and(|newest| {
+            let needed = newest.live + newest.expiries.unexpired(now);
+            let old = newest.opened_at.is_some_and(|at| now.as_millis().saturating_sub(at) >= age);
+            newest.jobs > 0 && (needed == 0 || old)
+        });
+        if rolls {
+            self.roll()?;
+        }
+        let mut expired = Expired::default();
+        let mut dropped = 0;
+        let mut rewrite = None;
+        let sealed: Vec<u32> =
+            self.segments.values().filter(|ledger| ledger.sealed).map(|l| l.number).collect();
+        for number in sealed {
+            let Some(ledger) = self.segments.get(&number) else { continue };
+            let needed = ledger.live + ledger.expiries.unexpired(now);
+            if needed == 0 && dropped < DROPPED_MAX {
+                dropped += 1;
+                expired.jobs += ledger.jobs;
+                expired.bytes += ledger.bytes();
+                self.drop_segment(number)?;
+            } else if needed == 0 {
+                expired.more = true;
+            } else if needed < ledger.jobs / NEEDED_SHARE && rewrite.is_none() {
+                let (generation, changes) = (ledger.generation, ledger.changes);
+                rewrite = Some(RewritePlan { number, generation, changes, cutoff: cutoff(now) });
+            }
+        }
+        self.refresh_summaries();
+        Ok(Swept { expired, rewrite })
+    }
+
+    /// Forgets a segment, then deletes its files.
+    fn drop_segment(&mut self, number: u32) -> Result<(), StoreError> {
+        self.catalogue.remove(number)?;
+        let Some(ledger) = self.segments.remove(&number) else { return Ok(()) };
+        self.connections.remove(&number);
+        self.publish_table();
+        for (owner, usage) in &ledger.usage {
+            self.shared.count(owner, -usage.jobs.cast_signed(), -usage.bytes.cast_signed());
+        }
+        let layout = self.shared.layout.clone();
+        self.delete_unnamed(move || {
+            let files = layout::remove_database(&layout.segment(number, ledger.generation));
+            files.and_then(|()| ignore_missing(fs::remove_dir_all(layout.blobs_of(number))))
+        });
+        Ok(())
+    }
+
+    /// Puts a rewritten segment in the place of the old one.
+    pub(crate) fn swap(&mut self, copied: &Copied) -> Result<Expired, StoreError> {
+        let layout = self.shared.layout.clone();
+        let RewritePlan { number, generation, changes, .. } = copied.plan;
+        let same = self.segments.get(&number).filter(|ledger| {
+            (ledger.generation, ledger.changes) == (generation, changes)
+        });
+        let Some(old) = same else {
+            // A late submit came between, or the whole segment went: begin anew, if at all.
+            layout::remove_database(&layout.segment(number, generation + 1))
+                .map_err(file("remove a rewritten segment"))?;
+            return Ok(Expired { more: true, ..Expired::default() });
+        };
+        let new = copied.complete(&layout, old)?;
+        self.catalogue.set_generation(number, new.generation)?;
+        let expired = Expired {
+            jobs: old.jobs.saturating_sub(new.jobs),
+            bytes: old.bytes().saturating_sub(new.bytes()),
+            more: true,
+        };
+        for (owner, usage) in &old.usage {
+            self.shared.count(owner, -usage.jobs.cast_signed(), -usage.bytes.cast_signed());
+        }
+        for (owner, usage) in &new.usage {
+            self.shared.count(owner, usage.jobs.cast_signed(), usage.bytes.cast_signed());
+        }
+        let path = layout.segment(number, new.generation);
+        self.segments.insert(number, new);
+        self.connections.remove(&number);
+        self.publish_table();
+        self.delete_unnamed(move || {
+            layout::remove_database(&layout.segment(number, generation))?;
+            // The blobs of jobs that stayed behind; nobody writes for those any more.
+            prune_blobs(&layout, number, &path).map_err(std::io::Error::other)
+        });
+        Ok(expired)
+    }
+
+    /// Deletes files beside the writer, once no reader holds them. What is left over by a crash
+    /// is deleted at the next open.
+    fn delete_unnamed(&self, delete: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
+        self.readers.submit_to_each(super::reader::Reader::purge);
+        self.background.submit(move |()| drop(delete()));
+    }
+}
+
+/// Deletes the blobs in a segment's directory that belong to no job of the file.
+fn prune_blobs(
+    layout: &Layout,
+    number: u32,
+    path: &std::path::Path,
+) -> Result<(), StoreError> {
+    let connection = segment::open(path, Access::Read)?;
+    let known = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)";
+    let mut known = connection.prepare(known).map_err(error::sql("remove old blob files"))?;
+    blobs::prune(&layout.blobs_of(number), |name| {
+        known
+            .query_row([name.id.get()], |row| row.get(0))
+            .map_err(error::sql("remove old blob files"))
+    })
+}

@@ -1,0 +1,174 @@
+//! A segment's database: its tables, and how one is opened.
+
+use std::path::Path;
+
+use kjob_core::{Owner, StoreError, Usage};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::sql;
+use super::summary::OwnerUsage;
+
+/// "kjob", so that `file` and `sqlite3` can tell what a file is.
+pub(crate) const APPLICATION_ID: i64 = 0x6b6a_6f62;
+
+/// The format of catalogue and segments (docs/store.md). Another one is refused.
+pub(crate) const FORMAT: i64 = 1;
+
+/// How a connection is going to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The writer's, of the newest segment: 16 MiB of cache, more was slower when measured.
+    Newest,
+    /// The writer's, of an older segment.
+    Older,
+    /// A reader's.
+    Read,
+}
+
+/// Opens an existing segment.
+pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
+    connect(path, access).map_err(sql("open a segment"))
+}
+
+/// Makes a new segment, durably but for its name in the directory.
+pub(crate) fn create(path: &Path) -> Result<Connection, StoreError> {
+    let create = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.pragma_update(None, "page_size", 4096)?;
+        set_up(&connection, Access::Newest)?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        connection.execute_batch(TABLES)?;
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        connection.pragma_update(None, "user_version", FORMAT)?;
+        connection.execute_batch("COMMIT")?;
+        Ok(connection)
+    };
+    create().map_err(sql("make a segment"))
+}
+
+/// What each owner has in a segment.
+pub(crate) fn usage(connection: &Connection) -> rusqlite::Result<OwnerUsage> {
+    let mut query = connection.prepare("SELECT owner, jobs, bytes FROM usage")?;
+    let rows = query.query_map([], |row| {
+        let (jobs, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let usage = Usage { jobs: jobs.unsigned_abs(), bytes: bytes.unsigned_abs() };
+        Ok((Owner::new(row.get_ref(0)?.as_str()?), usage))
+    })?;
+    rows.collect()
+}
+
+fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+    // Readers open for writing too: without a writer beside them, the index of the log must be
+    // made by whoever comes first. `query_only` keeps them from changing anything.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    set_up(&connection, access)?;
+    Ok(connection)
+}
+
+/// The settings of every connection; those that differ from SQLite's defaults were measured.
+fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    // Without it, the planner of this build prepares joins anew whenever values change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let cache_kib = match access {
+        Access::Newest => 16 * 1024,
+        Access::Older => 2 * 1024,
+        Access::Read => 4 * 1024,
+    };
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    // 64 MiB of 4 KiB pages, checkpointed by the commit that passes it.
+    connection.pragma_update(None, "wal_autocheckpoint", 16 * 1024)?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.pragma_update(None, "query_only", access == Access::Read)?;
+    Ok(())
+}
+
+/// Columns are in the order of what is read most: big ones last, so that a row's head is read
+/// without its tail.
+const TABLES: &str = "
+CREATE TABLE jobs (            -- one row a submit, never changed
+    id INTEGER PRIMARY KEY,
+    tag NOT NULL,              -- text, or 16 bytes for a UUID
+    owner TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    encoding INTEGER NOT NULL, -- 0 binary, 1 json, 2 snappy
+    query_id BLOB NOT NULL,
+    parent_span INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    source_ip TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    not_before INTEGER,
+    timeout_ms INTEGER,
+    retention_ms INTEGER NOT NULL,
+    remove_on_complete INTEGER NOT NULL,
+    user_data TEXT NOT NULL,
+    started INTEGER NOT NULL,  -- 1 if it was started by the commit that stored it
+    payload_len INTEGER NOT NULL,
+    payload_crc INTEGER NOT NULL,
+    payload_file INTEGER,      -- the number of its blob file, if it has one
+    crc INTEGER NOT NULL,      -- of the columns above
+    payload BLOB
+);
+CREATE TABLE states (          -- live jobs that are not as they were submitted
+    id INTEGER PRIMARY KEY,
+    phase INTEGER NOT NULL,    -- 0 queued, 1 running, 2 cancelling
+    progress INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
+    not_before INTEGER,
+    started_at INTEGER,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE ends (            -- one row an ended job, in the order of ending
+    seq INTEGER PRIMARY KEY,
+    id INTEGER NOT NULL,
+    phase INTEGER NOT NULL,    -- 3 done, 4 failed, 5 cancelled
+    progress INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
+    started_at INTEGER,
+    ended_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    message TEXT,              -- of a failed job
+    encoding INTEGER,          -- of a done job's result
+    result_len INTEGER NOT NULL,
+    result_crc INTEGER NOT NULL,
+    result_file INTEGER,
+    crc INTEGER NOT NULL,      -- of the columns above, but for seq
+    result BLOB
+);
+CREATE UNIQUE INDEX ends_id ON ends (id);
+CREATE TABLE expiries (        -- ended jobs whose expiry was moved forward
+    id INTEGER PRIMARY KEY,
+    expires_at INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE tags (            -- who has a tag; generated tags need no row
+    tag NOT NULL,
+    owner TEXT NOT NULL,
+    id INTEGER NOT NULL,       -- 0: the tag was given to a job of another segment
+    PRIMARY KEY (tag, owner)
+) WITHOUT ROWID;
+CREATE TABLE usage (           -- jobs and bytes of each owner in this segment
+    owner TEXT PRIMARY KEY,
+    jobs INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE expiry_seconds (  -- how many ended jobs have expired once this second begins
+    second INTEGER PRIMARY KEY,
+    jobs INTEGER NOT NULL
+);
+CREATE TABLE meta (            -- low_water: no live job below; opened_at: its first submit
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+";

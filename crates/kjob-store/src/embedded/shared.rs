@@ -1,0 +1,158 @@
+//! What the writer publishes and everyone reads: the segments there are, the live jobs, what is
+//! stored of whom. Changed only after the commit that makes it true.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use kjob_core::{Header, JobId, Owner, StoreError, StoreUsage, Usage};
+
+use super::EmbeddedOptions;
+use super::filter::Filter;
+use super::layout::Layout;
+use super::live::Live;
+use super::summary::OwnerUsage;
+
+/// Shared by the handle, the writer and the readers.
+pub(crate) struct Shared {
+    pub(crate) layout: Layout,
+    pub(crate) options: EmbeddedOptions,
+    table: RwLock<Arc<Table>>,
+    live: RwLock<BTreeMap<JobId, Live>>,
+    headers: Mutex<HeaderCache>,
+    usage: Mutex<UsageBook>,
+    closed: AtomicBool,
+}
+
+/// The segments, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) segments: Vec<Arc<SegmentEntry>>,
+}
+
+/// A segment as readers know it.
+#[derive(Debug)]
+pub(crate) struct SegmentEntry {
+    pub(crate) number: u32,
+    pub(crate) generation: u32,
+    pub(crate) first_id: i64,
+    /// Over its tags; `None` where every tag may be there: in the newest, and until it is built.
+    pub(crate) filter: Option<Arc<Filter>>,
+}
+
+/// Usage of everyone.
+#[derive(Debug, Default)]
+struct UsageBook {
+    total: Usage,
+    owners: OwnerUsage,
+}
+
+/// The headers of recent live jobs; the oldest give way.
+#[derive(Debug, Default)]
+struct HeaderCache {
+    headers: HashMap<JobId, Arc<Header>>,
+    order: VecDeque<JobId>,
+}
+
+impl Shared {
+    pub(crate) fn new(layout: Layout, options: EmbeddedOptions) -> Self {
+        Self {
+            layout,
+            options,
+            table: RwLock::default(),
+            live: RwLock::default(),
+            headers: Mutex::default(),
+            usage: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn set_closed(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_table(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+
+    pub(crate) fn live(&self) -> RwLockReadGuard<'_, BTreeMap<JobId, Live>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn live_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<JobId, Live>> {
+        self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A live job's header, if it is at hand.
+    pub(crate) fn header(&self, id: JobId) -> Option<Arc<Header>> {
+        self.headers().headers.get(&id).cloned()
+    }
+
+    pub(crate) fn keep_header(&self, header: Arc<Header>) {
+        let mut cache = self.headers();
+        cache.order.push_back(header.id);
+        cache.headers.insert(header.id, header);
+        // Jobs that ended left their ids in the queue, so it is the queue that is bounded.
+        while cache.order.len() > self.options.cached_headers {
+            let Some(oldest) = cache.order.pop_front() else { break };
+            cache.headers.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn drop_header(&self, id: JobId) {
+        self.headers().headers.remove(&id);
+    }
+
+    pub(crate) fn usage(&self, owner: &Owner) -> StoreUsage {
+        let book = self.book();
+        StoreUsage {
+            total: book.total,
+            owner: book.owners.get(owner).copied().unwrap_or_default(),
+        }
+    }
+
+    /// Adds to what is stored of an owner; negative numbers take away.
+    pub(crate) fn count(&self, owner: &Owner, jobs: i64, bytes: i64) {
+        let mut book = self.book();
+        add(&mut book.total, jobs, bytes);
+        add(book.owners.entry(owner.clone()).or_default(), jobs, bytes);
+        if book.owners.get(owner) == Some(&Usage::default()) {
+            book.owners.remove(owner);
+        }
+    }
+
+    fn headers(&self) -> MutexGuard<'_, HeaderCache> {
+        self.headers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn book(&self) -> MutexGuard<'_, UsageBook> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Where an id's job is, if anywhere: in the newest segment that does not begin after it.
+    /// A late submit of an id below all of them goes to the oldest.
+    pub(crate) fn of(&self, id: JobId) -> Option<&Arc<SegmentEntry>> {
+        let after = self.segments.partition_point(|segment| segment.first_id <= id.get());
+        self.segments.get(after.saturating_sub(1))
+    }
+
+    pub(crate) fn by_number(&self, number: u32) -> Option<&Arc<SegmentEntry>> {
+        self.segments.iter().find(|segment| segment.number == number)
+    }
+}
+
+/// Adds signed numbers to a usage.
+pub(crate) fn add(usage: &mut Usage, jobs: i64, bytes: i64) {
+    usage.jobs = usage.jobs.saturating_add_signed(jobs);
+    usage.bytes = usage.bytes.saturating_add_signed(bytes);
+}

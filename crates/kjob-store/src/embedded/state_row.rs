@@ -1,0 +1,252 @@
+//! Where a job stands, as rows: of `states` while it lives, of `ends` and `expiries` after.
+
+use bytes::Bytes;
+use kjob_core::{Ending, JobId, Lease, Payload, Phase, State, StoreError, Timestamp};
+use kjob_proto::Text;
+use rusqlite::{Connection, Row, params};
+
+use super::blobs::Content;
+use super::checksum::Checksum;
+use super::job_row::{Extent, encoding_from, encoding_to};
+
+/// The columns that [`StateRow::read`] takes, of tables called `s`, `e` and `x`.
+pub(crate) const COLUMNS: &str = "s.phase, s.progress, s.attempt, s.lease, s.not_before, \
+     s.started_at, s.crc, \
+     e.phase, e.progress, e.attempt, e.lease, e.started_at, e.ended_at, e.expires_at, e.message, \
+     e.encoding, e.result_len, e.result_crc, e.result_file, e.crc, \
+     x.expires_at, x.crc";
+
+/// How many they are.
+pub(crate) const COLUMN_COUNT: usize = 22;
+
+/// Joins the three tables to a table `j` of jobs.
+pub(crate) const JOINS: &str = "LEFT JOIN states s ON s.id = j.id \
+     LEFT JOIN ends e ON e.id = j.id \
+     LEFT JOIN expiries x ON x.id = j.id";
+
+/// What the three tables say of a job, checked, without its result.
+#[derive(Debug)]
+pub(crate) struct StateRow {
+    /// `None` for a job that is as it was submitted.
+    pub(crate) state: Option<State>,
+    pub(crate) end: Option<EndRow>,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub(crate) struct EndRow {
+    /// With an empty result.
+    pub(crate) ending: Ending,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) result: Extent,
+}
+
+/// What a finish keeps, on its way into the store.
+#[derive(Debug)]
+pub(crate) enum NewEnding {
+    Done(kjob_proto::Encoding, Content),
+    Failed(Text),
+    Cancelled,
+}
+
+impl StateRow {
+    /// Reads [`COLUMNS`] from column `at` on.
+    pub(crate) fn read(row: &Row<'_>, at: usize, id: JobId) -> Result<Self, StoreError> {
+        Self::parse(row, at, id)
+            .ok()
+            .flatten()
+            .ok_or_else(|| StoreError::Corrupt { what: format!("the state of job {id}") })
+    }
+
+    /// `None` where a value cannot be, or a checksum is wrong.
+    fn parse(row: &Row<'_>, at: usize, id: JobId) -> rusqlite::Result<Option<Self>> {
+        let time = |column| -> rusqlite::Result<Option<Timestamp>> {
+            Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+        };
+        let end = at + 7;
+        if let Some(ended_at) = time(end + 5)? {
+            let Some(phase) = Phase::from_u8(row.get(end)?) else { return Ok(None) };
+            let state = State {
+                phase,
+                progress: row.get(end + 1)?,
+                attempt: row.get(end + 2)?,
+                lease: Lease(row.get(end + 3)?),
+                not_before: None,
+                started_at: time(end + 4)?,
+                ended_at: Some(ended_at),
+            };
+            let stored_expiry = Timestamp::from_millis(row.get(end + 6)?);
+            let message = match row.get_ref(end + 7)?.as_str_or_null()? {
+                Some(message) => Some(Text::copy_from(message)),
+                None => None,
+            };
+            let encoding = row.get::<_, Option<u8>>(end + 8)?.and_then(encoding_from);
+            let result = Extent {
+                len: row.get::<_, i64>(end + 9)?.cast_unsigned(),
+                crc: row.get(end + 10)?,
+                file: row.get(end + 11)?,
+            };
+            let ending = match (phase, message, encoding) {
+                (Phase::Done, None, Some(encoding)) => {
+                    Ending::Done(Payload { encoding, data: Bytes::new() })
+                }
+                (Phase::Failed, Some(message), None) => Ending::Failed(message),
+                (Phase::Cancelled, None, None) => Ending::Cancelled,
+                _ => return Ok(None),
+            };
+            if end_checksum(id, &state, stored_expiry, &ending, &result) != row.get(end + 12)? {
+                return Ok(None);
+            }
+            let mut expires_at = stored_expiry;
+            if let Some(moved) = time(at + 20)? {
+                if expiry_checksum(id, moved) != row.get(at + 21)? {
+                    return Ok(None);
+                }
+                expires_at = moved;
+            }
+            let end = Some(EndRow { ending, expires_at, result });
+            return Ok(Some(Self { state: Some(state), end }));
+        }
+        let Some(phase) = row.get::<_, Option<u8>>(at)? else {
+            return Ok(Some(Self { state: None, end: None }));
+        };
+        let Some(phase) = Phase::from_u8(phase) else { return Ok(None) };
+        let state = State {
+            phase,
+            progress: row.get(at + 1)?,
+            attempt: row.get(at + 2)?,
+            lease: Lease(row.get(at + 3)?),
+            not_before: time(at + 4)?,
+            started_at: time(at + 5)?,
+            ended_at: None,
+        };
+        let right = state_checksum(id, &state) == row.get(at + 6)?;
+        Ok(right.then_some(Self { state: Some(state), end: None }))
+    }
+}
+
+/// Writes a live job's state.
+pub(crate) fn put_state(
+    connection: &Connection,
+    id: JobId,
+    state: &State,
+) -> rusqlite::Result<()> {
+    let put = "INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    connection.prepare_cached(put)?.execute(params![
+        id.get(),
+        state.phase as u8,
+        state.progress,
+        state.attempt,
+        state.lease.0,
+        state.not_before.map(Timestamp::as_millis),
+        state.started_at.map(Timestamp::as_millis),
+        state_checksum(id, state),
+    ])?;
+    Ok(())
+}
+
+/// Adds the row of an ended job. The first statement of a finish: a job has one end.
+pub(crate) fn insert_end(
+    connection: &Connection,
+    id: JobId,
+    state: &State,
+    expires_at: Timestamp,
+    ending: &NewEnding,
+) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO ends VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
+                  ?12, ?13, ?14, ?15)";
+    let (result, data) = match ending {
+        NewEnding::Done(_, content @ Content::Inline(data)) => {
+            (Extent::of(content), Some(&data[..]))
+        }
+        NewEnding::Done(_, content) => (Extent::of(content), None),
+        _ => (Extent::none(), None),
+    };
+    let kept = match ending {
+        NewEnding::Done(encoding, _) => {
+            Ending::Done(Payload { encoding: *encoding, data: Bytes::new() })
+        }
+        NewEnding::Failed(message) => Ending::Failed(message.clone()),
+        NewEnding::Cancelled => Ending::Cancelled,
+    };
+    connection.prepare_cached(insert)?.execute(params![
+        id.get(),
+        state.phase as u8,
+        state.progress,
+        state.attempt,
+        state.lease.0,
+        state.started_at.map(Timestamp::as_millis),
+        state.ended_at.map(Timestamp::as_millis),
+        expires_at.as_millis(),
+        match &kept {
+            Ending::Failed(message) => Some(message.as_str()),
+            _ => None,
+        },
+        match &kept {
+            Ending::Done(result) => Some(encoding_to(result.encoding)),
+            _ => None,
+        },
+        result.len.cast_signed(),
+        result.crc,
+        result.file,
+        end_checksum(id, state, expires_at, &kept, &result),
+        data,
+    ])?;
+    Ok(())
+}
+
+/// Removes the state of a job that has ended.
+pub(crate) fn remove_state(connection: &Connection, id: JobId) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM states WHERE id = ?1")?.execute([id.get()])?;
+    Ok(())
+}
+
+/// Moves an ended job's expiry.
+pub(crate) fn put_expiry(
+    connection: &Connection,
+    id: JobId,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO expiries VALUES (?1, ?2, ?3)")?
+        .execute(params![id.get(), at.as_millis(), expiry_checksum(id, at)])?;
+    Ok(())
+}
+
+fn state_checksum(id: JobId, state: &State) -> u32 {
+    Checksum::default()
+        .int(id.get())
+        .int(state.phase as u8)
+        .int(state.progress)
+        .int(state.attempt)
+        .int(state.lease.0)
+        .maybe(state.not_before.map(Timestamp::as_millis))
+        .maybe(state.started_at.map(Timestamp::as_millis))
+        .end()
+}
+
+fn end_checksum(
+    id: JobId,
+    state: &State,
+    expires_at: Timestamp,
+    ending: &Ending,
+    result: &Extent,
+) -> u32 {
+    let row = Checksum::default()
+        .int(state_checksum(id, state))
+        .maybe(state.ended_at.map(Timestamp::as_millis))
+        .int(expires_at.as_millis())
+        .int(result.len.cast_signed())
+        .int(result.crc)
+        .maybe(result.file.map(i64::from));
+    match ending {
+        Ending::Done(result) => row.int(encoding_to(result.encoding)),
+        Ending::Failed(message) => row.bytes(message.as_bytes()),
+        Ending::Cancelled => row,
+    }
+    .end()
+}
+
+fn expiry_checksum(id: JobId, at: Timestamp) -> u32 {
+    Checksum::default().int(id.get()).int(at.as_millis()).end()
+}

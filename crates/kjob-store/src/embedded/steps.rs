@@ -1,0 +1,379 @@
+//! The steps on one job, as the writer does them: the tag rule and the state machine, against
+//! what is committed and what the batch has done so far.
+
+use kjob_core::{
+    Difference, JobId, JobTag, Owner, Parts, Phase, Refused, State, StepError, StoreError,
+    Submitted, TagReuse, Timestamp, Transition, apply,
+};
+use rusqlite::params;
+
+use super::blobs::Content;
+
+use super::job_row::{self, millis};
+use super::live::{Live, first_state};
+use super::query::{Stored, TagRow};
+use super::requests::{Ack, Action, Reply, Step, Submit};
+use super::state_row::{self, NewEnding};
+use super::summary::Expiries;
+use super::tags::{self, TagKey};
+use super::writer::Writer;
+
+/// Who has the tag of a submit.
+enum Holder {
+    Nobody,
+    /// This job, in this segment.
+    Job(u32, Box<Stored>),
+    /// That depends on changes of this batch in this other segment, which may fail by themselves.
+    Undecided(u32),
+}
+
+impl Writer {
+    /// Stores a job or finds the one it repeats. Gives the request back if it has to wait for
+    /// the commit of a segment's changes in this batch.
+    pub(crate) fn submit(&mut self, submit: Box<Submit>) -> Option<(u32, Box<Submit>)> {
+        match self.try_submit(&submit) {
+            Ok(Outcome::Store(segment)) => self.store(segment, *submit),
+            Ok(Outcome::Answer(segment, done)) => {
+                self.answer(segment, Ack::Submit(submit.reply, done));
+            }
+            Ok(Outcome::Wait(awaited)) => return Some((awaited, submit)),
+            Err(error) => drop(submit.reply.send(Err(error))),
+        }
+        None
+    }
+
+    fn try_submit(&mut self, submit: &Submit) -> Result<Outcome, StoreError> {
+        let header = &submit.header;
+        let segment = self.segment_for(header.id, header.received_at)?;
+        if let Some(error) = self.pending.get(&segment).and_then(|p| p.failed.as_ref()) {
+            return Err(error.clone());
+        }
+        if header.tag.carried_id() == Some(header.id) {
+            return Ok(Outcome::Store(segment));
+        }
+        let (place, old) =
+            match self.holder(segment, &header.owner, &header.tag, header.received_at)? {
+                Holder::Nobody => return Ok(Outcome::Store(segment)),
+                Holder::Undecided(number) => return Ok(Outcome::Wait(number)),
+                Holder::Job(place, old) => (place, old),
+            };
+        let id = old.job.header.id;
+        let phase = old.state.state.unwrap_or(old.job.first_state).phase;
+        let failed = matches!(phase, Phase::Failed | Phase::Cancelled);
+        if !(failed && submit.tag_reuse == TagReuse::IfFailed) {
+            let difference = self.difference(place, &old, submit)?;
+            let done = match difference {
+                Some(difference) => Submitted::Conflict { id, difference },
+                None => Submitted::Existing(Box::new(old.into_job())),
+            };
+            return Ok(Outcome::Answer(place, done));
+        }
+        if place == segment && header.tag.carried_id() != Some(id) {
+            // Its entry is overwritten together with the new job's row.
+            return Ok(Outcome::Store(segment));
+        }
+        // The old job loses the tag by a commit of its own segment, which comes first: there is
+        // never a moment when two jobs have it.
+        self.give_away(place, &header.owner, &header.tag, id)?;
+        if place == segment { Ok(Outcome::Store(segment)) } else { Ok(Outcome::Wait(place)) }
+    }
+
+    /// The segment that a new job belongs to; begins one if it is time.
+    fn segment_for(&mut self, id: JobId, now: Timestamp) -> Result<u32, StoreError> {
+        let Some(newest) = self.newest() else { return Err(StoreError::Closed) };
+        let pending = self.pending.get(&newest.number);
+        let jobs = newest.jobs + pending.map_or(0, |pending| pending.jobs);
+        let last = newest.max_id.max(pending.map_or(0, |pending| pending.max_id));
+        let opened_at = newest.opened_at.or_else(|| pending.and_then(|p| p.opened_at));
+        let options = &self.shared.options;
+        let full = jobs >= options.segment_jobs.max(1);
+        let age = opened_at.map_or(0, |at| now.as_millis().saturating_sub(at));
+        let old = jobs > 0 && age >= millis(options.segment_age);
+        if (full || old) && id.get() > last {
+            self.roll()?;
+        }
+        self.segment_of(id).ok_or(StoreError::Closed)
+    }
+
+    /// Who has a tag now, looking in the newest segment first.
+    fn holder(
+        &mut self,
+        target: u32,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Holder, StoreError> {
+        let hash = tags::hash_of(tag, owner);
+        let candidates: Vec<u32> = self
+            .segments
+            .values()
+            .rev()
+            .filter(|ledger| ledger.filter.as_ref().is_none_or(|filter| filter.may_hold(hash)))
+            .map(|ledger| ledger.number)
+            .collect();
+        for number in candidates {
+            if number != target && self.pending.contains_key(&number) {
+                return Ok(Holder::Undecided(number));
+            }
+            let segment = self.reading(number)?;
+            let TagRow::Job(id) = segment.tag(owner, tag)? else { continue };
+            if let Some(stored) = segment.stored(id)?.filter(|stored| !stored.is_expired(now)) {
+                return Ok(Holder::Job(number, Box::new(stored)));
+            }
+        }
+        let Some(carried) = tag.carried_id() else { return Ok(Holder::Nobody) };
+        let Some(number) = self.segment_of(carried) else { return Ok(Holder::Nobody) };
+        if number != target && self.pending.contains_key(&number) {
+            return Ok(Holder::Undecided(number));
+        }
+        let found = self.reading(number)?.carried(owner, tag, carried)?;
+        Ok(match found.filter(|stored| !stored.is_expired(now)) {
+            Some(stored) => Holder::Job(number, Box::new(stored)),
+            None => Holder::Nobody,
+        })
+    }
+
+    fn difference(
+        &mut self,
+        place: u32,
+        old: &Stored,
+        submit: &Submit,
+    ) -> Result<Option<Difference>, StoreError> {
+        let new = submit.payload.data();
+        let header = &old.job.header;
+        // Length and checksum tell most differences without the bytes, but equality only with.
+        let other = old.job.payload.len != new.len() as u64
+            || (old.job.payload.len > 0 && old.job.payload.crc != crc32fast::hash(new));
+        if other {
+            let nothing = Difference::between((header, new), (&submit.header, new));
+            return Ok(Some(nothing.unwrap_or(Difference::Payload)));
+        }
+        let parts = Parts { payload: true, result: false };
+        let job = self.reading(place)?.job(header.id, parts)?;
+        let stored = job.and_then(|job| job.payload).unwrap_or_default();
+        Ok(Difference::between((header, &stored), (&submit.header, new)))
+    }
+
+    /// Takes a tag away from an ended job.
+    fn give_away(
+        &mut self,
+        place: u32,
+        owner: &Owner,
+        tag: &JobTag,
+        id: JobId,
+    ) -> Result<(), StoreError> {
+        let doing = "give a tag away";
+        let (connection, _) = self.writing(place)?;
+        let change = if tag.carried_id() == Some(id) {
+            // It has no entry to delete: one that names nobody says that it is gone.
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, 0)")
+                .and_then(|mut put| put.execute(params![TagKey::of(tag), owner.as_str()]))
+        } else {
+            connection
+                .prepare_cached("DELETE FROM tags WHERE tag = ?1 AND owner = ?2")
+                .and_then(|mut delete| delete.execute(params![TagKey::of(tag), owner.as_str()]))
+        };
+        match change {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(place, doing, error)),
+        }
+    }
+
+    fn store(&mut self, number: u32, mut submit: Submit) {
+        match self.try_store(number, &mut submit) {
+            Ok(state) => {
+                let Submit { header, payload, reply, .. } = submit;
+                let Some(pending) = self.pending.get_mut(&number) else { return };
+                let retention_ms = millis(header.options.retention);
+                let live = Live::new(header.owner.clone(), retention_ms, &state, false);
+                let bytes = i64::try_from(payload.data().len()).unwrap_or(i64::MAX);
+                let id = header.id.get();
+                pending.states.insert(header.id, Some(live));
+                pending.count(&header.owner, 1, bytes);
+                pending.jobs += 1;
+                pending.live += 1;
+                pending.max_id = pending.max_id.max(id);
+                pending.min_new_id = Some(pending.min_new_id.map_or(id, |min| min.min(id)));
+                pending.headers.push(header);
+                if let Content::File { blob, .. } = payload {
+                    pending.blobs.push(blob);
+                }
+                pending.acks.push(Ack::Submit(reply, Submitted::Created(state)));
+            }
+            Err(error) => drop(submit.reply.send(Err(error))),
+        }
+    }
+
+    fn try_store(&mut self, number: u32, submit: &mut Submit) -> Result<State, StoreError> {
+        let header = std::sync::Arc::clone(&submit.header);
+        let generated = header.tag.carried_id() == Some(header.id);
+        if self.segments.get(&number).is_some_and(|ledger| ledger.sealed) {
+            let tag = (!generated).then(|| tags::hash_of(&header.tag, &header.owner));
+            self.unsettle(number, tag)?;
+        }
+        if let Content::File { blob, .. } = &mut submit.payload {
+            blob.move_to(&self.shared.layout, number)?;
+        }
+        let state = first_state(&header, submit.start);
+        let opened_at = match self.segments.get(&number) {
+            Some(ledger) if ledger.opened_at.is_none() => Some(header.received_at.as_millis()),
+            _ => None,
+        };
+        let (connection, pending) = self.writing(number)?;
+        pending.opened_at = pending.opened_at.or(opened_at);
+        let started = state.started_at.is_some();
+        let mut stored = job_row::insert(connection, &header, started, &submit.payload);
+        if stored.is_ok() && !generated {
+            let put = "INSERT INTO tags VALUES (?1, ?2, ?3) \
+                       ON CONFLICT (tag, owner) DO UPDATE SET id = excluded.id";
+            let values = params![TagKey::of(&header.tag), header.owner.as_str(), header.id.get()];
+            stored = connection.prepare_cached(put).and_then(|mut p| p.execute(values)).map(drop);
+        }
+        match stored {
+            Ok(()) => Ok(state),
+            Err(error) => Err(self.failed(number, "store a job", error)),
+        }
+    }
+
+    /// Moves a job on, by the state machine.
+    pub(crate) fn step(&mut self, step: Step) {
+        let Step { id, action, at, reply } = step;
+        let Some(number) = self.segment_of(id) else {
+            return drop(reply.send(Err(StepError::Unknown(id))));
+        };
+        match self.try_step(number, id, action, at) {
+            Ok(state) => self.answer(number, Ack::Step(reply, Ok(state))),
+            // The store's own errors say nothing that a commit must prove.
+            Err(error @ StepError::Store(_)) => drop(reply.send(Err(error))),
+            Err(error) => self.answer(number, Ack::Step(reply, Err(error))),
+        }
+    }
+
+    fn try_step(
+        &mut self,
+        number: u32,
+        id: JobId,
+        action: Action,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        let Some(live) = self.live(number, id) else {
+            return Err(self.not_live(number, id, at)?);
+        };
+        let state = match apply(&live.state(), action.event(), at)? {
+            Transition::Unchanged => return Ok(live.state()),
+            Transition::To(state) => state,
+        };
+        if state.phase.is_terminal() {
+            self.end(number, id, &live, &state, action, at)?;
+            return Ok(state);
+        }
+        let (connection, pending) = self.writing(number)?;
+        match state_row::put_state(connection, id, &state) {
+            Ok(()) => {
+                let moved = Live::new(live.owner, live.retention_ms, &state, true);
+                pending.states.insert(id, Some(moved));
+                Ok(state)
+            }
+            Err(error) => Err(self.failed(number, "store a job's state", error).into()),
+        }
+    }
+
+    fn end(
+        &mut self,
+        number: u32,
+        id: JobId,
+        live: &Live,
+        state: &State,
+        action: Action,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut ending = match action {
+            Action::Finish { finish, .. } => finish.ending,
+            _ => NewEnding::Cancelled,
+        };
+        // While a job is cancelling, most ends mean that it was cancelled.
+        if state.phase == Phase::Cancelled {
+            ending = NewEnding::Cancelled;
+        }
+        if let NewEnding::Done(_, Content::File { blob, .. }) = &mut ending {
+            blob.move_to(&self.shared.layout, number)?;
+        }
+        let expires_at = live.expiry(at);
+        let result = match &ending {
+            NewEnding::Done(_, content) => content.data().len(),
+            _ => 0,
+        };
+        let (connection, pending) = self.writing(number)?;
+        let mut stored = state_row::insert_end(connection, id, state, expires_at, &ending);
+        if stored.is_ok() && live.has_row {
+            stored = state_row::remove_state(connection, id);
+        }
+        if let Err(error) = stored {
+            return Err(self.failed(number, "store a job's end", error));
+        }
+        pending.states.insert(id, None);
+        pending.live -= 1;
+        pending.count(&live.owner, 0, i64::try_from(result).unwrap_or(i64::MAX));
+        pending.count_expiry(Expiries::second_of(expires_at), 1);
+        pending.blobs.extend(ending.into_blob());
+        Ok(())
+    }
+
+    /// Why there is nothing to be done with a job that is not live.
+    fn not_live(
+        &mut self,
+        number: u32,
+        id: JobId,
+        at: Timestamp,
+    ) -> Result<StepError, StoreError> {
+        let stored = self.reading(number)?.stored(id)?;
+        Ok(match stored.filter(|stored| !stored.is_expired(at)) {
+            None => StepError::Unknown(id),
+            Some(stored) => match stored.state.state.filter(|state| state.phase.is_terminal()) {
+                Some(state) => Refused::Ended(state.phase).into(),
+                None => StoreError::Corrupt { what: format!("job {id} lives only on disk") }.into(),
+            },
+        })
+    }
+
+    /// Moves an ended job's expiry forward.
+    pub(crate) fn expire_at(&mut self, id: JobId, at: Timestamp, reply: Reply<()>) {
+        match self.try_expire_at(id, at) {
+            Ok(Some(number)) => self.answer(number, Ack::Done(reply)),
+            Ok(None) => drop(reply.send(Ok(()))),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn try_expire_at(&mut self, id: JobId, at: Timestamp) -> Result<Option<u32>, StoreError> {
+        let Some(number) = self.segment_of(id) else { return Ok(None) };
+        if self.live(number, id).is_some() {
+            return Ok(Some(number));
+        }
+        let Some(end) = self.reading(number)?.stored(id)?.and_then(|stored| stored.state.end)
+        else {
+            return Ok(Some(number));
+        };
+        if at >= end.expires_at {
+            return Ok(Some(number));
+        }
+        let (connection, pending) = self.writing(number)?;
+        if let Err(error) = state_row::put_expiry(connection, id, at) {
+            return Err(self.failed(number, "move a job's expiry", error));
+        }
+        pending.count_expiry(Expiries::second_of(end.expires_at), -1);
+        pending.count_expiry(Expiries::second_of(at), 1);
+        Ok(Some(number))
+    }
+}
+
+/// What becomes of a submit.
+enum Outcome {
+    /// A new job, in this segment.
+    Store(u32),
+    /// This answer, by what is in this segment.
+    Answer(u32, Submitted),
+    /// Nothing before the commit of this segment.
+    Wait(u32),
+}

@@ -1,0 +1,356 @@
+//! The store's handle: hands steps to the writer, reads to the readers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kjob_core::{
+    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts,
+    Started, State, StepError, Store, StoreError, StoreUsage, Submitted, Timestamp,
+};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::blobs::{BlobKind, Content, NewBlob};
+use super::layout::Layout;
+use super::live::detached;
+use super::lock::DirLock;
+use super::pool::Pool;
+use super::reader::Reader;
+use super::requests::{Action, NewFinish, Reply, Request, Step, Submit};
+use super::rewrite::{Progress, Rewrite, RewritePlan};
+use super::shared::Shared;
+use super::writer::Writer;
+use super::{EmbeddedOptions, OpenError, open};
+
+/// Steps that may wait for the writer before those who ask have to wait for room.
+const REQUESTS_MAX: usize = 16 * 1024;
+
+/// Threads for what takes long: writing blob files, building filters, rewriting segments.
+const BACKGROUND_THREADS: usize = 2;
+
+/// Jobs in a directory of SQLite files. Durable before acknowledged: each step is synced to disk
+/// before it is answered, together with all others of the moment.
+///
+/// Dropping the store finishes what was asked for and lets go of the directory; it blocks for
+/// that long. [`close`](Store::close) does the same and says how it went.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use kjob_core::Store;
+/// use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
+///
+/// let dir = tempfile::tempdir()?;
+/// let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default())?;
+/// let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// let mut ids = runtime.block_on(store.reserve_ids(100))?;
+/// assert_eq!(ids.take().map(|id| id.get()), Some(1));
+/// # Ok(()) }
+/// ```
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    /// `None` only while the store is dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    writer: Option<JoinHandle<()>>,
+    readers: Arc<Pool<Reader>>,
+    background: Arc<Pool<()>>,
+    /// A segment that is being rewritten, between two calls of `expire`.
+    rewriting: Mutex<Option<Rewrite>>,
+    files_opened: usize,
+}
+
+/// What the store's files are like; for metrics and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Segments there are.
+    pub segments: usize,
+    /// Segment files that were read when the store was opened: the newest, and older ones that
+    /// had live jobs.
+    pub segments_read_at_open: usize,
+    /// Jobs that have not ended.
+    pub live_jobs: usize,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `dir`, or makes one there.
+    ///
+    /// Blocks on files: call it from `spawn_blocking` where that matters. It reads the catalogue,
+    /// the newest segment from its first live job on, and older segments only if they have live
+    /// jobs; so the time it takes does not grow with finished jobs.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that says what is in the way; the directory is then as it was.
+    pub fn open(dir: impl AsRef<Path>, options: EmbeddedOptions) -> Result<Self, OpenError> {
+        let layout = Layout::new(dir.as_ref());
+        open::prepare(&layout)?;
+        let lock = DirLock::take(&layout)?;
+        let threads = |source| OpenError::Io {
+            doing: "start the threads of",
+            path: dir.as_ref().to_owned(),
+            source,
+        };
+        let shared = Arc::new(Shared::new(layout, options));
+        let opened = open::open(&shared)?;
+        let contexts = (0..shared.options.readers.max(1)).map(|_| Reader::new(Arc::clone(&shared)));
+        let readers = Arc::new(Pool::start("kjob-read", contexts).map_err(threads)?);
+        let workers = [(); BACKGROUND_THREADS];
+        let background = Arc::new(Pool::start("kjob-work", workers).map_err(threads)?);
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            catalogue: opened.catalogue,
+            segments: opened.segments,
+            connections: opened.connections,
+            pending: BTreeMap::new(),
+            readers: Arc::clone(&readers),
+            background: Arc::clone(&background),
+            requests: requests.downgrade(),
+            failed_commits: BTreeMap::new(),
+            poisoned: None,
+            lock,
+        };
+        writer.publish_table();
+        let writer = std::thread::Builder::new()
+            .name("kjob-write".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(threads)?;
+        Ok(Self {
+            shared,
+            requests: Some(requests),
+            writer: Some(writer),
+            readers,
+            background,
+            rewriting: Mutex::new(None),
+            files_opened: opened.files_opened,
+        })
+    }
+
+    /// What the store's files are like now.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            segments: self.shared.table().segments.len(),
+            segments_read_at_open: self.files_opened,
+            live_jobs: self.shared.live().len(),
+        }
+    }
+
+    /// Has the writer do something, and waits for its answer.
+    async fn ask<T, E: From<StoreError>>(
+        &self,
+        request: impl FnOnce(Reply<T, E>) -> Request,
+    ) -> Result<T, E> {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.as_ref().ok_or(StoreError::Closed)?;
+        requests.send(request(reply)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Has a reader thread read something.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.shared.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.readers.submit(move |reader| drop(reply.send(read(reader))));
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Has a background thread do something.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.background.submit(move |()| drop(reply.send(work())));
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn step(&self, id: JobId, action: Action, at: Timestamp) -> Result<State, StepError> {
+        self.ask(|reply| Request::Step(Box::new(Step { id, action, at, reply }))).await
+    }
+
+    /// Big bytes are durable in a file of their own before the commit that will name it.
+    async fn content(
+        &self,
+        id: JobId,
+        kind: BlobKind,
+        data: Bytes,
+    ) -> Result<Content, StoreError> {
+        if data.len() <= self.shared.options.inline_bytes_max {
+            return Ok(Content::Inline(data));
+        }
+        self.shared.check_open()?;
+        let shared = Arc::clone(&self.shared);
+        self.work(move || {
+            let segment = shared.table().of(id).map_or(0, |entry| entry.number);
+            let blob = NewBlob::write(&shared.layout, segment, id, kind, &data)?;
+            Ok(Content::File { blob, data })
+        })
+        .await
+    }
+
+    /// A live job whose header is at hand: from memory, on the spot.
+    fn live_job(&self, id: JobId) -> Option<Job> {
+        let state = self.shared.live().get(&id)?.state();
+        let header = (*self.shared.header(id)?).clone();
+        Some(Job { header, state, payload: None, ending: None, expires_at: None })
+    }
+
+    /// Goes on with rewriting a segment, or begins to; one piece of it.
+    async fn rewrite(&self, plan: Option<RewritePlan>) -> Result<Expired, StoreError> {
+        let mut rewriting = self.rewriting.lock().await;
+        let (current, shared) = (rewriting.take(), Arc::clone(&self.shared));
+        let jobs = shared.options.sweep_jobs;
+        let progress = match (current, plan) {
+            (Some(current), _) => self.work(move || current.advance(jobs)).await?,
+            (None, Some(plan)) => {
+                let begin = move || Rewrite::begin(&shared.layout, plan)?.advance(jobs);
+                self.work(begin).await?
+            }
+            (None, None) => return Ok(Expired::default()),
+        };
+        match progress {
+            Progress::Going(current) => {
+                *rewriting = Some(current);
+                Ok(Expired { more: true, ..Expired::default() })
+            }
+            Progress::Copied(copied) => {
+                self.ask(|reply| Request::Swap { copied: Box::new(copied), reply }).await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
+        self.ask(|reply| Request::Reserve { count, reply }).await
+    }
+
+    async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
+        let header = Arc::new(detached(&job));
+        let NewJob { payload, tag_reuse, .. } = job;
+        let payload = self.content(header.id, BlobKind::Payload, payload).await?;
+        self.ask(|reply| {
+            Request::Submit(Box::new(Submit { header, payload, tag_reuse, start, reply }))
+        })
+        .await
+    }
+
+    async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
+        let state = self.step(id, Action::Start, at).await?;
+        let parts = Parts { payload: true, result: false };
+        let job = self.read(move |reader| reader.get(id, parts, at)).await?;
+        let payload = job.and_then(|job| job.payload).ok_or(StepError::Unknown(id))?;
+        Ok(Started { state, payload })
+    }
+
+    async fn progress(
+        &self,
+        id: JobId,
+        lease: Lease,
+        percent: u8,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        self.step(id, Action::Progress { lease, percent }, at).await
+    }
+
+    async fn finish(
+        &self,
+        id: JobId,
+        lease: Lease,
+        finish: Finish,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        let content = match &finish {
+            Finish::Complete(result) => {
+                Some(self.content(id, BlobKind::Result, result.data.clone()).await?)
+            }
+            _ => None,
+        };
+        let finish = NewFinish::new(finish, content);
+        self.step(id, Action::Finish { lease, finish }, at).await
+    }
+
+    async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError> {
+        self.step(id, Action::Cancel, at).await
+    }
+
+    async fn find(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Option<JobId>, StoreError> {
+        let (owner, tag) = (owner.clone(), tag.clone());
+        self.read(move |reader| reader.find(&owner, &tag, now)).await
+    }
+
+    async fn get(
+        &self,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        self.shared.check_open()?;
+        if !parts.payload
+            && let Some(job) = self.live_job(id)
+        {
+            return Ok(Some(job));
+        }
+        self.read(move |reader| reader.get(id, parts, now)).await
+    }
+
+    async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
+        let filter = filter.clone();
+        self.read(move |reader| reader.list(&filter, now)).await
+    }
+
+    async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
+        self.ask(|reply| Request::ExpireAt { id, at, reply }).await
+    }
+
+    async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
+        let swept = self.ask(|reply| Request::Sweep { now, reply }).await?;
+        let rewritten = self.rewrite(swept.rewrite).await?;
+        Ok(Expired {
+            jobs: swept.expired.jobs + rewritten.jobs,
+            bytes: swept.expired.bytes + rewritten.bytes,
+            more: swept.expired.more || rewritten.more,
+        })
+    }
+
+    fn usage(&self, owner: &Owner) -> StoreUsage {
+        self.shared.usage(owner)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        match self.ask(|reply| Request::Close { reply }).await {
+            Err(StoreError::Closed) => Ok(()),
+            done => done,
+        }
+    }
+}
+
+impl Drop for EmbeddedStore {
+    /// The writer ends when nobody can ask any more, and lets go of the lock as the last thing.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so; there is nobody to tell here.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("EmbeddedStore");
+        debug.field("dir", &self.shared.layout.root()).finish_non_exhaustive()
+    }
+}

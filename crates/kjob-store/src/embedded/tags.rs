@@ -1,0 +1,118 @@
+//! Tags as they are kept: UUIDs as 16 bytes, others as text; and how one is hashed.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use kjob_core::{JobTag, Owner};
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+
+/// A tag as a column value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TagKey<'a> {
+    /// A tag in the canonical form of a UUID (lower-case hex): less than half the size.
+    Uuid([u8; 16]),
+    /// Any other.
+    Text(&'a str),
+}
+
+impl<'a> TagKey<'a> {
+    pub(crate) fn of(tag: &'a JobTag) -> Self {
+        parse_uuid(tag.as_str()).map_or(TagKey::Text(tag.as_str()), TagKey::Uuid)
+    }
+
+    /// The bytes of the value, for checksums.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            TagKey::Uuid(bytes) => bytes,
+            TagKey::Text(text) => text.as_bytes(),
+        }
+    }
+}
+
+impl ToSql for TagKey<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            TagKey::Uuid(bytes) => ValueRef::Blob(bytes),
+            TagKey::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
+}
+
+/// The tag in a column, if it is one.
+pub(crate) fn tag_from(value: ValueRef<'_>) -> Option<JobTag> {
+    match value {
+        ValueRef::Text(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        ValueRef::Blob(bytes) => format_uuid(bytes.try_into().ok()?).parse().ok(),
+        _ => None,
+    }
+}
+
+/// What filters are asked with. Not stable between versions of Rust, which is why every stored
+/// filter holds marks that show whether it still answers (see [`super::filter`]).
+pub(crate) fn hash(key: &TagKey<'_>, owner: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.bytes().hash(&mut hasher);
+    owner.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// [`hash`] of a tag and its owner.
+pub(crate) fn hash_of(tag: &JobTag, owner: &Owner) -> u64 {
+    hash(&TagKey::of(tag), owner.as_str())
+}
+
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let text = text.as_bytes();
+    if text.len() != 36 || HYPHENS.iter().any(|at| text.get(*at) != Some(&b'-')) {
+        return None;
+    }
+    let mut digits = (0..36).filter(|at| !HYPHENS.contains(at)).map(|at| match text.get(at) {
+        Some(digit @ b'0'..=b'9') => Some(digit - b'0'),
+        Some(digit @ b'a'..=b'f') => Some(digit - b'a' + 10),
+        _ => None,
+    });
+    let mut bytes = [0; 16];
+    for byte in &mut bytes {
+        *byte = digits.next()?? << 4 | digits.next()??;
+    }
+    Some(bytes)
+}
+
+fn format_uuid(bytes: [u8; 16]) -> String {
+    let mut text = format!("{:032x}", u128::from_be_bytes(bytes));
+    for at in HYPHENS {
+        text.insert(at, '-');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_tag_comes_back_as_it_was(text in "[a-f0-9]{8}(-[a-f0-9]{4}){3}-[a-fA-F0-9]{12}|[A-Za-z0-9_-]{1,40}") {
+            let tag: JobTag = text.parse().unwrap();
+            let key = TagKey::of(&tag);
+            let back = match &key {
+                TagKey::Uuid(bytes) => tag_from(ValueRef::Blob(bytes)),
+                TagKey::Text(text) => tag_from(ValueRef::Text(text.as_bytes())),
+            };
+            prop_assert_eq!(back, Some(tag));
+        }
+    }
+
+    #[test]
+    fn only_the_canonical_form_is_a_uuid() {
+        let key = |text: &str| matches!(TagKey::of(&text.parse().unwrap()), TagKey::Uuid(_));
+        assert!(key("01234567-89ab-cdef-0123-456789abcdef"));
+        assert!(!key("01234567-89AB-cdef-0123-456789abcdef"));
+        assert!(!key("0123456789abcdef0123456789abcdef"));
+        assert!(!key("012345678-9ab-cdef-0123-456789abcdef"));
+    }
+}

@@ -1,0 +1,497 @@
+//! The one thread that writes: it takes all steps that wait, makes them durable with one commit a
+//! segment, publishes them, and answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kjob_core::{JobId, StoreError};
+use rusqlite::Connection;
+use tokio::sync::mpsc::{Receiver, WeakSender};
+
+use super::catalogue::Catalogue;
+use super::error::{is_fatal, sql};
+use super::filter::Filter;
+use super::ledger::{Ledger, Pending};
+use super::live::Live;
+use super::lock::DirLock;
+use super::pool::Pool;
+use super::query::Segment;
+use super::reader::Reader;
+#[cfg(test)]
+use super::requests::Inspect;
+use super::requests::{Ack, Reply, Request};
+use super::segment::{self, Access};
+use super::shared::{Shared, Table};
+use super::{layout, rewrite, summary};
+
+/// Connections to older segments that are kept between batches.
+const OLDER_CONNECTIONS_MAX: usize = 8;
+
+/// Everything that only the writer touches.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) catalogue: Catalogue,
+    /// By number, so oldest first; the last is the newest.
+    pub(crate) segments: BTreeMap<u32, Ledger>,
+    pub(crate) connections: BTreeMap<u32, Connection>,
+    /// What the current batch changes, by segment; each has a transaction open.
+    pub(crate) pending: BTreeMap<u32, Pending>,
+    pub(crate) readers: Arc<Pool<Reader>>,
+    pub(crate) background: Arc<Pool<()>>,
+    /// For background work to answer to; weak, so that it does not keep the writer going.
+    pub(crate) requests: WeakSender<Request>,
+    /// Segments whose last commit in this batch failed.
+    pub(crate) failed_commits: BTreeMap<u32, StoreError>,
+    /// Why nothing is acknowledged any more.
+    pub(crate) poisoned: Option<StoreError>,
+    /// Let go last.
+    pub(crate) lock: DirLock,
+}
+
+impl Writer {
+    /// Works until the store is closed, or nobody is left to ask.
+    pub(crate) fn run(mut self, mut requests: Receiver<Request>) {
+        let batch_max = self.shared.options.batch_max.max(1);
+        // What was left to do when the store was last let go of.
+        self.settle();
+        let mut batch = Vec::with_capacity(batch_max);
+        loop {
+            // Steps put off by the last batch do not wait for others to come.
+            if batch.is_empty() && requests.blocking_recv_many(&mut batch, batch_max) == 0 {
+                break;
+            }
+            while batch.len() < batch_max
+                && let Ok(request) = requests.try_recv()
+            {
+                batch.push(request);
+            }
+            let mut put_off: Vec<(u32, Request)> = Vec::new();
+            let mut closing = Vec::new();
+            for request in batch.drain(..) {
+                match request {
+                    Request::Close { reply } => closing.push(reply),
+                    request => put_off.extend(self.handle(request)),
+                }
+            }
+            self.commit();
+            self.settle();
+            self.trim();
+            for (awaited, request) in put_off {
+                match self.failed_commits.get(&awaited) {
+                    Some(error) => request.refuse(error),
+                    None => batch.push(request),
+                }
+            }
+            self.failed_commits.clear();
+            if !closing.is_empty() {
+                requests.close();
+                self.close(closing);
+                return;
+            }
+        }
+        self.shared.set_closed();
+        // Answered to nobody: the handle is gone.
+        let _ = self.finish();
+    }
+
+    /// Does one step, but for its commit. Gives the request back if it depends on changes of this
+    /// batch in another segment, with that segment's number.
+    fn handle(&mut self, request: Request) -> Option<(u32, Request)> {
+        if let Some(error) = &self.poisoned {
+            request.refuse(error);
+            return None;
+        }
+        match request {
+            Request::Reserve { count, reply } => {
+                let block = self.catalogue.reserve(count);
+                self.poisoned = block.as_ref().err().filter(|error| is_fatal(error)).cloned();
+                drop(reply.send(block));
+            }
+            Request::Submit(submit) => {
+                let (awaited, submit) = self.submit(submit)?;
+                return Some((awaited, Request::Submit(submit)));
+            }
+            Request::Step(step) => self.step(*step),
+            Request::ExpireAt { id, at, reply } => self.expire_at(id, at, reply),
+            Request::Sweep { now, reply } => {
+                // It looks at committed counts only.
+                self.commit();
+                drop(reply.send(self.sweep(now)));
+            }
+            Request::Swap { copied, reply } => {
+                self.commit();
+                drop(reply.send(self.swap(&copied)));
+            }
+            Request::InstallFilter { number, generation, changes, filter } => {
+                self.install_filter(number, generation, changes, filter);
+            }
+            Request::Close { reply } => drop(reply.send(Ok(()))),
+            #[cfg(test)]
+            Request::Inspect(Inspect(inspect)) => inspect(self),
+        }
+        None
+    }
+
+    /// Makes the batch durable, and answers it.
+    pub(crate) fn commit(&mut self) {
+        for (number, mut pending) in std::mem::take(&mut self.pending) {
+            let done = match (&self.poisoned, pending.failed.take()) {
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(error)) => Err(error),
+                (None, None) => self.commit_segment(number, &pending),
+            };
+            match done {
+                Ok(low_water) => self.publish(number, pending, low_water),
+                Err(error) => {
+                    self.roll_back(number);
+                    if is_fatal(&error) {
+                        self.poisoned = Some(error.clone());
+                    }
+                    for ack in pending.acks {
+                        ack.send(Err(error.clone()));
+                    }
+                    self.failed_commits.insert(number, error);
+                }
+            }
+        }
+    }
+
+    /// Commits one segment's transaction; gives its low-water mark if that moved.
+    fn commit_segment(
+        &mut self,
+        number: u32,
+        pending: &Pending,
+    ) -> Result<Option<i64>, StoreError> {
+        let first_live = self.first_live(number);
+        let (Some(ledger), Some(connection)) =
+            (self.segments.get(&number), self.connections.get(&number))
+        else {
+            return Err(StoreError::Corrupt { what: format!("segment {number} is gone") });
+        };
+        let low_water =
+            ledger.write(connection, pending, first_live).map_err(sql("write a segment's counts"))?;
+        execute(connection, "COMMIT")?;
+        Ok(low_water)
+    }
+
+    /// Shows everyone what was committed, and answers.
+    fn publish(&mut self, number: u32, pending: Pending, low_water: Option<i64>) {
+        let Some(ledger) = self.segments.get_mut(&number) else { return };
+        ledger.take(&pending, low_water);
+        for (owner, (jobs, bytes)) in &pending.usage {
+            self.shared.count(owner, *jobs, *bytes);
+        }
+        for header in pending.headers {
+            self.shared.keep_header(header);
+        }
+        let mut live = self.shared.live_mut();
+        for (id, state) in pending.states {
+            match state {
+                Some(state) => drop(live.insert(id, state)),
+                None => {
+                    live.remove(&id);
+                    self.shared.drop_header(id);
+                }
+            }
+        }
+        drop(live);
+        pending.blobs.into_iter().for_each(super::blobs::NewBlob::keep);
+        for ack in pending.acks {
+            ack.send(Ok(()));
+        }
+    }
+
+    fn roll_back(&mut self, number: u32) {
+        let Some(connection) = self.connections.get(&number) else { return };
+        if !connection.is_autocommit() && execute(connection, "ROLLBACK").is_err() {
+            // Closing the connection rolls back as well.
+            self.connections.remove(&number);
+        }
+    }
+
+    /// The number of the segment that has `id`.
+    pub(crate) fn segment_of(&self, id: JobId) -> Option<u32> {
+        self.shared.table().of(id).map(|entry| entry.number)
+    }
+
+    /// The newest segment.
+    pub(crate) fn newest(&self) -> Option<&Ledger> {
+        self.segments.last_key_value().map(|(_, ledger)| ledger)
+    }
+
+    /// A live job as the batch leaves it; `None` if it has ended or never was.
+    pub(crate) fn live(&self, segment: u32, id: JobId) -> Option<Live> {
+        match self.pending.get(&segment).and_then(|pending| pending.states.get(&id)) {
+            Some(state) => state.clone(),
+            None => self.shared.live().get(&id).cloned(),
+        }
+    }
+
+    /// The lowest committed live id of a segment.
+    fn first_live(&self, number: u32) -> Option<i64> {
+        let table = self.shared.table();
+        let at = table.segments.iter().position(|entry| entry.number == number)?;
+        let next = table.segments.get(at + 1).map(|next| next.first_id);
+        // The oldest segment also has the late submits below its first id.
+        let first = if at == 0 { Some(1) } else { table.segments.get(at).map(|e| e.first_id) };
+        let first = first.and_then(JobId::new).unwrap_or(JobId::FIRST);
+        let live = self.shared.live();
+        let (lowest, _) = live.range(first..).next()?;
+        Some(lowest.get()).filter(|lowest| next.is_none_or(|next| *lowest < next))
+    }
+
+    /// A segment to read in: what is written but not committed is seen.
+    pub(crate) fn reading(&mut self, number: u32) -> Result<Segment<'_>, StoreError> {
+        self.connect(number)?;
+        let connection = self.connections.get(&number).ok_or(StoreError::Closed)?;
+        Ok(Segment { connection, layout: &self.shared.layout, number })
+    }
+
+    /// A segment to write in, with a transaction open. Fails with the error of the batch's
+    /// earlier steps in it, if those failed.
+    pub(crate) fn writing(
+        &mut self,
+        number: u32,
+    ) -> Result<(&Connection, &mut Pending), StoreError> {
+        self.connect(number)?;
+        let connection = self.connections.get(&number).ok_or(StoreError::Closed)?;
+        let pending = match self.pending.entry(number) {
+            std::collections::btree_map::Entry::Occupied(pending) => pending.into_mut(),
+            std::collections::btree_map::Entry::Vacant(vacant) => {
+                execute(connection, "BEGIN IMMEDIATE")?;
+                vacant.insert(Pending::default())
+            }
+        };
+        match &pending.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok((connection, pending)),
+        }
+    }
+
+    /// Judges a failed statement: a request whose first statement broke a rule of the table harms
+    /// nobody else; anything else gives up the segment's whole transaction.
+    pub(crate) fn failed(
+        &mut self,
+        number: u32,
+        doing: &'static str,
+        error: rusqlite::Error,
+    ) -> StoreError {
+        let harmless = matches!(
+            error.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TooBig)
+        );
+        let intact = self.connections.get(&number).is_some_and(|c| !c.is_autocommit());
+        let error = sql(doing)(error);
+        if let (false, Some(pending)) = (harmless && intact, self.pending.get_mut(&number)) {
+            pending.failed = Some(error.clone());
+            pending.states.clear();
+        }
+        error
+    }
+
+    /// Answers once what was seen in `segment` is durable: at once if the batch changed nothing
+    /// there.
+    pub(crate) fn answer(&mut self, segment: u32, ack: Ack) {
+        match self.pending.get_mut(&segment) {
+            Some(pending) => pending.acks.push(ack),
+            None => ack.send(Ok(())),
+        }
+    }
+
+    fn connect(&mut self, number: u32) -> Result<(), StoreError> {
+        if self.connections.contains_key(&number) {
+            return Ok(());
+        }
+        let newest = self.newest().is_some_and(|newest| newest.number == number);
+        let Some(ledger) = self.segments.get(&number) else {
+            return Err(StoreError::Corrupt { what: format!("segment {number} is gone") });
+        };
+        let access = if newest { Access::Newest } else { Access::Older };
+        let path = self.shared.layout.segment(number, ledger.generation);
+        self.connections.insert(number, segment::open(&path, access)?);
+        Ok(())
+    }
+
+    /// Closes connections to older segments beyond those worth keeping.
+    fn trim(&mut self) {
+        while self.connections.len() > OLDER_CONNECTIONS_MAX + 1 {
+            self.connections.pop_first();
+        }
+    }
+
+    /// Shows readers the segments as they are now.
+    pub(crate) fn publish_table(&self) {
+        let segments = self.segments.values().map(|ledger| Arc::new(ledger.entry())).collect();
+        self.shared.set_table(Table { segments });
+    }
+
+    /// Begins a new segment for ids above those of the newest.
+    pub(crate) fn roll(&mut self) -> Result<(), StoreError> {
+        let Some(newest) = self.newest() else { return Err(StoreError::Closed) };
+        let last = self.pending.get(&newest.number).map_or(0, |pending| pending.max_id);
+        let first_id = newest.max_id.max(last).max(newest.first_id) + 1;
+        let sealed = newest.number;
+        let number = self.catalogue.next_number();
+        let path = self.shared.layout.segment(number, 0);
+        // A begin that failed half way may have left a file.
+        layout::remove_database(&path).map_err(super::error::file("begin a segment"))?;
+        let connection = segment::create(&path)?;
+        layout::sync_dir(&self.shared.layout.segments())
+            .map_err(super::error::file("begin a segment"))?;
+        self.catalogue.begin_segment(number, first_id)?;
+        self.segments.insert(number, Ledger::new(number, first_id));
+        self.connections.insert(number, connection);
+        if let Some(ledger) = self.segments.get_mut(&sealed) {
+            ledger.sealed = true;
+        }
+        if let Some(connection) = self.connections.get(&sealed) {
+            // Only a matter of memory.
+            let _ = connection.pragma_update(None, "cache_size", -2048);
+        }
+        self.publish_table();
+        Ok(())
+    }
+
+    /// Has the filter of a sealed segment built beside the writer, if it has none.
+    fn build_filter(&mut self, number: u32) {
+        let Some(ledger) = self.segments.get_mut(&number) else { return };
+        ledger.filter_asked = true;
+        let (generation, changes) = (ledger.generation, ledger.changes);
+        let path = self.shared.layout.segment(number, generation);
+        let requests = self.requests.clone();
+        self.background.submit(move |()| {
+            // Where it cannot be built, the segment's file is asked for every tag, as until now.
+            let Ok(filter) = rewrite::filter_of(&path) else { return };
+            let filter = Arc::new(filter);
+            if let Some(requests) = requests.upgrade() {
+                let install = Request::InstallFilter { number, generation, changes, filter };
+                let _ = requests.blocking_send(install);
+            }
+        });
+    }
+
+    fn install_filter(&mut self, number: u32, generation: u32, changes: u64, filter: Arc<Filter>) {
+        let Some(ledger) = self.segments.get_mut(&number) else { return };
+        if (ledger.generation, ledger.changes) != (generation, changes) {
+            // Built anew once the change that came between is committed.
+            ledger.filter_asked = false;
+            return;
+        }
+        ledger.filter = Some(filter);
+        self.publish_table();
+    }
+
+    /// Notes in the catalogue which sealed segments have no live job and need not be opened at
+    /// the next start. Also has the filters of newly sealed ones built.
+    fn settle(&mut self) {
+        let sealed = self.segments.values().filter(|ledger| ledger.sealed);
+        let unsettled: Vec<_> =
+            sealed.filter(|l| !l.summary_stored).map(|l| (l.number, l.live)).collect();
+        for (number, live) in unsettled {
+            let Some(ledger) = self.segments.get_mut(&number) else { continue };
+            let Some(filter) = &ledger.filter else {
+                if !ledger.filter_asked {
+                    self.build_filter(number);
+                }
+                continue;
+            };
+            // What cannot be noted is worked out anew at the next start.
+            if !ledger.filter_stored {
+                let stored = self.catalogue.set_filter(number, Some(&filter.encode()));
+                ledger.filter_stored = stored.is_ok();
+            }
+            if live == 0 && ledger.filter_stored {
+                let counts = summary::encode(&ledger.usage, &ledger.expiries);
+                ledger.summary_stored =
+                    self.catalogue.set_summary(number, Some(&counts)).is_ok();
+                ledger.summary_stale = false;
+                self.connections.remove(&number);
+            }
+        }
+    }
+
+    /// Before a settled segment gets another job: it has to be opened at the next start again.
+    pub(crate) fn unsettle(&mut self, number: u32, tag: Option<u64>) -> Result<(), StoreError> {
+        let Some(ledger) = self.segments.get_mut(&number) else { return Ok(()) };
+        ledger.changes += 1;
+        if ledger.summary_stored {
+            self.catalogue.set_summary(number, None)?;
+            ledger.summary_stored = false;
+        }
+        let Some(tag) = tag else { return Ok(()) };
+        if ledger.filter_stored {
+            self.catalogue.set_filter(number, None)?;
+            ledger.filter_stored = false;
+        }
+        if let Some(filter) = &ledger.filter {
+            filter.insert(tag);
+        }
+        Ok(())
+    }
+
+    /// Writes counts to the catalogue that changed after they were noted.
+    pub(crate) fn refresh_summaries(&mut self) {
+        for ledger in self.segments.values_mut().filter(|ledger| ledger.summary_stale) {
+            let counts = summary::encode(&ledger.usage, &ledger.expiries);
+            if self.catalogue.set_summary(ledger.number, Some(&counts)).is_ok() {
+                ledger.summary_stale = false;
+            }
+        }
+    }
+
+    fn close(self, replies: Vec<Reply<()>>) {
+        self.shared.set_closed();
+        let done = self.finish();
+        for reply in replies {
+            // Nobody may be waiting any more.
+            let _ = reply.send(done.clone());
+        }
+    }
+
+    /// Lets go of all files, the lock last.
+    fn finish(mut self) -> Result<(), StoreError> {
+        self.refresh_summaries();
+        // The last one to close a file writes its log back, and that is to be us.
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        self.readers.submit_to_each(move |reader| {
+            reader.close();
+            drop(done.clone());
+        });
+        let _ = wait.recv();
+        for (_, connection) in std::mem::take(&mut self.connections) {
+            connection.close().map_err(|(_, error)| sql("close a segment")(error))?;
+        }
+        self.catalogue.close()?;
+        drop(self.lock);
+        Ok(())
+    }
+}
+
+/// Runs a statement without values or rows.
+pub(crate) fn execute(connection: &Connection, statement: &'static str) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(statement)
+        .and_then(|mut statement| statement.execute([]))
+        .map(drop)
+        .map_err(sql("commit"))
+}
+
+impl Request {
+    /// Answers with an error, and does nothing.
+    fn refuse(self, error: &StoreError) {
+        let error = error.clone();
+        match self {
+            Request::Reserve { reply, .. } => drop(reply.send(Err(error))),
+            Request::Submit(submit) => drop(submit.reply.send(Err(error))),
+            Request::Step(step) => drop(step.reply.send(Err(error.into()))),
+            Request::ExpireAt { reply, .. } | Request::Close { reply } => {
+                drop(reply.send(Err(error)));
+            }
+            Request::Sweep { reply, .. } => drop(reply.send(Err(error))),
+            Request::Swap { reply, .. } => drop(reply.send(Err(error))),
+            Request::InstallFilter { .. } => {}
+            #[cfg(test)]
+            Request::Inspect(_) => {}
+        }
+    }
+}
