@@ -1,0 +1,39 @@
+//! The official Rust client does its work against kjob-server.
+//!
+//! The client speaks Avro only, so the JSON encoding of the wire is left to the official Python
+//! client (`acceptance/python`). Snappy is reached through the client's own switch for a request
+//! type, see [`kjob_conformance::Connection`].
+
+/// Makes a module of tests for each kind of connection out of `async fn(&Server, &TestClient)`.
+macro_rules! on_each_connection {
+    ($($test:ident),* $(,)?) => {
+        on_each_connection!(@ binary_with_discovery, true, false, $($test),*);
+        on_each_connection!(@ binary_direct, false, false, $($test),*);
+        on_each_connection!(@ snappy_with_discovery, true, true, $($test),*);
+        on_each_connection!(@ snappy_direct, false, true, $($test),*);
+    };
+    (@ $kind:ident, $discovery:literal, $snappy:literal, $($test:ident),*) => {
+        mod $kind {
+            use kjob_conformance::{Connection, Server, TestClient};
+
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    let server = Server::start();
+                    let connection = Connection { discovery: $discovery, snappy: $snappy };
+                    let client = TestClient::connect(&[server.url()], connection).await;
+                    super::$test(&client).await;
+                    server.stop();
+                }
+            )*
+        }
+    };
+}
+
+mod cancel;
+mod connection;
+mod errors;
+mod jobs;
+mod lifecycle;
+mod list;
+mod lost_replies;
