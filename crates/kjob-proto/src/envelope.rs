@@ -96,6 +96,7 @@ impl Envelope {
 /// in `data_str`; without the feature `json` they get Avro binary.
 ///
 /// ```
+/// # #[cfg(feature = "json")] {
 /// use kjob_proto::{CreateJobResponse, Encoding, Limits, Reply, reply_ok};
 ///
 /// let response = CreateJobResponse { job_id: 7, ..Default::default() };
@@ -106,6 +107,7 @@ impl Envelope {
 /// );
 /// let reply = Reply::<CreateJobResponse>::decode(Encoding::Json, body, &Limits::default())?;
 /// assert_eq!(reply, Ok(response));
+/// # }
 /// # Ok::<(), kjob_proto::DecodeError>(())
 /// ```
 pub fn reply_ok<R: Record>(record: &R, encoding: Encoding) -> Segments {

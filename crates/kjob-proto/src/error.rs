@@ -14,8 +14,8 @@ use crate::Encoding;
 /// let body = Bytes::from_static(&[0x0a, 0x08, 0x00]);
 /// let error = GetJobRequest::decode_binary(body, &Limits::default()).unwrap_err();
 /// assert_eq!(error.kind, DecodeErrorKind::UnexpectedEnd { found: 1, needed: 8 });
-/// assert_eq!((error.field, error.offset), ("options", 2));
-/// assert_eq!(error.to_string(), "options: 8 more bytes are needed and 1 left, at byte 2");
+/// assert_eq!((error.field, error.offset), ("options", 1));
+/// assert_eq!(error.to_string(), "options: 8 more bytes are needed and 1 left, at byte 1");
 /// ```
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{field}: {kind}, at byte {offset}")]

@@ -1,5 +1,6 @@
 //! What decoding and encoding allocate, counted by the global allocator.
 
+#![cfg(all(feature = "json", feature = "snappy"))]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Each limit, at the limit and one past it, and what is refused before anything is allocated.
 
+#![cfg(all(feature = "json", feature = "snappy"))]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;

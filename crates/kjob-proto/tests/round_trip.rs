@@ -1,5 +1,6 @@
 //! What is written is read back, in each encoding and in each form.
 
+#![cfg(all(feature = "json", feature = "snappy"))]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;

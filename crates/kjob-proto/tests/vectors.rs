@@ -1,5 +1,6 @@
 //! The bodies that genuine clients make and take (docs/protocol.md section 9).
 
+#![cfg(all(feature = "json", feature = "snappy"))]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;

@@ -41,6 +41,7 @@ fn walk(schema: &Schema, binary: &[u8], limits: &Limits, out: Option<&mut Vec<u8
         budget,
     };
     walk.value(schema.root, 1)?;
+    walk.check_out(walk.cursor.offset())?;
     walk.cursor.finish()
 }
 
@@ -58,15 +59,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn value(&mut self, id: NodeId, depth: usize) -> Result<()> {
         let at = self.cursor.offset();
-        if let Some(out) = &self.out
-            && out.len() > self.limits.max_decompressed
-        {
-            let kind = DecodeErrorKind::TooLong {
-                found: out.len() as u64,
-                limit: self.limits.max_decompressed,
-            };
-            return Err(self.cursor.error_at(at, kind));
-        }
+        self.check_out(at)?;
         let schema = self.schema;
         match schema.node(id) {
             Node::Null => self.put(|out| out.extend_from_slice(b"null")),
@@ -162,6 +155,22 @@ impl<'a> Walk<'a> {
                 self.value(branch.node, depth + 1)?;
                 self.put(|out| out.push(b'}'));
             }
+        }
+        Ok(())
+    }
+
+    /// Checked before each value and at the end, so that one value at most goes past the limit.
+    fn check_out(&self, at: usize) -> Result<()> {
+        let (found, limit) = (
+            self.out.as_ref().map_or(0, |out| out.len()),
+            self.limits.max_decompressed,
+        );
+        if found > limit {
+            let kind = DecodeErrorKind::TooLong {
+                found: found as u64,
+                limit,
+            };
+            return Err(self.cursor.error_at(at, kind));
         }
         Ok(())
     }

@@ -39,6 +39,13 @@ pub(super) fn to_binary(
     };
     let walked = walk.deserialize(&mut reader).and_then(|()| reader.end());
     walked.map_err(|error| context.error(&error))?;
+    if out.len() > limits.max_decompressed {
+        let kind = DecodeErrorKind::TooLong {
+            found: out.len() as u64,
+            limit: limits.max_decompressed,
+        };
+        return Err(DecodeError::new(kind, DecodeError::BODY, json.len()));
+    }
     Ok(out)
 }
 
