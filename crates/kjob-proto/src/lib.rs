@@ -10,6 +10,9 @@ mod encoding;
 mod envelope;
 mod error;
 pub mod failover;
+#[cfg(any(feature = "fuzzing", all(test, feature = "json", feature = "snappy")))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod get_job;
 #[cfg(feature = "json")]
 mod json;

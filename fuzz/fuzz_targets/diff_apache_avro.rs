@@ -1,0 +1,2 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kjob_proto::fuzzing::diff_apache_avro(data));
