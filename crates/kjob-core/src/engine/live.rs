@@ -117,9 +117,18 @@ impl Live {
         self.cell().run = None;
     }
 
-    /// Counts the job as waiting, or not; gives what it was.
-    pub(super) fn set_waiting(&self, waiting: bool) -> bool {
-        std::mem::replace(&mut self.cell().waiting, waiting)
+    /// Counts the job as waiting no longer; says whether it did.
+    pub(super) fn stop_waiting(&self) -> bool {
+        std::mem::take(&mut self.cell().waiting)
+    }
+
+    /// Counts the job as waiting again, as the store has queued it; says whether it is to wait.
+    /// It is not if it has ended since.
+    pub(super) fn wait_again(&self, queued: State) -> bool {
+        self.observe(queued);
+        let mut cell = self.cell();
+        cell.waiting = cell.state.phase == Phase::Queued && cell.ended.is_none();
+        cell.waiting
     }
 
     /// The job is over: whoever waits for it is told.

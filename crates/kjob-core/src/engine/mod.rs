@@ -238,6 +238,7 @@ async fn release_delayed(inner: Arc<Inner>) {
         match next {
             None => inner.room.delayed.notified().await,
             Some(at) => tokio::select! {
+                biased;
                 () = inner.clock.sleep_until(at) => {}
                 () = inner.room.delayed.notified() => {}
             },

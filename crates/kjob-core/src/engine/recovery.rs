@@ -63,7 +63,7 @@ fn wait_again(inner: &Arc<Inner>, job: Job) {
 async fn end_run(inner: Arc<Inner>, job: Job) {
     let Job { header, state, .. } = job;
     let live = Live::stored(header, state);
-    live.set_waiting(false);
+    live.stop_waiting();
     inner.table.insert(&live);
     inner.table.name(&live);
     let Some(route) = inner.registry.find(&live.header.endpoint).cloned() else {

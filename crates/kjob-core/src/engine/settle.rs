@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Inner;
 use super::live::Live;
 use super::registry::Route;
-use crate::{Ending, Finish, Lease, Parts, Phase, Refused, State, StepError, StoreError};
+use crate::{Ending, Finish, Job, Lease, Parts, Phase, Refused, State, StepError, StoreError};
 
 impl Inner {
     /// Makes the end of a run durable, however long the store takes, and settles the job.
@@ -64,7 +64,6 @@ impl Inner {
         state: State,
         finish: &Finish,
     ) {
-        live.observe(state);
         let header = &live.header;
         let reason = match finish {
             Finish::Interrupt { reason, .. } => reason.as_str(),
@@ -78,10 +77,13 @@ impl Inner {
             reason,
             "job is queued again"
         );
-        if !live.set_waiting(true) {
-            self.room.readmit(&header.owner);
+        // Counted first: whoever cancels it from now on takes it out of the count again.
+        self.room.readmit(&header.owner);
+        if live.wait_again(state) {
+            self.enqueue(live, route);
+        } else {
+            self.room.leave(&header.owner);
         }
-        self.enqueue(live, route);
     }
 
     /// The job has ended, durably: it leaves memory, and those who wait are told.
@@ -110,21 +112,28 @@ impl Inner {
         self.table.remove(live);
     }
 
+    /// Settles a job whose end somebody else has made durable.
     async fn settle_as_stored(&self, live: &Arc<Live>) {
-        match self
-            .store
-            .get(live.header.id, Parts::RESULT, self.now())
-            .await
-        {
-            Ok(Some(crate::Job {
-                state,
-                ending: Some(ending),
-                ..
-            })) => {
-                self.settle(live, state, ending);
+        let id = live.header.id;
+        loop {
+            match self.store.get(id, Parts::RESULT, self.now()).await {
+                Ok(Some(Job {
+                    state,
+                    ending: Some(ending),
+                    ..
+                })) => {
+                    return self.settle(live, state, ending);
+                }
+                // It has expired meanwhile: nobody can ask for it any more.
+                Ok(_) => return self.table.remove(live),
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(job_id = %id, %error, "job's end cannot be read; will try again");
+                    self.clock
+                        .sleep_until(self.now().after(super::RETRY_AFTER))
+                        .await;
+                }
             }
-            // It has expired meanwhile, or the store is failing: either way it is not ours to run.
-            _ => self.table.remove(live),
         }
     }
 }

@@ -166,7 +166,7 @@ impl Inner {
             }
             Err(error) => Err(error.into()),
         };
-        live.set_waiting(false);
+        live.stop_waiting();
         self.table.remove(&live);
         existing
     }
@@ -224,7 +224,7 @@ impl Inner {
 
     /// Takes the job out of the count of those that wait.
     pub(super) fn no_longer_waits(&self, live: &Live) {
-        if live.set_waiting(false) {
+        if live.stop_waiting() {
             self.room.leave(&live.header.owner);
         }
     }
