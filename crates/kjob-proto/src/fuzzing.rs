@@ -310,7 +310,8 @@ mod tests {
     /// Every input that is kept, seeds and finds alike, through the function of its target.
     #[test]
     fn the_corpus_holds() {
-        let targets: &[(&str, fn(&[u8]))] = &[
+        type Target = (&'static str, fn(&[u8]));
+        let targets: &[Target] = &[
             ("decode_create_job", decode_create_job),
             ("decode_get_job", decode_get_job),
             ("decode_show_jobs", decode_show_jobs),
