@@ -527,6 +527,7 @@ mod tests {
             queue
                 .pop(Timestamp::from_millis(9_000), |_| true)
                 .unwrap()
+                .0
                 .get(),
             2
         );
@@ -535,6 +536,7 @@ mod tests {
             queue
                 .pop(Timestamp::from_millis(10_000), |_| true)
                 .unwrap()
+                .0
                 .get(),
             1
         );

@@ -1,37 +1,34 @@
 //! The way of a progress report from a handler to the task that runs it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// The newest report of one run. Reports are joined: only the highest counts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<Reported>);
-
-#[derive(Debug, Default)]
-struct Reported {
-    percent: AtomicU8,
-    risen: Notify,
-}
+#[derive(Clone, Debug)]
+pub(super) struct Progress(watch::Sender<u8>);
 
 impl Progress {
+    /// Nothing reported yet.
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
     pub(super) fn report(&self, percent: u8) {
         let percent = percent.min(99);
-        // The value stands alone: nothing else is published with it.
-        if self.0.percent.fetch_max(percent, Ordering::Relaxed) < percent {
-            self.0.risen.notify_one();
-        }
+        self.0.send_if_modified(|highest| {
+            let rises = percent > *highest;
+            *highest = percent.max(*highest);
+            rises
+        });
     }
 
     /// Completes once something above `seen` was reported, with what it was.
     pub(super) async fn above(&self, seen: u8) -> u8 {
-        loop {
-            let percent = self.0.percent.load(Ordering::Relaxed);
-            if percent > seen {
-                return percent;
-            }
-            self.0.risen.notified().await;
+        let mut reports = self.0.subscribe();
+        let risen = reports.wait_for(|percent| *percent > seen).await.map(|percent| *percent);
+        match risen {
+            Ok(percent) => percent,
+            // The sender is `self`, which is there.
+            Err(_) => std::future::pending().await,
         }
     }
 }

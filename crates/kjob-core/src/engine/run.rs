@@ -111,7 +111,7 @@ impl Inner {
             Err(why) => return Finish::Fail(why),
         };
         let deadline = self.deadline(live, route, state);
-        let progress = Progress::default();
+        let progress = Progress::new();
         let stop = live.begin_run();
         if self.is_interrupting() {
             live.stop(Stop::Drain);
