@@ -2,9 +2,12 @@
 //!
 //! Pure: no clock, no tasks, no store; time and the state of the routes are handed in.
 
-use std::collections::hash_map::Entry;
+mod owners;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
+
+use owners::{OwnerKey, Owners};
 
 use crate::{JobId, Owner, Priority, Timestamp};
 
@@ -271,65 +274,6 @@ impl Lane {
     }
 }
 
-/// A short name for an owner who has waiting jobs.
-type OwnerKey = u32;
-
-/// Owners who have waiting jobs, and how many.
-#[derive(Debug, Default)]
-struct Owners {
-    keys: HashMap<Owner, OwnerKey>,
-    slots: Vec<Option<(Owner, usize)>>,
-    free: Vec<OwnerKey>,
-}
-
-impl Owners {
-    /// One job more.
-    fn enter(&mut self, owner: &Owner) -> OwnerKey {
-        let key = match self.keys.entry(owner.clone()) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => {
-                let key = self.free.pop().unwrap_or(self.slots.len() as OwnerKey);
-                if key as usize == self.slots.len() {
-                    self.slots.push(None);
-                }
-                self.slots[key as usize] = Some((owner.clone(), 0));
-                *new.insert(key)
-            }
-        };
-        if let Some((_, jobs)) = &mut self.slots[key as usize] {
-            *jobs += 1;
-        }
-        key
-    }
-
-    /// One job fewer; says whether it was the last.
-    fn leave(&mut self, key: OwnerKey) -> bool {
-        let slot = &mut self.slots[key as usize];
-        match slot {
-            Some((_, jobs)) if *jobs > 1 => {
-                *jobs -= 1;
-                false
-            }
-            _ => {
-                if let Some((owner, _)) = slot.take() {
-                    self.keys.remove(&owner);
-                    self.free.push(key);
-                }
-                true
-            }
-        }
-    }
-
-    fn key(&self, owner: &Owner) -> Option<OwnerKey> {
-        self.keys.get(owner).copied()
-    }
-
-    fn jobs_of(&self, owner: &Owner) -> usize {
-        let slot = self.key(owner).and_then(|key| self.slots.get(key as usize));
-        slot.and_then(Option::as_ref).map_or(0, |(_, jobs)| *jobs)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -504,7 +448,7 @@ mod tests {
             served.dedup();
             prop_assert_eq!(served.len(), jobs.len());
             prop_assert!(queue.is_empty());
-            prop_assert!(queue.owners.keys.is_empty());
+            prop_assert!(queue.owners.is_empty());
             prop_assert!(queue.levels.iter().all(|l| l.routes.is_empty() && l.next_turn.is_empty()));
         }
     }

@@ -1,4 +1,5 @@
 //! One job from submit to end, however it ends.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Who runs when, who may come in, and what a tag means.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -4,6 +4,7 @@
 //! Every run is made from one seed: orders, delays, failures, kills and what handlers do. A seed
 //! that fails is named; `KJOB_SEED=n cargo test -p kjob-core --test engine_races` runs it alone,
 //! `KJOB_SEEDS=n` runs the first n.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "support/shuffled.rs"]
 mod shuffled;

@@ -1,4 +1,5 @@
 //! What a new engine makes of what an old one left, and how an engine stops.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Endpoints that declare their records: payloads checked at the door and turned on the way.
 #![cfg(feature = "dynamic")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -24,7 +24,10 @@ impl Progress {
     /// Completes once something above `seen` was reported, with what it was.
     pub(super) async fn above(&self, seen: u8) -> u8 {
         let mut reports = self.0.subscribe();
-        let risen = reports.wait_for(|percent| *percent > seen).await.map(|percent| *percent);
+        let risen = reports
+            .wait_for(|percent| *percent > seen)
+            .await
+            .map(|percent| *percent);
         match risen {
             Ok(percent) => percent,
             // The sender is `self`, which is there.

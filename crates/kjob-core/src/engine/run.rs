@@ -348,8 +348,10 @@ enum Outcome {
 
 /// A call of a handler whose panics harm nobody else.
 struct Guarded {
-    future: Option<Pin<Box<dyn Future<Output = Result<Payload, HandlerError>> + Send>>>,
+    future: Option<Pin<Box<Call>>>,
 }
+
+type Call = dyn Future<Output = Result<Payload, HandlerError>> + Send;
 
 impl Guarded {
     fn new(handler: Arc<dyn Handler>, context: JobContext, payload: Payload) -> Self {
