@@ -1,1 +1,331 @@
-//! Reading request bodies within limits, and sending replies in segments.
+//! Request bodies: read whole, within bounds of size, time and memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout_at};
+
+/// The first buffer for a body, at most. A client that announces more has to send it first: the
+/// buffer then grows, [`GROWTH`]-fold at a time.
+const FIRST_CAPACITY_MAX: usize = 1 << 20;
+
+/// How much a buffer grows by when it is full. A large factor, since what was not written to costs no
+/// memory, while what was written may have to be copied.
+const GROWTH: usize = 8;
+
+/// Bounds of reading a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyBounds {
+    /// Bytes.
+    pub(crate) len_max: usize,
+    /// Time for all of it.
+    pub(crate) time_max: Duration,
+    /// Time without any of it.
+    pub(crate) idle_max: Duration,
+}
+
+/// Why a body was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// It announces, or has, more bytes than allowed.
+    #[error("body: {} bytes, limit {limit}", found_words(*.announced, *.limit))]
+    TooLarge {
+        /// What `Content-Length` says.
+        announced: Option<u64>,
+        limit: usize,
+    },
+    /// It comes too slowly.
+    #[error("body: {received} bytes came and nothing more within {idle:?}")]
+    Stalled { received: usize, idle: Duration },
+    /// It takes too long.
+    #[error("body: {received} bytes came within {limit:?}, and that is not all")]
+    TooSlow { received: usize, limit: Duration },
+    /// It ended early, or is not framed as HTTP asks.
+    #[error("body: {0}")]
+    Broken(String),
+    /// All bodies that are being worked on take too much memory together.
+    #[error("busy: the bodies of requests in progress take the {limit} bytes they may")]
+    Busy { limit: usize },
+}
+
+fn found_words(announced: Option<u64>, limit: usize) -> String {
+    match announced {
+        Some(found) => found.to_string(),
+        None => format!("more than {limit}"),
+    }
+}
+
+/// Reads a body whole into one buffer.
+///
+/// # Errors
+/// See [`BodyError`]; what is left of the body stays in `body`.
+pub(crate) async fn collect<B>(
+    body: &mut B,
+    bounds: &BodyBounds,
+    budget: &Budget,
+) -> Result<(Bytes, Held), BodyError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let announced = body.size_hint().exact();
+    let too_large = BodyError::TooLarge {
+        announced,
+        limit: bounds.len_max,
+    };
+    let expected = match announced.map(usize::try_from) {
+        Some(Ok(len)) if len <= bounds.len_max => Some(len),
+        Some(_) => return Err(too_large),
+        None => None,
+    };
+    let mut held = budget.hold();
+    let mut whole = Vec::new();
+    held.grow_to(expected.unwrap_or(0).min(FIRST_CAPACITY_MAX))?;
+    whole.reserve_exact(held.bytes);
+
+    let end = Instant::now() + bounds.time_max;
+    loop {
+        let idle_end = Instant::now() + bounds.idle_max;
+        let frame = match timeout_at(end.min(idle_end), body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(BodyError::Broken(error.to_string())),
+            Ok(None) => return Ok((Bytes::from(whole), held)),
+            Err(_) if idle_end < end => {
+                return Err(BodyError::Stalled {
+                    received: whole.len(),
+                    idle: bounds.idle_max,
+                });
+            }
+            Err(_) => {
+                return Err(BodyError::TooSlow {
+                    received: whole.len(),
+                    limit: bounds.time_max,
+                });
+            }
+        };
+        // Trailers say nothing that we need.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        let len = whole.len() + data.len();
+        if len > bounds.len_max {
+            return Err(too_large);
+        }
+        if len > held.bytes {
+            let roomy = held.bytes.saturating_mul(GROWTH);
+            held.grow_to(roomy.min(expected.unwrap_or(bounds.len_max)).max(len))?;
+            whole.reserve_exact(held.bytes - whole.len());
+        }
+        whole.extend_from_slice(&data);
+    }
+}
+
+/// Reads on and throws away, within the bounds of time, so that a client that is still sending reads
+/// its answer and no reset of the connection.
+pub(crate) async fn discard<B: Body + Unpin>(body: Pin<&mut B>, bounds: &BodyBounds) {
+    let body = body.get_mut();
+    let end = Instant::now() + bounds.time_max;
+    loop {
+        let idle_end = Instant::now() + bounds.idle_max;
+        match timeout_at(end.min(idle_end), body.frame()).await {
+            Ok(Some(Ok(_))) => {}
+            _ => return,
+        }
+    }
+}
+
+/// The memory that all bodies may take together. Clones are the same budget.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    used: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+/// A part of a [`Budget`], given back on drop.
+#[derive(Debug)]
+pub(crate) struct Held {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            used: Arc::default(),
+            limit,
+        }
+    }
+
+    fn hold(&self) -> Held {
+        Held {
+            budget: self.clone(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Held {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let more = bytes.saturating_sub(self.bytes);
+        let limit = self.budget.limit;
+        let grown = |used: usize| used.checked_add(more).filter(|used| *used <= limit);
+        let used = &self.budget.used;
+        match used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
+            Ok(_) => self.bytes += more,
+            Err(_) => return Err(BodyError::Busy { limit }),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use http_body::{Frame, SizeHint};
+
+    use super::*;
+
+    /// Gives its pieces, then ends or stays silent.
+    struct Pieces {
+        pieces: VecDeque<Bytes>,
+        announced: Option<u64>,
+        silent: bool,
+    }
+
+    impl Pieces {
+        fn new(pieces: &[usize]) -> Self {
+            Self {
+                pieces: pieces.iter().map(|len| vec![7; *len].into()).collect(),
+                announced: None,
+                silent: false,
+            }
+        }
+
+        fn announcing(mut self, len: u64) -> Self {
+            self.announced = Some(len);
+            self
+        }
+
+        fn silent(mut self) -> Self {
+            self.silent = true;
+            self
+        }
+    }
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.pieces.pop_front() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None if self.silent => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.announced
+                .map_or_else(SizeHint::default, SizeHint::with_exact)
+        }
+    }
+
+    const BOUNDS: BodyBounds = BodyBounds {
+        len_max: 8 << 20,
+        time_max: Duration::from_secs(60),
+        idle_max: Duration::from_secs(5),
+    };
+
+    async fn read(mut body: Pieces, budget: &Budget) -> Result<usize, BodyError> {
+        let (bytes, held) = collect(&mut body, &BOUNDS, budget).await?;
+        assert!(bytes.iter().all(|byte| *byte == 7));
+        assert!(held.bytes >= bytes.len(), "{} held", held.bytes);
+        Ok(bytes.len())
+    }
+
+    fn roomy() -> Budget {
+        Budget::new(usize::MAX)
+    }
+
+    #[tokio::test]
+    async fn the_limit_holds_at_the_byte_announced_or_not() {
+        let limit = BOUNDS.len_max;
+        let too_large = |announced| Err(BodyError::TooLarge { announced, limit });
+        assert_eq!(read(Pieces::new(&[]), &roomy()).await, Ok(0));
+        assert_eq!(
+            read(Pieces::new(&[limit - 1, 1]), &roomy()).await,
+            Ok(limit)
+        );
+        assert_eq!(
+            read(Pieces::new(&[limit, 1]), &roomy()).await,
+            too_large(None)
+        );
+        let exact = Pieces::new(&[limit]).announcing(limit as u64);
+        assert_eq!(read(exact, &roomy()).await, Ok(limit));
+        // Refused before anything is read: this one would never send a byte.
+        let over = Pieces::new(&[]).announcing(limit as u64 + 1).silent();
+        assert_eq!(
+            read(over, &roomy()).await,
+            too_large(Some(limit as u64 + 1))
+        );
+        let absurd = Pieces::new(&[]).announcing(u64::MAX).silent();
+        assert_eq!(read(absurd, &roomy()).await, too_large(Some(u64::MAX)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_body_is_left_after_the_idle_time() {
+        let error = read(Pieces::new(&[3, 4]).silent(), &roomy()).await;
+        let (received, idle) = (7, BOUNDS.idle_max);
+        assert_eq!(error, Err(BodyError::Stalled { received, idle }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announced_length_costs_one_step_until_it_comes() {
+        let budget = Budget::new(FIRST_CAPACITY_MAX);
+        // It lies: 8 MiB announced, none sent. The budget has room for one first step only.
+        let stalled = read(Pieces::new(&[]).announcing(8 << 20).silent(), &budget).await;
+        assert!(matches!(
+            stalled,
+            Err(BodyError::Stalled { received: 0, .. })
+        ));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0, "given back");
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_shared_and_given_back() {
+        let budget = Budget::new(1000);
+        let mut first = Pieces::new(&[600]).announcing(600);
+        let kept = collect(&mut first, &BOUNDS, &budget).await.unwrap();
+        let busy = Err(BodyError::Busy { limit: 1000 });
+        assert_eq!(
+            read(Pieces::new(&[401]).announcing(401), &budget).await,
+            busy
+        );
+        assert_eq!(
+            read(Pieces::new(&[400]).announcing(400), &budget).await,
+            Ok(400)
+        );
+        drop(kept);
+        assert_eq!(
+            read(Pieces::new(&[1000]).announcing(1000), &budget).await,
+            Ok(1000)
+        );
+    }
+}

@@ -1,1 +1,73 @@
-//! /healthz and /readyz.
+//! What watchdogs and people look at: `/healthz`, `/readyz` and `/`.
+
+use http::{Method, Response, StatusCode};
+
+use crate::refusal::Refusal;
+use crate::reply::{self, ReplyBody};
+
+/// Pages that are no wire endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    /// `/`: what this is.
+    Home,
+    /// `/healthz`: 200 for as long as the process can answer.
+    Health,
+    /// `/readyz`: 200 while jobs are taken.
+    Ready,
+}
+
+/// Why no jobs are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotReady {
+    /// Jobs that run may end, no new ones are taken.
+    Draining,
+    /// The server is about to end.
+    Stopping,
+}
+
+impl Page {
+    /// The page at a path.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        match path {
+            "/" => Some(Self::Home),
+            "/healthz" => Some(Self::Health),
+            "/readyz" => Some(Self::Ready),
+            _ => None,
+        }
+    }
+
+    /// Answers for the page.
+    pub(crate) fn answer(
+        self,
+        method: &Method,
+        not_ready: Option<NotReady>,
+    ) -> Response<ReplyBody> {
+        if method != Method::GET && method != Method::HEAD {
+            let refusal = Refusal::Method {
+                found: method.clone(),
+                allowed: "GET, HEAD",
+            };
+            return reply::text_refusal(refusal.status(), &refusal);
+        }
+        match (self, not_ready) {
+            (Self::Home, _) => reply::text(StatusCode::OK, HOME),
+            (Self::Health, _) => reply::text(StatusCode::OK, "ok\n"),
+            (Self::Ready, None) => reply::text(StatusCode::OK, "ready\n"),
+            (Self::Ready, Some(NotReady::Draining)) => {
+                reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            }
+            (Self::Ready, Some(NotReady::Stopping)) => {
+                reply::text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+            }
+        }
+    }
+}
+
+const HOME: &str = concat!(
+    "kjob-server ",
+    env!("CARGO_PKG_VERSION"),
+    ": asynchronous jobs, in the protocol of the Kinetica database.\n",
+    "POST /create/job, /get/job, /admin/show/jobs, /admin/alter/jobs, ",
+    "/show/system/status, /show/system/properties\n",
+    "GET /healthz, /readyz\n",
+);

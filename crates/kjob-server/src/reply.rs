@@ -1,1 +1,222 @@
-//! Outcomes as HTTP responses.
+//! What goes out: envelopes with their headers, and the body type that sends them uncopied.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use kjob_core::Job;
+use kjob_core::engine::Engine;
+use kjob_proto::{Encoding, Segments, reply_error, reply_failover};
+
+use crate::activity::InFlight;
+use crate::refusal::Refusal;
+
+/// How long the request took, in seconds, as text: the Python client raises unless it is a float
+/// (docs/protocol.md section 2).
+pub(crate) const REQUEST_TIME: HeaderName = HeaderName::from_static("x-request-time-secs");
+
+/// The largest piece that is handed to the connection at a time while a delivery is watched. The
+/// last one counts as written once it is handed over, so it is to be small.
+const WATCHED_PIECE_MAX: usize = 64 << 10;
+
+/// A reply to a wire endpoint.
+pub(crate) fn envelope(
+    status: StatusCode,
+    encoding: Encoding,
+    segments: Segments,
+) -> Response<ReplyBody> {
+    reply(status, encoding.reply_content_type(), segments)
+}
+
+/// A plain text for people and their tools; never for a wire endpoint.
+pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<ReplyBody> {
+    let segments = Segments::from(text.into());
+    reply(status, "text/plain; charset=utf-8", segments)
+}
+
+/// The reply to a request to a wire endpoint that is not done.
+pub(crate) fn refusal(refusal: &Refusal, encoding: Encoding) -> Response<ReplyBody> {
+    let segments = match refusal.signal() {
+        Some(signal) => reply_failover(signal, encoding),
+        None => reply_error(&refusal.message(), encoding),
+    };
+    with_headers(refusal, envelope(refusal.status(), encoding, segments))
+}
+
+/// The reply to another request that is not done.
+pub(crate) fn text_refusal(status: StatusCode, refusal: &Refusal) -> Response<ReplyBody> {
+    with_headers(refusal, text(status, refusal.message() + "\n"))
+}
+
+fn with_headers(refusal: &Refusal, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+    let headers = response.headers_mut();
+    if let Some(after) = refusal.retry_after() {
+        // Whole seconds, and never zero, which would be no wait at all.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    if let Some(methods) = refusal.allow() {
+        headers.insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    response
+}
+
+fn reply(
+    status: StatusCode,
+    content_type: &'static str,
+    segments: Segments,
+) -> Response<ReplyBody> {
+    let body = ReplyBody::new(segments);
+    let len = HeaderValue::from(body.left);
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_LENGTH, len);
+    response
+}
+
+/// The value of [`REQUEST_TIME`].
+pub(crate) fn request_time(took: Duration) -> HeaderValue {
+    // A float's digits and a point are always a header value.
+    HeaderValue::try_from(format!("{:.6}", took.as_secs_f64()))
+        .unwrap_or(HeaderValue::from_static("0.0"))
+}
+
+/// A body of known length in a few shared pieces.
+#[derive(Debug)]
+pub(crate) struct ReplyBody {
+    pieces: <Segments as IntoIterator>::IntoIter,
+    /// The rest of the piece that is being handed over.
+    piece: Bytes,
+    left: u64,
+    delivery: Option<Delivery>,
+    in_flight: Option<InFlight>,
+}
+
+/// Tells the engine that a result went out whole.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    engine: Engine,
+    job: Job,
+}
+
+impl ReplyBody {
+    fn new(segments: Segments) -> Self {
+        Self {
+            left: segments.total_len() as u64,
+            pieces: segments.into_iter(),
+            piece: Bytes::new(),
+            delivery: None,
+            in_flight: None,
+        }
+    }
+
+    /// Makes the engine told when this was sent whole.
+    pub(crate) fn set_delivery(&mut self, delivery: Option<Delivery>) {
+        self.delivery = delivery;
+    }
+
+    /// Keeps the request counted as in flight until this was sent or given up.
+    pub(crate) fn set_in_flight(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    fn next_piece(&mut self) -> Option<Bytes> {
+        while self.piece.is_empty() {
+            self.piece = self.pieces.next()?;
+        }
+        let watched = self.delivery.is_some() && self.piece.len() > WATCHED_PIECE_MAX;
+        let piece = if watched {
+            self.piece.split_to(WATCHED_PIECE_MAX)
+        } else {
+            std::mem::take(&mut self.piece)
+        };
+        self.left -= piece.len() as u64;
+        if self.left == 0
+            && let Some(delivery) = self.delivery.take()
+        {
+            delivery.complete();
+        }
+        Some(piece)
+    }
+}
+
+impl Delivery {
+    /// The delivery of a job's result; `None` if nothing depends on it.
+    pub(crate) fn of(engine: &Engine, job: Job) -> Option<Self> {
+        job.header.options.remove_on_complete.then(|| Self {
+            engine: engine.clone(),
+            job,
+        })
+    }
+
+    fn complete(self) {
+        tokio::spawn(async move {
+            if let Err(error) = self.engine.delivered(&self.job).await {
+                let job_id = self.job.header.id;
+                tracing::warn!(%job_id, %error, "a delivery cannot be noted");
+            }
+        });
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.next_piece().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kjob_proto::{GetJobResponse, reply_ok};
+
+    use super::*;
+
+    #[test]
+    fn a_big_payload_goes_out_as_the_memory_it_is() {
+        let payload = Bytes::from(vec![7; 1 << 20]);
+        let record = GetJobResponse {
+            job_response: payload.clone(),
+            ..Default::default()
+        };
+        let mut body = ReplyBody::new(reply_ok(&record, Encoding::Binary));
+        let announced = body.left;
+        let pieces: Vec<Bytes> = std::iter::from_fn(|| body.next_piece()).collect();
+        assert!(
+            pieces
+                .iter()
+                .any(|piece| piece.as_ptr() == payload.as_ptr())
+        );
+        let sent: usize = pieces.iter().map(Bytes::len).sum();
+        assert_eq!(sent as u64, announced);
+        assert!(body.is_end_stream());
+    }
+
+    #[test]
+    fn the_request_time_is_a_float() {
+        for took in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            let value = request_time(took);
+            assert!(value.to_str().unwrap().parse::<f64>().is_ok(), "{value:?}");
+        }
+    }
+}

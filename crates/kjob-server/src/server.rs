@@ -1,1 +1,278 @@
-//! The listener: accepts connections, bounds them and ends them gracefully.
+//! The listener: accepts connections, bounds them and ends them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kjob_core::engine::Engine;
+use kjob_proto::Limits;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::SystemInfo;
+use crate::connection::Connector;
+use crate::service::Service;
+
+/// The first wait after an accept that failed for want of something, doubled each time.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
+
+/// The longest such wait.
+const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What a server may be made to take, and for how long.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// What decoding a request may take. `max_body` bounds request bodies as they come.
+    pub limits: Limits,
+    /// Bytes of a request's head, that is its line and its headers. Default 64 KiB. Less than 8 KiB
+    /// counts as 8 KiB. A longer one is answered 431.
+    pub max_header_bytes: usize,
+    /// Connections at a time. Default 10,000. Further ones wait in the system's backlog until one
+    /// ends: a short burst is waited out, where an answer of 503 would make clients leave.
+    pub max_connections: usize,
+    /// Bytes of memory that the bodies of all requests in progress may take together. Default 1 GiB.
+    /// A request that would need more is answered 429.
+    pub max_body_memory: usize,
+    /// Time for a request's head, from its first byte, and from the start of a connection to its first
+    /// request. Default 15 s. After it the connection is closed.
+    pub header_timeout: Duration,
+    /// Time for a whole body. Default 120 s. After it the request is answered 408.
+    pub body_timeout: Duration,
+    /// Time without any byte of a body that has begun. Default 20 s. After it the request is
+    /// answered 408.
+    pub body_idle_timeout: Duration,
+    /// Time in which a client takes no byte of an answer that is there. Default 60 s. After it the
+    /// connection is closed.
+    pub write_timeout: Duration,
+    /// Time between two requests of a connection. Default 180 s. After it the connection is closed.
+    pub keep_alive_timeout: Duration,
+    /// The longest time that `wait_ms` of `/get/job` may wait; longer ones count as this. Default
+    /// 300 s.
+    pub max_wait: Duration,
+    /// Time that requests in progress have when the server stops. Default 5 s. After it their
+    /// connections are cut.
+    pub stop_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            max_header_bytes: 64 << 10,
+            max_connections: 10_000,
+            max_body_memory: 1 << 30,
+            header_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(120),
+            body_idle_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(60),
+            keep_alive_timeout: Duration::from_secs(180),
+            max_wait: Duration::from_secs(300),
+            stop_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A server that listens: the way to an [`Engine`] over HTTP.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use std::sync::Arc;
+/// use kjob_core::MemoryStore;
+/// use kjob_core::engine::{Engine, EngineConfig, Registry, SystemClock};
+/// use kjob_server::{Server, ServerOptions, SystemInfo};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Arc::new(MemoryStore::new());
+/// let clock = Arc::new(SystemClock);
+/// let engine = Engine::open(store, Registry::default(), EngineConfig::default(), clock, 7).await?;
+///
+/// let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+/// let server = Server::bind(addr, engine, SystemInfo::new(None), ServerOptions::default()).await?;
+/// assert_ne!(server.local_addr().port(), 0);
+/// let handle = server.handle();
+/// let serving = tokio::spawn(server.serve());
+/// handle.stop();
+/// serving.await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    connections_max: usize,
+    stop_timeout: Duration,
+    connector: Arc<Connector>,
+    handle: ServerHandle,
+    cutting: CancellationToken,
+}
+
+/// Stops a [`Server`]. Clones stop the same server.
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    service: Arc<Service>,
+    stopping: CancellationToken,
+}
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}: {source}")]
+pub struct BindError {
+    /// The address.
+    pub addr: SocketAddr,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Server {
+    /// Listens on `addr`; port 0 takes a free one. Connections are accepted once it is
+    /// [served](Server::serve), and wait until then.
+    ///
+    /// # Errors
+    /// The address cannot be listened on: it is taken, is none of this machine's, or is not allowed.
+    pub async fn bind(
+        addr: SocketAddr,
+        engine: Engine,
+        system: SystemInfo,
+        options: ServerOptions,
+    ) -> Result<Self, BindError> {
+        let failed = |source| BindError { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        Self::from_listener(listener, engine, system, options).map_err(failed)
+    }
+
+    /// Serves on a listener that is there already.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn from_listener(
+        listener: TcpListener,
+        engine: Engine,
+        system: SystemInfo,
+        options: ServerOptions,
+    ) -> io::Result<Self> {
+        let local_addr = listener.local_addr()?;
+        let service = Arc::new(Service::new(engine, system, &options));
+        let stopping = CancellationToken::new();
+        let cutting = CancellationToken::new();
+        let connector =
+            Connector::new(service.clone(), &options, stopping.clone(), cutting.clone());
+        Ok(Self {
+            listener,
+            local_addr,
+            connections_max: options.max_connections.clamp(1, Semaphore::MAX_PERMITS),
+            stop_timeout: options.stop_timeout,
+            connector: Arc::new(connector),
+            handle: ServerHandle { service, stopping },
+            cutting,
+        })
+    }
+
+    /// The address it listens on, with the port it was given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What stops it.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Serves until it is [stopped](ServerHandle::stop) and all connections have ended, or were cut
+    /// after [`ServerOptions::stop_timeout`]. Dropping the future closes the listener, and leaves
+    /// connections to end by themselves.
+    pub async fn serve(self) {
+        let places = Arc::new(Semaphore::new(self.connections_max));
+        let tracker = TaskTracker::new();
+        tokio::select! {
+            biased;
+            () = self.handle.stopping.cancelled() => {}
+            () = accept_all(&self.listener, &places, &self.connector, &tracker) => {}
+        }
+        drop(self.listener);
+        tracker.close();
+        if tokio::time::timeout(self.stop_timeout, tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(connections = tracker.len(), "connections are cut");
+            self.cutting.cancel();
+            tracker.wait().await;
+        }
+    }
+}
+
+impl ServerHandle {
+    /// Closes the listener, and ends each connection when its requests in progress are answered. A
+    /// request that comes nevertheless is answered 400 `System shutting down`, which makes clients go
+    /// to another cluster (docs/protocol.md section 7).
+    pub fn stop(&self) {
+        self.service.stop();
+        self.stopping.cancel();
+    }
+}
+
+/// Accepts for ever, while there are places.
+async fn accept_all(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    connector: &Arc<Connector>,
+    tracker: &TaskTracker,
+) {
+    let mut backoff = ACCEPT_BACKOFF;
+    loop {
+        let Ok(place) = place(places).await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                backoff = ACCEPT_BACKOFF;
+                tracker.spawn(serve(connector.clone(), stream, peer, place));
+            }
+            // These are the client's doing, and the next one may be waiting.
+            Err(error) if is_of_one_connection(&error) => {
+                tracing::debug!(%error, "a connection ended before it was accepted");
+            }
+            // Out of files or memory: trying again at once would only burn time.
+            Err(error) => {
+                tracing::error!(%error, "connections cannot be accepted; will try again");
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+async fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return Ok(place);
+    }
+    tracing::warn!("all connections are in use; new ones wait");
+    places.clone().acquire_owned().await
+}
+
+async fn serve(
+    connector: Arc<Connector>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    // Answers are written whole, so there is nothing to wait for and join.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "TCP_NODELAY cannot be set");
+    }
+    connector.serve(stream, peer).await;
+    drop(place);
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}

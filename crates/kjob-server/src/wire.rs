@@ -1,1 +1,144 @@
-//! The six wire endpoints.
+//! The six wire endpoints (docs/protocol.md section 4): one request record in, one response record out.
+
+mod alter_jobs;
+mod create_job;
+mod get_job;
+mod show_jobs;
+mod system;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kjob_core::TraceParent;
+use kjob_core::engine::{Caller, Engine};
+use kjob_proto::{Encoding, Limits, Record, Segments, Text, reply_ok};
+
+use crate::SystemInfo;
+use crate::refusal::Refusal;
+use crate::reply::Delivery;
+
+/// Bodies and records from this size on are turned from or to JSON, or unpacked, on a thread for
+/// blocking work: it takes some 100 µs and would hold up other connections. Below, changing threads
+/// costs more than it saves.
+const HEAVY_LEN_MIN: usize = 128 << 10;
+
+/// A wire endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    CreateJob,
+    GetJob,
+    ShowJobs,
+    AlterJobs,
+    SystemStatus,
+    SystemProperties,
+}
+
+/// A call of a wire endpoint, but for its record.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) system: &'a SystemInfo,
+    pub(crate) limits: &'a Limits,
+    /// The longest time that a `wait_ms` may ask for.
+    pub(crate) wait_max: Duration,
+    /// Of the request's body, and so of the reply's.
+    pub(crate) encoding: Encoding,
+    pub(crate) caller: Caller,
+    pub(crate) trace: Option<TraceParent>,
+    /// The caller's address.
+    pub(crate) source_ip: Text,
+}
+
+/// A success.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The reply's whole body.
+    pub(crate) segments: Segments,
+    /// What to do when it was sent whole.
+    pub(crate) delivery: Option<Delivery>,
+}
+
+impl Endpoint {
+    /// The endpoint at a path.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        match path {
+            "/create/job" => Some(Self::CreateJob),
+            "/get/job" => Some(Self::GetJob),
+            "/admin/show/jobs" => Some(Self::ShowJobs),
+            "/admin/alter/jobs" => Some(Self::AlterJobs),
+            "/show/system/status" => Some(Self::SystemStatus),
+            "/show/system/properties" => Some(Self::SystemProperties),
+            _ => None,
+        }
+    }
+
+    /// Does what the body asks for.
+    pub(crate) async fn answer(self, call: &Call<'_>, body: Bytes) -> Result<Answer, Refusal> {
+        match self {
+            Self::CreateJob => {
+                let request = call.decode(body).await?;
+                call.encode(create_job::call(call, request).await?).await
+            }
+            Self::GetJob => {
+                let request = call.decode(body).await?;
+                let (response, delivery) = get_job::call(call, request).await?;
+                let answer = call.encode(response).await?;
+                Ok(Answer { delivery, ..answer })
+            }
+            Self::ShowJobs => {
+                let request = call.decode(body).await?;
+                call.encode(show_jobs::call(call, request).await?).await
+            }
+            Self::AlterJobs => {
+                let request = call.decode(body).await?;
+                call.encode(alter_jobs::call(call, request).await?).await
+            }
+            Self::SystemStatus => {
+                let request = call.decode(body).await?;
+                call.encode(system::status(call, &request)?).await
+            }
+            Self::SystemProperties => {
+                let request = call.decode(body).await?;
+                call.encode(system::properties(call, &request)?).await
+            }
+        }
+    }
+}
+
+impl Call<'_> {
+    async fn decode<R: Record>(&self, body: Bytes) -> Result<R, Refusal> {
+        let (encoding, limits) = (self.encoding, *self.limits);
+        let is_heavy = encoding != Encoding::Binary && body.len() >= HEAVY_LEN_MIN;
+        let decoded = off_thread(is_heavy, move || R::decode(encoding, body, &limits)).await?;
+        decoded.map_err(|error| Refusal::Decode {
+            record: R::NAME,
+            error,
+        })
+    }
+
+    async fn encode<R: Record>(&self, response: R) -> Result<Answer, Refusal> {
+        let encoding = self.encoding;
+        let is_heavy = encoding == Encoding::Json && response.encoded_len() >= HEAVY_LEN_MIN;
+        let segments = off_thread(is_heavy, move || reply_ok(&response, encoding)).await?;
+        Ok(Answer {
+            segments,
+            delivery: None,
+        })
+    }
+}
+
+/// Runs `work` here, or on a thread for blocking work if it is heavy.
+async fn off_thread<T: Send + 'static>(
+    is_heavy: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    if !is_heavy {
+        return Ok(work());
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // Only a runtime that shuts down cancels such work.
+        Err(_) => Err(Refusal::Stopping),
+    }
+}

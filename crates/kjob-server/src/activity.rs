@@ -1,0 +1,250 @@
+//! What a connection is doing, and since when: the ground on which one that does nothing is closed.
+//!
+//! One lazy timer a connection looks here when something could be due. Requests and reads only store
+//! a number, so that a busy connection sets no timers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a connection may do nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// From the first byte of a request's head to its last, and from the start of a connection to
+    /// its first request.
+    pub(crate) head: Duration,
+    /// Between two requests.
+    pub(crate) keep_alive: Duration,
+    /// While the client takes none of an answer.
+    pub(crate) write: Duration,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing before this moment.
+    Later(Instant),
+    /// Nothing was asked for a while: the connection is to end politely.
+    Idle,
+    /// A head, or the taking of an answer, is too slow: the connection is to be cut.
+    Stuck,
+}
+
+/// What a connection is doing. Clones are of the same connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Activity(Arc<Inner>);
+
+/// Moments are milliseconds since `began`, plus one; 0 stands for none.
+#[derive(Debug)]
+struct Inner {
+    began: Instant,
+    in_flight: AtomicUsize,
+    /// Whether a request has come.
+    asked: AtomicBool,
+    /// Heads of HTTP/2 come between other frames, so there a lone byte means nothing.
+    is_http2: AtomicBool,
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+    blocked_since: AtomicU64,
+}
+
+/// A request that is being answered; counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Activity);
+
+impl Activity {
+    /// A connection that begins now.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Inner {
+            began: Instant::now(),
+            in_flight: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+            blocked_since: AtomicU64::new(0),
+        }))
+    }
+
+    /// A request has come.
+    pub(crate) fn begin_request(&self, is_http2: bool) -> InFlight {
+        let inner = &self.0;
+        inner.asked.store(true, Ordering::Relaxed);
+        inner.is_http2.store(is_http2, Ordering::Relaxed);
+        self.hold()
+    }
+
+    /// Counts something else as a request in flight.
+    pub(crate) fn hold(&self) -> InFlight {
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.0.head_since.store(0, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// Bytes have come in.
+    pub(crate) fn on_read(&self) {
+        let inner = &self.0;
+        if inner.in_flight.load(Ordering::Relaxed) == 0
+            && inner.head_since.load(Ordering::Relaxed) == 0
+        {
+            inner.head_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes were written, or could not be.
+    pub(crate) fn on_write(&self, is_blocked: bool) {
+        let blocked_since = &self.0.blocked_since;
+        if !is_blocked {
+            blocked_since.store(0, Ordering::Relaxed);
+        } else if blocked_since.load(Ordering::Relaxed) == 0 {
+            blocked_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nothing is being asked, answered or written.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let inner = &self.0;
+        inner.in_flight.load(Ordering::Relaxed) == 0
+            && inner.blocked_since.load(Ordering::Relaxed) == 0
+    }
+
+    /// What is due now.
+    pub(crate) fn due(&self, patience: &Patience) -> Due {
+        let inner = &self.0;
+        let now = Instant::now();
+        if let Some(blocked) = self.moment(&inner.blocked_since)
+            && now >= blocked + patience.write
+        {
+            return Due::Stuck;
+        }
+        if inner.in_flight.load(Ordering::Relaxed) > 0 {
+            let shortest = patience.head.min(patience.keep_alive).min(patience.write);
+            return Due::Later(now + shortest);
+        }
+        let head = if !inner.asked.load(Ordering::Relaxed) {
+            Some(inner.began)
+        } else if inner.is_http2.load(Ordering::Relaxed) {
+            None
+        } else {
+            self.moment(&inner.head_since)
+        };
+        let idle = self.moment(&inner.idle_since).unwrap_or(inner.began);
+        let idle_end = idle + patience.keep_alive;
+        let head_end = head.map(|head| head + patience.head);
+        match head_end {
+            Some(head_end) if now >= head_end => Due::Stuck,
+            // While a head comes the connection is not idle.
+            Some(head_end) => Due::Later(head_end),
+            None if now >= idle_end => Due::Idle,
+            // A head may begin meanwhile, and is to be looked at in time.
+            None => Due::Later(idle_end.min(now + patience.head)),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        let millis = self.0.began.elapsed().as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn moment(&self, stored: &AtomicU64) -> Option<Instant> {
+        let millis = stored.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.0.began + Duration::from_millis(millis))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let inner = &self.0.0;
+        inner.idle_since.store(self.0.now(), Ordering::Relaxed);
+        inner.head_since.store(0, Ordering::Relaxed);
+        inner.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        keep_alive: Duration::from_secs(60),
+        write: Duration::from_secs(30),
+    };
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Follows the lazy timer until something is due, and says how many seconds that took.
+    async fn follow(activity: &Activity) -> (Due, u64) {
+        let start = Instant::now();
+        loop {
+            match activity.due(&PATIENCE) {
+                Due::Later(at) => tokio::time::sleep_until(at).await,
+                due => return (due, start.elapsed().as_secs()),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_never_asks_is_cut_after_the_time_for_a_head() {
+        let activity = Activity::new();
+        advance(seconds(9)).await;
+        activity.on_read();
+        assert_eq!(follow(&activity).await, (Due::Stuck, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_requests_the_longer_time_counts_until_a_head_begins() {
+        let activity = Activity::new();
+        drop(activity.begin_request(false));
+        assert_eq!(follow(&activity).await, (Due::Idle, 60));
+
+        drop(activity.begin_request(false));
+        advance(seconds(55)).await;
+        activity.on_read();
+        assert_eq!(follow(&activity).await, (Due::Stuck, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_request_is_never_due() {
+        let activity = Activity::new();
+        let request = activity.begin_request(false);
+        for _ in 0..100 {
+            let Due::Later(at) = activity.due(&PATIENCE) else {
+                panic!("a request is in flight");
+            };
+            tokio::time::sleep_until(at).await;
+        }
+        assert!(!activity.is_quiet());
+        drop(request);
+        assert!(activity.is_quiet());
+        assert_eq!(follow(&activity).await, (Due::Idle, 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_frames_of_http2_are_no_head() {
+        let activity = Activity::new();
+        drop(activity.begin_request(true));
+        advance(seconds(1)).await;
+        activity.on_read();
+        assert_eq!(follow(&activity).await, (Due::Idle, 59));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_no_bytes_is_cut() {
+        let activity = Activity::new();
+        let _request = activity.begin_request(false);
+        advance(seconds(1)).await;
+        activity.on_write(true);
+        assert_eq!(follow(&activity).await, (Due::Stuck, 30));
+        // Any progress starts the time anew.
+        activity.on_write(false);
+        activity.on_write(true);
+        assert_eq!(follow(&activity).await, (Due::Stuck, 30));
+    }
+}

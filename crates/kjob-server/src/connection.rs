@@ -1,0 +1,210 @@
+//! One connection, from accept to end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::ServerOptions;
+use crate::activity::{Activity, Due, Patience};
+use crate::reply::ReplyBody;
+use crate::service::{Peer, Service};
+
+/// Once a connection is to end, how often to look whether it does something still.
+const LAST_LOOKS_EVERY: Duration = Duration::from_millis(20);
+
+/// HTTP/2 calls of one connection at a time. Long polls take one each.
+const STREAMS_MAX: u32 = 1024;
+
+/// How much of a body HTTP/2 may send before it is told to go on.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// How connections are served.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    service: Arc<Service>,
+    builder: auto::Builder<TokioExecutor>,
+    patience: Patience,
+    stopping: CancellationToken,
+    cutting: CancellationToken,
+}
+
+impl Connector {
+    /// `stopping` ends connections politely, `cutting` at once.
+    pub(crate) fn new(
+        service: Arc<Service>,
+        options: &ServerOptions,
+        stopping: CancellationToken,
+        cutting: CancellationToken,
+    ) -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // Ours tells a head that comes slowly from a connection that rests.
+            .header_read_timeout(None)
+            .max_buf_size(options.max_header_bytes.max(HEADER_BYTES_MIN))
+            .writev(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(4 * STREAM_WINDOW)
+            .max_header_list_size(u32::try_from(options.max_header_bytes).unwrap_or(u32::MAX));
+        Self {
+            service,
+            builder,
+            patience: Patience {
+                head: options.header_timeout,
+                keep_alive: options.keep_alive_timeout,
+                write: options.write_timeout,
+            },
+            stopping,
+            cutting,
+        }
+    }
+
+    /// Serves a connection to its end.
+    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let activity = Activity::new();
+        let io = TokioIo::new(Watched {
+            stream,
+            activity: activity.clone(),
+        });
+        let calls = Calls {
+            service: self.service.clone(),
+            peer: Peer {
+                ip: peer.ip(),
+                activity: activity.clone(),
+            },
+        };
+        let mut connection = pin!(self.builder.serve_connection(io, calls));
+        let mut timer = pin!(sleep_until(Instant::now() + self.patience.head));
+        let mut is_ending = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cutting.cancelled() => break,
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%peer, error, "connection ended early");
+                    }
+                    break;
+                }
+                () = self.stopping.cancelled(), if !is_ending => {
+                    is_ending = true;
+                    connection.as_mut().graceful_shutdown();
+                    timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
+                }
+                () = timer.as_mut() => match activity.due(&self.patience) {
+                    Due::Stuck => {
+                        tracing::debug!(%peer, "connection is stuck, and cut");
+                        break;
+                    }
+                    // What rests does not end by itself if it never had a request.
+                    _ if is_ending && activity.is_quiet() => break,
+                    _ if is_ending => {
+                        timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
+                    }
+                    Due::Idle => {
+                        is_ending = true;
+                        connection.as_mut().graceful_shutdown();
+                        timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
+                    }
+                    Due::Later(at) => timer.as_mut().reset(at),
+                },
+            }
+        }
+    }
+}
+
+/// hyper takes no smaller buffer.
+const HEADER_BYTES_MIN: usize = 8 << 10;
+
+/// The service as one connection sees it.
+#[derive(Debug)]
+struct Calls {
+    service: Arc<Service>,
+    peer: Peer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Calls {
+    type Response = Response<ReplyBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let answer = self.service.clone().answer(request, self.peer.clone());
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+/// A stream that notes what it does.
+#[derive(Debug)]
+struct Watched {
+    stream: TcpStream,
+    activity: Activity,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
+        if buf.filled().len() > before {
+            self.activity.on_read();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.activity.on_write(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.activity.on_write(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

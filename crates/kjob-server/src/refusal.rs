@@ -1,0 +1,224 @@
+//! Why a request is not done, and what its caller is told.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use kjob_core::engine::SubmitError;
+use kjob_core::{JobTag, StoreError};
+use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
+
+use crate::body::BodyError;
+use crate::options::OptionError;
+
+/// How long a caller is to wait if the store is full. Space comes back when jobs expire, or when
+/// somebody makes some: not within a moment.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(10);
+
+/// How long a caller is to wait if too much is being done at once.
+const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
+
+/// The longest error text, in bytes. Texts echo what the caller sent, which may be a mebibyte.
+const MESSAGE_LEN_MAX: usize = 2000;
+
+/// Why a request is not done.
+///
+/// Clients take some statuses for a reason to leave the cluster, so a plain error is always 400 or one
+/// of those that docs/protocol.md section 6 lists as plain.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The body was not read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The body is not the endpoint's request record.
+    #[error("{record}: {error}")]
+    Decode {
+        record: &'static str,
+        error: DecodeError,
+    },
+    /// An option is wrong.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The `Content-Type` is none that the protocol has.
+    #[error(
+        "Content-Type {found:?} is not supported; allowed: application/octet-stream, \
+         application/json, application/x-snappy"
+    )]
+    MediaType { found: String },
+    /// Another method than the path has.
+    #[error("method {found} is not allowed here; allowed: {allowed}")]
+    Method {
+        found: Method,
+        allowed: &'static str,
+    },
+    /// Nothing answers at this path.
+    #[error("endpoint {path:?} is not served here")]
+    UnknownPath { path: String },
+    /// The payload of a job claims an encoding that there is not.
+    #[error("request_encoding cannot be {found:?}; allowed: binary, json, snappy")]
+    PayloadEncoding { found: Text },
+    /// The name of an endpoint is too long.
+    #[error("endpoint has {found} bytes, limit {limit}")]
+    EndpointTooLong { found: usize, limit: usize },
+    /// Jobs can be cancelled, and nothing else.
+    #[error("action cannot be {found:?}; allowed: cancel")]
+    Action { found: Text },
+    /// A request to do something to jobs names none.
+    #[error("no job is named: give job_ids, or the option job_tag")]
+    NoJobNamed,
+    /// The caller has no such job.
+    #[error("job {0} not found")]
+    UnknownId(i64),
+    /// The caller has no such job.
+    #[error("job with job_tag {0} not found")]
+    UnknownTag(JobTag),
+    /// The result cannot be given in the encoding that was asked for.
+    #[error("response_encoding: {0}")]
+    ResultEncoding(Text),
+    /// The engine refused the job.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server is about to end.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+impl Refusal {
+    /// The signal that sends clients to another cluster, if that is what this means. It goes with
+    /// HTTP 400, where all clients look for it (docs/protocol.md section 7).
+    pub(crate) fn signal(&self) -> Option<Signal> {
+        match self {
+            Self::Submit(SubmitError::Draining) => Some(Signal::Draining),
+            Self::Stopping
+            | Self::Submit(SubmitError::Stopped | SubmitError::Store(StoreError::Closed))
+            | Self::Store(StoreError::Closed) => Some(Signal::ShuttingDown),
+            _ => None,
+        }
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        if self.signal().is_some() {
+            return StatusCode::BAD_REQUEST;
+        }
+        if self.retry_after().is_some() {
+            return StatusCode::TOO_MANY_REQUESTS;
+        }
+        match self {
+            Self::Body(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Body(BodyError::Stalled { .. } | BodyError::TooSlow { .. }) => {
+                StatusCode::REQUEST_TIMEOUT
+            }
+            Self::Decode { error, .. } if is_too_large(error) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            // It is our fault and not the caller's: another cluster may do better.
+            Self::Store(_) | Self::Submit(SubmitError::Store(_)) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// How long to wait before trying again, where that may help. A 429 that says so is the one
+    /// refusal that the Python client waits out (docs/protocol.md section 6).
+    ///
+    /// A full store counts: to answer 500 would make clients leave for good, though the jobs they
+    /// have here can still be fetched, and space comes back as jobs expire.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Submit(SubmitError::Busy { retry_after, .. }) => Some(*retry_after),
+            Self::Submit(SubmitError::Store(StoreError::Full)) | Self::Store(StoreError::Full) => {
+                Some(RETRY_AFTER_FULL)
+            }
+            Self::Body(BodyError::Busy { .. }) => Some(RETRY_AFTER_BUSY),
+            _ => None,
+        }
+    }
+
+    /// The methods that the path has, for `Allow`.
+    pub(crate) fn allow(&self) -> Option<&'static str> {
+        match self {
+            Self::Method { allowed, .. } => Some(allowed),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection cannot be used for another request.
+    pub(crate) fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Body(
+                BodyError::Stalled { .. } | BodyError::TooSlow { .. } | BodyError::Broken(_)
+            )
+        )
+    }
+
+    /// The text for the caller, of bounded length. It may echo what the caller sent, so phrases that
+    /// make clients fail over are still to be broken.
+    pub(crate) fn message(&self) -> String {
+        let mut message = self.to_string();
+        if message.len() > MESSAGE_LEN_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_LEN_MAX));
+            message.push_str("...");
+        }
+        message
+    }
+}
+
+/// Whether it is the body as a whole that is too large, which only decompression can show.
+fn is_too_large(error: &DecodeError) -> bool {
+    error.field == DecodeError::BODY && matches!(error.kind, DecodeErrorKind::TooLong { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those that docs/protocol.md section 6 lists as plain, or that are meant to be waited out.
+    #[test]
+    fn only_our_own_failures_make_clients_leave() {
+        let plain = [400, 405, 408, 413, 415, 429];
+        let store = || StoreError::Corrupt { what: "x".into() };
+        let refusals = [
+            Refusal::Body(BodyError::Busy { limit: 1 }),
+            Refusal::Body(BodyError::Broken("x".into())),
+            Refusal::MediaType { found: "x".into() },
+            Refusal::UnknownPath { path: "/x".into() },
+            Refusal::UnknownId(7),
+            Refusal::Store(StoreError::Full),
+            Refusal::Submit(SubmitError::Store(StoreError::Full)),
+            Refusal::Submit(SubmitError::UnknownEndpoint("/x".into())),
+        ];
+        for refusal in refusals {
+            assert_eq!(refusal.signal(), None, "{refusal}");
+            assert!(plain.contains(&refusal.status().as_u16()), "{refusal}");
+        }
+        for ours in [Refusal::Store(store()), Refusal::Submit(store().into())] {
+            assert_eq!(ours.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    }
+
+    #[test]
+    fn the_signals_go_with_400() {
+        for (refusal, signal) in [
+            (Refusal::Submit(SubmitError::Draining), Signal::Draining),
+            (Refusal::Submit(SubmitError::Stopped), Signal::ShuttingDown),
+            (Refusal::Store(StoreError::Closed), Signal::ShuttingDown),
+            (Refusal::Stopping, Signal::ShuttingDown),
+        ] {
+            assert_eq!(refusal.signal(), Some(signal));
+            assert_eq!(refusal.status(), StatusCode::BAD_REQUEST);
+        }
+    }
+
+    #[test]
+    fn what_the_caller_sent_is_echoed_up_to_a_bound() {
+        let path = "ü".repeat(1 << 20);
+        let message = Refusal::UnknownPath { path }.message();
+        assert!(message.starts_with("endpoint \"üü") && message.ends_with("ü..."));
+        assert!(message.len() <= MESSAGE_LEN_MAX + 3);
+    }
+}

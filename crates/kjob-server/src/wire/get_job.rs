@@ -1,0 +1,132 @@
+//! `/get/job`: the status of a job and, once it is done, its result.
+//!
+//! Options beside the documented `job_tag`: `wait_ms` (answer when the job has ended, or the time is
+//! up) and `response_encoding` = `binary` or `json` (the result in that encoding).
+//!
+//! `info` has `job_tag`, `query_id`, `phase` (`queued`, `running`, `cancelling`, `done`, `failed`,
+//! `cancelled`), `attempt`, and in epoch milliseconds, where they are known, `time_received`,
+//! `time_started`, `time_ended` and `time_expires`.
+
+use std::time::Duration;
+
+use kjob_core::engine::JobKey;
+use kjob_core::{Ending, Job, JobId, JobTag, Payload, Phase, StoreError, Timestamp};
+use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
+
+use super::{Call, HEAVY_LEN_MIN, off_thread};
+use crate::options::Options;
+use crate::refusal::Refusal;
+use crate::reply::Delivery;
+
+const OPTIONS: &[&str] = &["job_tag", "wait_ms", "response_encoding"];
+
+pub(super) async fn call(
+    call: &Call<'_>,
+    request: GetJobRequest,
+) -> Result<(GetJobResponse, Option<Delivery>), Refusal> {
+    let options = Options::new(&request.options, OPTIONS)?;
+    let words = [("binary", Encoding::Binary), ("json", Encoding::Json)];
+    let wanted = options.word("response_encoding", &words)?;
+    let wait = options.number("wait_ms", 0..=u64::MAX)?.unwrap_or(0);
+    let wait = Duration::from_millis(wait).min(call.wait_max);
+    let key = key(request.job_id, options.job_tag()?)?;
+
+    let job = call.engine.wait(&call.caller, &key, wait).await?;
+    let mut job = job.ok_or_else(|| unknown(&key))?;
+    let mut response = describe(&job);
+    match job.ending.take() {
+        Some(Ending::Done(result)) => {
+            let result = turned(call, &job, result, wanted).await?;
+            put_result(&mut response, result)?;
+            return Ok((response, Delivery::of(call.engine, job)));
+        }
+        Some(Ending::Failed(message)) => {
+            response.status_map.insert("error_message", message);
+        }
+        Some(Ending::Cancelled) | None => {}
+    }
+    let encoding = wanted.unwrap_or(job.header.encoding.reply());
+    response.response_encoding = Text::from_static(encoding.as_str());
+    Ok((response, None))
+}
+
+/// The tag wins over the id, since the id is a required field (docs/protocol.md section 4).
+fn key(id: i64, tag: Option<JobTag>) -> Result<JobKey, Refusal> {
+    match tag {
+        Some(tag) => Ok(JobKey::Tag(tag)),
+        None => JobId::new(id).map(JobKey::Id).ok_or(Refusal::UnknownId(id)),
+    }
+}
+
+pub(super) fn unknown(key: &JobKey) -> Refusal {
+    match key {
+        JobKey::Id(id) => Refusal::UnknownId(id.get()),
+        JobKey::Tag(tag) => Refusal::UnknownTag(tag.clone()),
+    }
+}
+
+/// All of the response but what the job's end adds.
+fn describe(job: &Job) -> GetJobResponse {
+    let phase = job.state.phase;
+    GetJobResponse {
+        endpoint: job.header.endpoint.clone(),
+        job_status: Text::from_static(phase.status().as_str()),
+        running: !phase.is_terminal(),
+        progress: i32::from(job.state.progress),
+        successful: phase == Phase::Done,
+        info: info(job),
+        ..GetJobResponse::default()
+    }
+}
+
+fn info(job: &Job) -> StringMap {
+    let mut info = StringMap::with_capacity(8);
+    info.insert("job_tag", job.header.tag.to_string());
+    info.insert("query_id", job.header.query_id.to_string());
+    info.insert("phase", job.state.phase.as_str());
+    info.insert("attempt", job.state.attempt.to_string());
+    let times: [(&'static str, Option<Timestamp>); 4] = [
+        ("time_received", Some(job.header.received_at)),
+        ("time_started", job.state.started_at),
+        ("time_ended", job.state.ended_at),
+        ("time_expires", job.expires_at),
+    ];
+    for (name, time) in times {
+        if let Some(time) = time {
+            info.insert(name, time.as_millis().to_string());
+        }
+    }
+    info
+}
+
+/// The result in the encoding that was asked for.
+async fn turned(
+    call: &Call<'_>,
+    job: &Job,
+    result: Payload,
+    wanted: Option<Encoding>,
+) -> Result<Payload, Refusal> {
+    let Some(wanted) = wanted.filter(|wanted| *wanted != result.encoding) else {
+        return Ok(result);
+    };
+    let is_heavy = result.data.len() >= HEAVY_LEN_MIN;
+    let (engine, endpoint) = (call.engine.clone(), job.header.endpoint.clone());
+    let turn = move || engine.turn_result(&endpoint, &result, wanted);
+    off_thread(is_heavy, turn)
+        .await?
+        .map_err(Refusal::ResultEncoding)
+}
+
+fn put_result(response: &mut GetJobResponse, result: Payload) -> Result<(), Refusal> {
+    response.response_encoding = Text::from_static(result.encoding.as_str());
+    match result.encoding {
+        Encoding::Json => {
+            let text = Text::try_from(result.data).map_err(|error| StoreError::Corrupt {
+                what: format!("a JSON result is {error}"),
+            })?;
+            response.job_response_str = text;
+        }
+        Encoding::Binary | Encoding::Snappy => response.job_response = result.data,
+    }
+    Ok(())
+}

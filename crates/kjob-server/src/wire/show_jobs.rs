@@ -1,0 +1,136 @@
+//! `/admin/show/jobs`: the list of jobs, as nine parallel arrays.
+//!
+//! Options beside the documented `show_async_jobs` and `show_worker_info`:
+//!
+//! - `status`: only these statuses, separated by commas; then `show_async_jobs` is not looked at;
+//! - `endpoint`: only calls of it;
+//! - `job_tag`: only the caller's job with this tag, whatever its status, unless `status` is given;
+//! - `limit`: at most this many, 1 to 50,000, 10,000 unless told;
+//! - `after`: only ids above this one.
+//!
+//! Jobs come by rising id. If there are more, `info.next` is the id to give as `after`. `info.job_tag`
+//! is a JSON object from job id to tag. `flags` is the job's phase (`queued`, `running`, …), and
+//! `query_text` is empty, as calls of endpoints have none. There are no worker ranks, so
+//! `info.worker_info` is an empty JSON array.
+
+use std::fmt::Write as _;
+
+use kjob_core::engine::JobKey;
+use kjob_core::{Filter, Job, JobId, JobTag, Page, Status};
+use kjob_proto::{AdminShowJobsRequest, AdminShowJobsResponse, StringMap, Text};
+
+use super::Call;
+use crate::options::Options;
+use crate::refusal::Refusal;
+
+const OPTIONS: &[&str] = &[
+    "show_async_jobs",
+    "show_worker_info",
+    "status",
+    "endpoint",
+    "job_tag",
+    "limit",
+    "after",
+];
+
+const LIMIT: u64 = 10_000;
+
+/// Below what decoders take in an array by default (`Limits::max_map_entries`), ours among them.
+const LIMIT_MAX: u64 = 50_000;
+
+pub(super) async fn call(
+    call: &Call<'_>,
+    request: AdminShowJobsRequest,
+) -> Result<AdminShowJobsResponse, Refusal> {
+    let options = Options::new(&request.options, OPTIONS)?;
+    let with_ended = options.flag("show_async_jobs")?.unwrap_or(false);
+    let with_workers = options.flag("show_worker_info")?.unwrap_or(false);
+    let tag = options.job_tag()?;
+    let filter = filter(&options, with_ended || tag.is_some())?;
+
+    let page = match tag {
+        Some(tag) => named(call, tag, &filter).await?,
+        None => call.engine.list(&call.caller, filter).await?,
+    };
+    let mut response = table(page, call.limits.max_string);
+    if with_workers {
+        response.info.insert("worker_info", "[]");
+    }
+    Ok(response)
+}
+
+fn filter(options: &Options<'_>, with_ended: bool) -> Result<Filter, Refusal> {
+    let words = [
+        Status::Running,
+        Status::Done,
+        Status::Error,
+        Status::Cancelled,
+    ]
+    .map(|status| (status.as_str(), status));
+    let mut statuses = options.words("status", &words)?;
+    if statuses.is_empty() && !with_ended {
+        statuses.push(Status::Running);
+    }
+    let after = options.number("after", 0..=JobId::MAX as u64)?;
+    let limit = options.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT);
+    Ok(Filter {
+        owner: None,
+        statuses,
+        endpoint: options.text("endpoint").cloned(),
+        after: after.and_then(|id| JobId::new(i64::try_from(id).ok()?)),
+        limit: usize::try_from(limit).unwrap_or(usize::MAX),
+    })
+}
+
+/// The page that holds the job with this tag, or nothing.
+async fn named(call: &Call<'_>, tag: JobTag, filter: &Filter) -> Result<Page, Refusal> {
+    let job = call.engine.get(&call.caller, &JobKey::Tag(tag)).await?;
+    let is_after = |job: &Job| filter.after.is_none_or(|after| job.header.id > after);
+    let job = job.filter(|job| filter.matches(job) && is_after(job));
+    Ok(Page {
+        jobs: job.into_iter().collect(),
+        next: None,
+    })
+}
+
+/// The page as columns, cut before the text of all tags is longer than `tags_len_max` bytes: that
+/// much a decoder takes.
+fn table(page: Page, tags_len_max: usize) -> AdminShowJobsResponse {
+    let mut response = AdminShowJobsResponse::default();
+    let mut tags = String::from("{");
+    let mut next = page.next;
+    let mut last = None;
+    for job in page.jobs {
+        let header = job.header;
+        let before = tags.len();
+        let comma = if last.is_some() { "," } else { "" };
+        // Tags are letters, digits, _ and -, so JSON has nothing to escape. Strings take any write.
+        let _ = write!(tags, "{comma}\"{}\":\"{}\"", header.id, header.tag);
+        if tags.len() >= tags_len_max && last.is_some() {
+            tags.truncate(before);
+            next = last;
+            break;
+        }
+        last = Some(header.id);
+        let phase = job.state.phase;
+        response.job_id.push(header.id.get());
+        response
+            .status
+            .push(Text::from_static(phase.status().as_str()));
+        response.endpoint_name.push(header.endpoint);
+        response.time_received.push(header.received_at.as_millis());
+        response
+            .auth_id
+            .push(Text::copy_from(header.owner.as_str()));
+        response.source_ip.push(header.source_ip);
+        response.query_text.push(Text::new());
+        response.user_data.push(header.options.user_data);
+        response.flags.push(Text::from_static(phase.as_str()));
+    }
+    tags.push('}');
+    response.info = StringMap::from_iter([("job_tag", tags)]);
+    if let Some(next) = next {
+        response.info.insert("next", next.to_string());
+    }
+    response
+}

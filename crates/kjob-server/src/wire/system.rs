@@ -1,0 +1,28 @@
+//! `/show/system/status` and `/show/system/properties`, which clients ask before anything else.
+
+use kjob_proto::{
+    ShowSystemPropertiesRequest, ShowSystemPropertiesResponse, ShowSystemStatusRequest,
+    ShowSystemStatusResponse,
+};
+
+use super::Call;
+use crate::options::Options;
+use crate::refusal::Refusal;
+
+pub(super) fn status(
+    call: &Call<'_>,
+    request: &ShowSystemStatusRequest,
+) -> Result<ShowSystemStatusResponse, Refusal> {
+    Options::new(&request.options, &[])?;
+    Ok(call.system.status())
+}
+
+/// The option `properties` narrows the list to the names in it, separated by commas.
+pub(super) fn properties(
+    call: &Call<'_>,
+    request: &ShowSystemPropertiesRequest,
+) -> Result<ShowSystemPropertiesResponse, Refusal> {
+    let options = Options::new(&request.options, &["properties"])?;
+    let wanted = options.text("properties");
+    Ok(call.system.properties(wanted.map(|names| names.as_str())))
+}
