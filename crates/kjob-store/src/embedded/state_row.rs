@@ -55,17 +55,23 @@ impl StateRow {
         Self::parse(row, at, id)
             .ok()
             .flatten()
-            .ok_or_else(|| StoreError::Corrupt { what: format!("the state of job {id}") })
+            .ok_or_else(|| StoreError::Corrupt {
+                what: format!("the state of job {id}"),
+            })
     }
 
     /// `None` where a value cannot be, or a checksum is wrong.
     fn parse(row: &Row<'_>, at: usize, id: JobId) -> rusqlite::Result<Option<Self>> {
         let time = |column| -> rusqlite::Result<Option<Timestamp>> {
-            Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis))
+            Ok(row
+                .get::<_, Option<i64>>(column)?
+                .map(Timestamp::from_millis))
         };
         let end = at + 7;
         if let Some(ended_at) = time(end + 5)? {
-            let Some(phase) = Phase::from_u8(row.get(end)?) else { return Ok(None) };
+            let Some(phase) = Phase::from_u8(row.get(end)?) else {
+                return Ok(None);
+            };
             let state = State {
                 phase,
                 progress: row.get(end + 1)?,
@@ -87,30 +93,45 @@ impl StateRow {
                 file: row.get(end + 11)?,
             };
             let ending = match (phase, message, encoding) {
-                (Phase::Done, None, Some(encoding)) => {
-                    Ending::Done(Payload { encoding, data: Bytes::new() })
-                }
+                (Phase::Done, None, Some(encoding)) => Ending::Done(Payload {
+                    encoding,
+                    data: Bytes::new(),
+                }),
                 (Phase::Failed, Some(message), None) => Ending::Failed(message),
                 (Phase::Cancelled, None, None) => Ending::Cancelled,
                 _ => return Ok(None),
             };
-            if end_checksum(id, &state, stored_expiry, &ending, &result) != row.get(end + 12)? {
+            if end_checksum(id, &state, stored_expiry, &ending, &result)
+                != row.get::<_, u32>(end + 12)?
+            {
                 return Ok(None);
             }
             let mut expires_at = stored_expiry;
             if let Some(moved) = time(at + 20)? {
-                if expiry_checksum(id, moved) != row.get(at + 21)? {
+                if expiry_checksum(id, moved) != row.get::<_, u32>(at + 21)? {
                     return Ok(None);
                 }
                 expires_at = moved;
             }
-            let end = Some(EndRow { ending, expires_at, result });
-            return Ok(Some(Self { state: Some(state), end }));
+            let end = Some(EndRow {
+                ending,
+                expires_at,
+                result,
+            });
+            return Ok(Some(Self {
+                state: Some(state),
+                end,
+            }));
         }
         let Some(phase) = row.get::<_, Option<u8>>(at)? else {
-            return Ok(Some(Self { state: None, end: None }));
+            return Ok(Some(Self {
+                state: None,
+                end: None,
+            }));
         };
-        let Some(phase) = Phase::from_u8(phase) else { return Ok(None) };
+        let Some(phase) = Phase::from_u8(phase) else {
+            return Ok(None);
+        };
         let state = State {
             phase,
             progress: row.get(at + 1)?,
@@ -120,17 +141,16 @@ impl StateRow {
             started_at: time(at + 5)?,
             ended_at: None,
         };
-        let right = state_checksum(id, &state) == row.get(at + 6)?;
-        Ok(right.then_some(Self { state: Some(state), end: None }))
+        let right = state_checksum(id, &state) == row.get::<_, u32>(at + 6)?;
+        Ok(right.then_some(Self {
+            state: Some(state),
+            end: None,
+        }))
     }
 }
 
 /// Writes a live job's state.
-pub(crate) fn put_state(
-    connection: &Connection,
-    id: JobId,
-    state: &State,
-) -> rusqlite::Result<()> {
+pub(crate) fn put_state(connection: &Connection, id: JobId, state: &State) -> rusqlite::Result<()> {
     let put = "INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     connection.prepare_cached(put)?.execute(params![
         id.get(),
@@ -163,9 +183,10 @@ pub(crate) fn insert_end(
         _ => (Extent::none(), None),
     };
     let kept = match ending {
-        NewEnding::Done(encoding, _) => {
-            Ending::Done(Payload { encoding: *encoding, data: Bytes::new() })
-        }
+        NewEnding::Done(encoding, _) => Ending::Done(Payload {
+            encoding: *encoding,
+            data: Bytes::new(),
+        }),
         NewEnding::Failed(message) => Ending::Failed(message.clone()),
         NewEnding::Cancelled => Ending::Cancelled,
     };
@@ -197,7 +218,9 @@ pub(crate) fn insert_end(
 
 /// Removes the state of a job that has ended.
 pub(crate) fn remove_state(connection: &Connection, id: JobId) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM states WHERE id = ?1")?.execute([id.get()])?;
+    connection
+        .prepare_cached("DELETE FROM states WHERE id = ?1")?
+        .execute([id.get()])?;
     Ok(())
 }
 
