@@ -20,12 +20,20 @@ use crate::SystemInfo;
 /// One of them is routed already, or the registry is full.
 pub fn add_routes(registry: &mut Registry, system: &SystemInfo) -> Result<(), BuiltinError> {
     let of = system.clone();
-    add(registry, "/show/system/status", move |_: ShowSystemStatusRequest| of.status())?;
+    add(
+        registry,
+        "/show/system/status",
+        move |_: ShowSystemStatusRequest| of.status(),
+    )?;
 
     let of = system.clone();
-    add(registry, "/show/system/properties", move |request: ShowSystemPropertiesRequest| {
-        of.properties(request.options.get("properties").map(Text::as_str))
-    })
+    add(
+        registry,
+        "/show/system/properties",
+        move |request: ShowSystemPropertiesRequest| {
+            of.properties(request.options.get("properties").map(Text::as_str))
+        },
+    )
 }
 
 /// Why the system endpoints cannot be added.

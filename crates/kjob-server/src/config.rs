@@ -1,1 +1,128 @@
-//! What the server is told: file, environment, flags.
+//! What a server is told to be: flags, `KJOB_` variables and a TOML file, in this order of
+//! precedence, and defaults for all that none of them says.
+//!
+//! Each setting has one name everywhere: `max_queued` in the file is `--max-queued` and
+//! `KJOB_MAX_QUEUED`. A value is the same text in all three; in the file, numbers and booleans
+//! may also be written as such. What is not known, or not possible, is refused with its place.
+//!
+//! ```
+//! use kjob_server::config::{Config, Keys};
+//! use std::time::Duration;
+//!
+//! let file = Keys::from_toml("retention = \"2h\"\nworkers = 8", "kjob.toml".as_ref())?;
+//! let config = Config::resolve(file)?;
+//! assert_eq!(config.settings.retention, Duration::from_secs(7_200));
+//! assert_eq!(config.engine().workers, 8);
+//! // Where a config file is given, only what it names is served.
+//! assert!(!config.demo);
+//!
+//! let error = Keys::from_toml("retentoin = \"2h\"", "kjob.toml".as_ref()).unwrap_err();
+//! assert!(error.to_string().starts_with("kjob.toml:1: unknown key \"retentoin\"; did you mean \"retention\"?"));
+//! # Ok::<(), kjob_server::config::ConfigError>(())
+//! ```
+
+mod cli;
+mod error;
+mod file;
+mod keys;
+mod value;
+
+use kjob_core::engine::EngineConfig;
+use kjob_proto::Limits;
+
+pub use cli::{Cli, Command};
+pub use error::ConfigError;
+pub use keys::{Keys, Origin, Settings};
+pub use value::{BadValue, LogFormat, Maybe, StoreKind};
+
+use crate::ServerOptions;
+
+/// Settings that hold together.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Each setting, given or by default.
+    pub settings: Settings,
+    /// Whether the demo endpoints are served: as told, else only where there is no config file.
+    pub demo: bool,
+    /// Each setting's name and text, and where the text is from.
+    listing: Vec<(&'static str, String, Origin)>,
+}
+
+impl Config {
+    /// Takes what was given, fills in the rest, and checks what settings ask of each other.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotLoopback`]; a bad value was refused when it was read.
+    pub fn resolve(keys: Keys) -> Result<Self, ConfigError> {
+        let has_file = keys.has_file;
+        let listing = keys.listing();
+        let settings = keys.settings()?;
+        // Whoever reaches the server may do everything: it knows no accounts.
+        if !settings.listen.ip().is_loopback() && !settings.insecure {
+            return Err(ConfigError::NotLoopback {
+                listen: settings.listen,
+            });
+        }
+        Ok(Self {
+            demo: settings.demo.as_told().unwrap_or(!has_file),
+            settings,
+            listing,
+        })
+    }
+
+    /// All settings as a TOML file, each with where it is from.
+    pub fn to_toml(&self) -> String {
+        self.listing
+            .iter()
+            .map(|(name, text, origin)| format!("{name} = {text:?}  # {origin}\n"))
+            .collect()
+    }
+
+    /// What the engine is to be given.
+    pub fn engine(&self) -> EngineConfig {
+        let settings = &self.settings;
+        let mut engine = EngineConfig::default();
+        engine.workers = settings.workers;
+        engine.max_queued = settings.max_queued;
+        engine.max_queued_per_owner = settings.max_queued_per_user.or(usize::MAX);
+        engine.max_stored_bytes = settings.max_stored_bytes as u64;
+        engine.max_stored_bytes_per_owner =
+            settings.max_stored_bytes_per_user.or(usize::MAX) as u64;
+        engine.max_result = settings.max_result;
+        engine.retention = settings.retention;
+        engine.remove_grace = settings.remove_grace;
+        engine.stop_grace = settings.stop_grace;
+        engine.limits = self.limits();
+        engine
+    }
+
+    /// What decoding a request may take.
+    pub fn limits(&self) -> Limits {
+        let settings = &self.settings;
+        Limits::default()
+            .with_max_body(settings.max_body)
+            .with_max_decompressed(settings.max_decompressed)
+            .with_max_string(settings.max_string)
+            .with_max_map_entries(settings.max_map_entries)
+            .with_max_depth(settings.max_depth)
+    }
+
+    /// What the listener is to be given.
+    pub fn server(&self) -> ServerOptions {
+        let settings = &self.settings;
+        let mut server = ServerOptions::default();
+        server.limits = self.limits();
+        server.max_header_bytes = settings.max_header_bytes;
+        server.max_connections = settings.max_connections;
+        server.max_body_memory = settings.max_body_memory;
+        server.header_timeout = settings.header_timeout;
+        server.body_timeout = settings.body_timeout;
+        server.body_idle_timeout = settings.body_idle_timeout;
+        server.write_timeout = settings.write_timeout;
+        server.keep_alive_timeout = settings.keep_alive_timeout;
+        server.max_wait = settings.max_wait;
+        server.stop_timeout = settings.stop_timeout;
+        server
+    }
+}

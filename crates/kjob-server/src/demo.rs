@@ -16,8 +16,8 @@ mod sleep;
 
 use kjob_core::Payload;
 use kjob_core::engine::{HandlerError, JobContext, Registry, RouteError, RouteOptions, Schemas};
-use kjob_proto::dynamic::SchemaError;
 use kjob_proto::Encoding;
+use kjob_proto::dynamic::SchemaError;
 use serde::{Deserialize, Serialize};
 
 /// Adds the demo endpoints.
@@ -90,9 +90,7 @@ const ENDPOINTS: [Endpoint; 4] = [
         path: "/demo/fail",
         request: schema!("fail_request"),
         response: schema!("fail_response"),
-        add: |registry, path, options| {
-            registry.route(path, fail, options.encoding(Encoding::Json))
-        },
+        add: |registry, path, options| registry.route(path, fail, options.encoding(Encoding::Json)),
     },
 ];
 

@@ -1,17 +1,23 @@
 //! The server of the asynchronous job protocol.
 
+mod activity;
+mod auth;
 mod body;
 pub mod builtin;
 pub mod config;
+mod connection;
 pub mod demo;
 mod health;
 pub mod logging;
 mod options;
+mod refusal;
 mod reply;
 pub mod run;
 mod server;
 mod service;
+mod signals;
 mod system;
 mod wire;
 
+pub use server::{BindError, Server, ServerHandle, ServerOptions};
 pub use system::SystemInfo;

@@ -1,1 +1,41 @@
-//! Where log lines go, and in which form.
+//! Where log lines go: to the error output, for people on a terminal and as JSON elsewhere.
+//!
+//! Lines about a job carry `job_id`, `job_tag` and `query_id`, and never a payload.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::LogFormat;
+
+/// Sends this process's log lines to its error output.
+///
+/// `filter` is a level or levels by module; parts of it that cannot be read are left out, with a
+/// line on the error output. Colours are used on a terminal, unless `NO_COLOR` is set.
+///
+/// # Errors
+/// Log lines of this process go somewhere already.
+pub fn init(filter: &str, format: LogFormat) -> Result<(), TryInitError> {
+    let is_terminal = io::stderr().is_terminal();
+    let is_json = match format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Human => false,
+        LogFormat::Json => true,
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(EnvFilter::builder().parse_lossy(filter));
+    if is_json {
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .finish()
+            .try_init()
+    } else {
+        let has_colours =
+            is_terminal && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+        lines.with_ansi(has_colours).finish().try_init()
+    }
+}

@@ -1,1 +1,181 @@
 //! From a config to a running server, and to its end.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kjob_core::engine::{Engine, Registry, SystemClock};
+use kjob_core::{MemoryStore, Store, StoreError};
+use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
+use tokio::net::TcpListener;
+
+use crate::builtin::{self, BuiltinError};
+use crate::config::{Config, StoreKind};
+use crate::demo::{self, DemoError};
+use crate::signals::{Signal, Signals};
+use crate::{Server, SystemInfo};
+
+/// Why a server did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The address cannot be listened on.
+    #[error("listen: {listen}: {}", bind_hint(source))]
+    Bind {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("data_dir: {0}")]
+    Open(#[from] OpenError),
+    /// The system endpoints cannot be served.
+    #[error(transparent)]
+    Builtin(#[from] BuiltinError),
+    /// The demo endpoints cannot be served.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// The store failed when its jobs were taken up, or when it was closed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operating system gives no signals, threads or the like.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// Jobs and requests were given their time.
+    Drained,
+    /// A second signal came, and nothing more was waited for. What ran is found as interrupted
+    /// when the store is next opened.
+    AtOnce(Signal),
+}
+
+/// Runs a server until a signal ends it. Prints one line to the standard output when it is ready.
+///
+/// The order of a start: the address is taken first, so that a server that cannot listen starts
+/// no job; clients that connect from then on wait until the store is open.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(config: &Config) -> Result<Ended, RunError> {
+    let mut signals = Signals::new().map_err(system("wait for signals"))?;
+    let settings = &config.settings;
+    let listen = settings.listen;
+    let bind = |source| RunError::Bind { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+
+    let system = system_info(config, address);
+    let registry = registry(config, &system)?;
+    let store = open_store(config).await?;
+    let clock = Arc::new(SystemClock);
+    let engine = Engine::open(store, registry, config.engine(), clock, rand::random()).await?;
+    let server = Server::from_listener(listener, engine.clone(), system.clone(), config.server());
+    let server = server.map_err(bind)?;
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve());
+    announce(address);
+
+    let first = signals.next().await;
+    tracing::info!(signal = %first, running = engine.stats().running, "draining");
+    let ending = async {
+        // Clients that connect are told first, then submits are refused.
+        system.drain();
+        let closed = engine.shut_down(settings.drain_timeout).await;
+        handle.stop();
+        // It fails only if the task was aborted, which nobody does, or panicked: it is over then.
+        let _ = serving.await;
+        closed
+    };
+    tokio::select! {
+        biased;
+        second = signals.next() => {
+            tracing::warn!(signal = %second, "ended at once; running jobs are left as interrupted");
+            Ok(Ended::AtOnce(second))
+        }
+        closed = ending => {
+            closed?;
+            tracing::info!("stopped");
+            Ok(Ended::Drained)
+        }
+    }
+}
+
+/// The endpoints that a server with this config has.
+fn registry(config: &Config, system: &SystemInfo) -> Result<Registry, RunError> {
+    let mut registry = Registry::default();
+    builtin::add_routes(&mut registry, system)?;
+    if config.demo {
+        demo::add_routes(&mut registry)?;
+    }
+    Ok(registry)
+}
+
+fn system_info(config: &Config, address: SocketAddr) -> SystemInfo {
+    let told = config.settings.public_url.as_told();
+    if told.is_none() && address.ip().is_unspecified() {
+        tracing::warn!(
+            listen = %address,
+            "clients cannot be told where to reach the server; set public_url"
+        );
+        return SystemInfo::new(None);
+    }
+    SystemInfo::new(Some(&told.unwrap_or_else(|| format!("http://{address}"))))
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, RunError> {
+    let settings = &config.settings;
+    match settings.store {
+        StoreKind::Memory => {
+            tracing::warn!("jobs are kept in memory only, and end with the process");
+            Ok(Arc::new(MemoryStore::new()))
+        }
+        StoreKind::Embedded => {
+            let dir = settings.data_dir.clone();
+            let open = move || EmbeddedStore::open(dir, EmbeddedOptions::default());
+            let opened = tokio::task::spawn_blocking(open).await;
+            let opened = opened.map_err(|error| system("open the store")(error.into()))?;
+            Ok(Arc::new(opened?))
+        }
+    }
+}
+
+/// Says on the standard output that the server is ready, for people and for programs that wait.
+fn announce(address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    let said =
+        writeln!(out, "kjob-server listening on http://{address}").and_then(|()| out.flush());
+    if let Err(error) = said {
+        tracing::warn!(%error, "the standard output is closed");
+    }
+    tracing::info!(%address, "listening");
+}
+
+fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { doing, source }
+}
+
+fn bind_hint(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "in use by another program; stop that one, or choose another port".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted; ports below 1024 are often reserved".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}

@@ -41,7 +41,10 @@ impl SystemInfo {
             ("version.kjob", Text::from_static(env!("CARGO_PKG_VERSION"))),
             ("conf.enable_ha", Text::from_static(word(false))),
             ("conf.enable_httpd_proxy", Text::from_static(word(false))),
-            ("conf.enable_worker_http_servers", Text::from_static(word(false))),
+            (
+                "conf.enable_worker_http_servers",
+                Text::from_static(word(false)),
+            ),
             ("conf.use_https", Text::from_static(word(is_https))),
         ];
         if let Some(url) = public_url {
@@ -151,7 +154,10 @@ mod tests {
         let told = SystemInfo::new(Some("https://example.org")).properties(None);
         let value = |name: &str| told.property_map.get(name).map(Text::as_str);
         assert_eq!(value("conf.host0_public_urls"), Some("https://example.org"));
-        assert_eq!(value("conf.worker_http_server_urls"), Some("https://example.org"));
+        assert_eq!(
+            value("conf.worker_http_server_urls"),
+            Some("https://example.org")
+        );
         assert_eq!(value("conf.use_https"), Some("TRUE"));
 
         let silent = SystemInfo::new(None).properties(None).property_map;

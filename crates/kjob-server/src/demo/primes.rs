@@ -103,7 +103,9 @@ fn place(number: u64, begin: u64) -> usize {
 fn odd_primes(limit: u64) -> Vec<u64> {
     let mut primes: Vec<u64> = Vec::new();
     for number in (3..=limit).step_by(2) {
-        let divisors = primes.iter().take_while(|prime| **prime * **prime <= number);
+        let divisors = primes
+            .iter()
+            .take_while(|prime| **prime * **prime <= number);
         if !divisors.into_iter().any(|prime| number % prime == 0) {
             primes.push(number);
         }

@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::{Config, ConfigError, Keys};
+
+/// The server of kjob: durable asynchronous jobs, for the clients of the Kinetica database.
+///
+/// Every setting is a flag, a KJOB_ variable and a key of the config file; a flag wins over a
+/// variable, and a variable over the file. Keys of the file are written with _ instead of -.
+///
+/// SIGTERM or SIGINT stops it: no new jobs are taken, running ones may go on for the drain
+/// timeout. A second signal ends it at once. Exit codes: 0 stopped as asked; 1 it failed; 2 the
+/// command line or the config is wrong; 130 or 143 ended at once by a second SIGINT or SIGTERM.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kjob-server", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; without one, serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// A config file, in TOML.
+    #[arg(long, global = true, env = "KJOB_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    #[command(flatten)]
+    keys: Keys,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Check the config, print what would be used, and exit.
+    Check,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first, and the environment.
+    ///
+    /// # Errors
+    /// What to print and how to exit: for a mistake as well as for `--help` and `--version`.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.keys.note_variables(&matches);
+        Ok(cli)
+    }
+
+    /// Reads the config file, if there is one, and resolves all settings.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let file = match &self.config {
+            Some(path) => Keys::from_file(path)?,
+            None => Keys::default(),
+        };
+        Config::resolve(self.keys.or(file))
+    }
+}
+
+/// The command line, with each setting's default in its help. clap must not fill them in itself:
+/// they would win over the config file.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    for (name, _, default) in Keys::TABLE {
+        command = command.mut_arg(name, |arg| {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.help(format!("{help} [default: {default}]"))
+        });
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Cli, String> {
+        let arguments = ["kjob-server"].iter().chain(arguments);
+        Cli::read(arguments.map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kjob.toml");
+        fs::write(&path, "workers = 4\nretention = '1h'\n").unwrap();
+        let cli = read(&["--config", path.to_str().unwrap(), "--workers", "9"]).unwrap();
+        let config = cli.resolve().unwrap();
+        assert_eq!(config.settings.workers, 9);
+        assert_eq!(config.settings.retention.as_secs(), 3_600);
+        assert!(!config.demo, "a config file says what is served");
+    }
+
+    #[test]
+    fn settings_may_stand_before_and_after_the_command() {
+        for arguments in [["check", "--workers=3"], ["--workers=3", "check"]] {
+            let cli = read(&arguments).unwrap();
+            assert_eq!(cli.command, Some(Command::Check));
+            assert_eq!(cli.resolve().unwrap().settings.workers, 3);
+        }
+    }
+
+    #[test]
+    fn a_switch_takes_a_value_only_after_an_equals_sign() {
+        let cli = read(&["--insecure", "--demo=false", "check"]).unwrap();
+        assert_eq!(cli.command, Some(Command::Check));
+        let config = cli.resolve().unwrap();
+        assert!(config.settings.insecure && !config.demo);
+    }
+
+    #[test]
+    fn other_than_loopback_addresses_need_a_word_more() {
+        let refused = read(&["--listen", "0.0.0.0:9191"])
+            .unwrap()
+            .resolve()
+            .unwrap_err();
+        assert!(
+            matches!(refused, ConfigError::NotLoopback { .. }),
+            "{refused}"
+        );
+        for arguments in [
+            &["--listen", "0.0.0.0:9191", "--insecure"][..],
+            &["--listen", "[::1]:0"],
+            &["--listen", "127.7.7.7:1"],
+        ] {
+            read(arguments).unwrap().resolve().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_bad_flag_is_named_with_what_is_allowed() {
+        let error = read(&["--workers", "none"]).unwrap_err();
+        assert!(error.contains("--workers <N>"), "{error}");
+        assert!(error.contains("a number from 1 to 1000000000"), "{error}");
+        let error = read(&["--worker", "3"]).unwrap_err();
+        assert!(error.contains("--workers"), "{error}");
+    }
+
+    #[test]
+    fn the_help_tells_every_default() {
+        let help = command().render_long_help().to_string();
+        for (name, variable, default) in Keys::TABLE {
+            assert!(
+                help.contains(&format!("--{}", name.replace('_', "-"))),
+                "{name}"
+            );
+            assert!(help.contains(variable), "{variable}");
+            assert!(help.contains(&format!("[default: {default}]")), "{default}");
+        }
+    }
+}

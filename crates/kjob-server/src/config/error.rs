@@ -1,0 +1,71 @@
+//! Why a config is refused: which key, where, and what is allowed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::{BadValue, Keys};
+
+/// A config that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The config file cannot be read.
+    #[error("the config file {path} cannot be read: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The config file is no TOML.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// File and line.
+        place: String,
+        /// What is wrong there.
+        message: String,
+    },
+    /// There is no such setting.
+    #[error(
+        "{place}: unknown key {key:?}; {}allowed are {}",
+        nearest.map(|nearest| format!("did you mean {nearest:?}? ")).unwrap_or_default(),
+        Keys::NAMES.join(", "),
+    )]
+    UnknownKey {
+        /// File and line.
+        place: String,
+        /// What is there.
+        key: String,
+        /// What may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// This version has no routes of the operator's own.
+    #[error(
+        "{place}: [[route]] is not supported by this version, which serves the system endpoints and, with demo = true, the demo endpoints"
+    )]
+    Route {
+        /// File and line.
+        place: String,
+    },
+    /// A setting cannot have this value.
+    #[error("{place}: {key}: {why}")]
+    BadValue {
+        /// File and line.
+        place: String,
+        /// The setting.
+        key: &'static str,
+        /// What it may be.
+        #[source]
+        why: BadValue,
+    },
+    /// Anybody could reach the server, and it asks nobody who they are.
+    #[error(
+        "listen: {listen} is no loopback address, and there are no accounts: whoever reaches it may do everything; use 127.0.0.1 or [::1], or set --insecure to listen there all the same"
+    )]
+    NotLoopback {
+        /// The address.
+        listen: SocketAddr,
+    },
+}

@@ -1,0 +1,286 @@
+//! The table of all settings.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
+use super::ConfigError;
+use super::value::{self, BadValue, LogFormat, Maybe, StoreKind};
+
+/// Where a setting's text is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// From nowhere: it was not given.
+    Default,
+    /// A line of the config file, counted from 1.
+    File {
+        /// The line.
+        line: usize,
+    },
+    /// The environment.
+    Variable,
+    /// The command line.
+    Flag,
+}
+
+/// A setting as it was given.
+#[derive(Clone, Debug)]
+pub(super) struct Given<T> {
+    pub(super) text: String,
+    pub(super) value: T,
+    pub(super) origin: Origin,
+}
+
+/// Makes a parser of values one of [`Given`], as clap and the file's reader want it.
+pub(super) fn given<T>(
+    parse: fn(&str) -> Result<T, BadValue>,
+) -> impl Fn(&str) -> Result<Given<T>, BadValue> + Clone {
+    move |text| {
+        Ok(Given {
+            text: text.to_owned(),
+            value: parse(text)?,
+            origin: Origin::Flag,
+        })
+    }
+}
+
+/// Declares the settings: name, type, variable, parser, what stands for the value in the help, and
+/// the default as text.
+macro_rules! keys {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident: $type:ty, $variable:literal, $parse:path, $value:literal, default $default:literal
+        $(, #[$($extra:tt)+])?;
+    )+) => {
+        /// Every setting, with its default filled in where it was not given.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Settings {
+            $($(#[doc = $doc])+ pub $name: $type,)+
+        }
+
+        /// The settings that were given, by a file or by flags and variables.
+        #[derive(Clone, Debug, Default, clap::Args)]
+        pub struct Keys {
+            $(
+                $(#[doc = $doc])+
+                #[arg(
+                    long, global = true, env = $variable, value_name = $value,
+                    value_parser = given($parse) $(, $($extra)+)?
+                )]
+                pub(super) $name: Option<Given<$type>>,
+            )+
+            /// Whether there was a config file.
+            #[arg(skip)]
+            pub(super) has_file: bool,
+        }
+
+        impl Keys {
+            /// The names of all settings, as the config file has them.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),+];
+
+            /// Name, variable and default of each setting.
+            pub(super) const TABLE: &'static [(&'static str, &'static str, &'static str)] =
+                &[$((stringify!($name), $variable, $default)),+];
+
+            /// These, and those of `other` that these do not have.
+            #[must_use]
+            pub fn or(self, other: Self) -> Self {
+                Self {
+                    $($name: self.$name.or(other.$name),)+
+                    has_file: self.has_file || other.has_file,
+                }
+            }
+
+            /// Sets one. `None` if there is no such setting.
+            pub(super) fn set(
+                &mut self,
+                name: &str,
+                text: &str,
+                origin: Origin,
+            ) -> Option<Result<(), BadValue>> {
+                match name {
+                    $(stringify!($name) => Some(given($parse)(text).map(|given| {
+                        self.$name = Some(Given { origin, ..given });
+                    })),)+
+                    _ => None,
+                }
+            }
+
+            /// Notes which are from the environment; clap gives no other way to know.
+            pub(super) fn note_variables(&mut self, matches: &ArgMatches) {
+                $(
+                    if let Some(given) = &mut self.$name
+                        && matches.value_source(stringify!($name)) == Some(ValueSource::EnvVariable)
+                    {
+                        given.origin = Origin::Variable;
+                    }
+                )+
+            }
+
+            /// Name, text and origin of each.
+            pub(super) fn listing(&self) -> Vec<(&'static str, String, Origin)> {
+                vec![$(match &self.$name {
+                    Some(given) => (stringify!($name), given.text.clone(), given.origin.clone()),
+                    None => (stringify!($name), $default.to_owned(), Origin::Default),
+                }),+]
+            }
+
+            pub(super) fn settings(self) -> Result<Settings, ConfigError> {
+                Ok(Settings {
+                    $($name: match self.$name {
+                        Some(given) => given.value,
+                        None => $parse($default).map_err(|why| ConfigError::BadValue {
+                            place: Origin::Default.to_string(),
+                            key: stringify!($name),
+                            why,
+                        })?,
+                    },)+
+                })
+            }
+        }
+    };
+}
+
+keys! {
+    /// Where to listen. Only loopback addresses, unless `insecure` is set.
+    listen: SocketAddr, "KJOB_LISTEN", value::address, "ADDR:PORT", default "127.0.0.1:9191";
+    /// Listen on other than loopback addresses too, though there are no accounts: whoever reaches
+    /// the server may do everything.
+    insecure: bool, "KJOB_INSECURE", value::boolean, "BOOL", default "false",
+        #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
+    /// The URL that clients are told to reach the server at; "auto" is http:// and the address it
+    /// listens on.
+    public_url: Maybe<String>, "KJOB_PUBLIC_URL", value::url, "URL", default "auto";
+    /// Where jobs live: "embedded" in the data directory, or "memory", which ends with the process.
+    store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
+    /// The directory of the embedded store; made if it is not there.
+    data_dir: PathBuf, "KJOB_DATA_DIR", value::path, "DIR", default "kjob-data";
+    /// Serve the demo endpoints; "auto" is yes, if there is no config file.
+    demo: Maybe<bool>, "KJOB_DEMO", value::maybe_boolean, "BOOL", default "auto",
+        #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
+
+    /// How many jobs run at once.
+    workers: usize, "KJOB_WORKERS", value::count, "N", default "64";
+    /// How many jobs may wait; a submit beyond it is refused as busy.
+    max_queued: usize, "KJOB_MAX_QUEUED", value::count, "N", default "1000000";
+    /// How many jobs of one user may wait; "auto" is as many as of all.
+    max_queued_per_user: Maybe<usize>, "KJOB_MAX_QUEUED_PER_USER", value::maybe_count, "N", default "auto";
+    /// How many bytes of payloads and results may be stored; a submit beyond it is refused as busy.
+    max_stored_bytes: usize, "KJOB_MAX_STORED_BYTES", value::size, "SIZE", default "64GiB";
+    /// How many bytes of one user may be stored; "auto" is as many as of all.
+    max_stored_bytes_per_user: Maybe<usize>, "KJOB_MAX_STORED_BYTES_PER_USER", value::maybe_size, "SIZE", default "auto";
+    /// How many bytes a result may have; a job with a larger one fails.
+    max_result: usize, "KJOB_MAX_RESULT", value::size, "SIZE", default "64MiB";
+    /// How long an ended job is kept, unless its submit says so itself.
+    retention: Duration, "KJOB_RETENTION", value::duration, "DURATION", default "24h";
+    /// How long a job with remove_job_on_complete is kept after its result was fetched first.
+    remove_grace: Duration, "KJOB_REMOVE_GRACE", value::duration, "DURATION", default "60s";
+    /// How long a job may go on after it was told to stop.
+    stop_grace: Duration, "KJOB_STOP_GRACE", value::duration, "DURATION", default "5s";
+    /// How long running jobs may go on when the server is told to stop.
+    drain_timeout: Duration, "KJOB_DRAIN_TIMEOUT", value::duration, "DURATION", default "30s";
+
+    /// How many bytes a request body may have.
+    max_body: usize, "KJOB_MAX_BODY", value::size, "SIZE", default "64MiB";
+    /// How many bytes snappy data may unfold to.
+    max_decompressed: usize, "KJOB_MAX_DECOMPRESSED", value::size, "SIZE", default "64MiB";
+    /// How many bytes a text in a request may have that is no payload.
+    max_string: usize, "KJOB_MAX_STRING", value::size, "SIZE", default "1MiB";
+    /// How many entries a map or an array in a request may have.
+    max_map_entries: usize, "KJOB_MAX_MAP_ENTRIES", value::count, "N", default "65536";
+    /// How many levels deep JSON may be, at most 127.
+    max_depth: usize, "KJOB_MAX_DEPTH", value::depth, "N", default "32";
+    /// How many bytes the head of a request may have.
+    max_header_bytes: usize, "KJOB_MAX_HEADER_BYTES", value::head, "SIZE", default "64KiB";
+    /// How many connections may be open; more wait to be accepted.
+    max_connections: usize, "KJOB_MAX_CONNECTIONS", value::count, "N", default "10000";
+    /// How many bytes the bodies of all requests in progress may take together; a request that
+    /// needs more is refused as busy.
+    max_body_memory: usize, "KJOB_MAX_BODY_MEMORY", value::size, "SIZE", default "1GiB";
+    /// How long the head of a request may take to arrive.
+    header_timeout: Duration, "KJOB_HEADER_TIMEOUT", value::positive_duration, "DURATION", default "15s";
+    /// How long a request body may take to arrive.
+    body_timeout: Duration, "KJOB_BODY_TIMEOUT", value::positive_duration, "DURATION", default "120s";
+    /// How long a request body that has begun may bring nothing.
+    body_idle_timeout: Duration, "KJOB_BODY_IDLE_TIMEOUT", value::positive_duration, "DURATION", default "20s";
+    /// How long a client may take nothing of an answer.
+    write_timeout: Duration, "KJOB_WRITE_TIMEOUT", value::positive_duration, "DURATION", default "60s";
+    /// How long a connection may be idle between two requests.
+    keep_alive_timeout: Duration, "KJOB_KEEP_ALIVE_TIMEOUT", value::positive_duration, "DURATION", default "180s";
+    /// The most that a get may ask to wait for its job; longer waits count as this.
+    max_wait: Duration, "KJOB_MAX_WAIT", value::duration, "DURATION", default "300s";
+    /// How long requests in progress have to end, once the server stops.
+    stop_timeout: Duration, "KJOB_STOP_TIMEOUT", value::duration, "DURATION", default "5s";
+
+    /// Which log lines are written: a level, or levels by module such as "info,kjob_core=debug".
+    log: String, "KJOB_LOG", value::filter, "FILTER", default "info";
+    /// How log lines are written: "human", "json", or "auto", which is human on a terminal.
+    log_format: LogFormat, "KJOB_LOG_FORMAT", value::log_format, "FORMAT", default "auto";
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { line } => write!(f, "config file, line {line}"),
+            Self::Variable => f.write_str("environment"),
+            Self::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kjob_core::engine::EngineConfig;
+
+    use super::super::Config;
+    use super::*;
+    use crate::ServerOptions;
+
+    #[test]
+    fn variables_are_named_as_their_keys() {
+        for (name, variable, _) in Keys::TABLE {
+            assert_eq!(*variable, format!("KJOB_{}", name.to_uppercase()));
+        }
+    }
+
+    /// Engine and listener have defaults of their own, for those who embed them: the program's must
+    /// not differ.
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let config = Config::resolve(Keys::default()).unwrap();
+        let (ours, engine) = (config.engine(), EngineConfig::default());
+        assert_eq!(format!("{ours:?}"), format!("{engine:?}"));
+        let (ours, listener) = (config.server(), ServerOptions::default());
+        assert_eq!(format!("{ours:?}"), format!("{listener:?}"));
+    }
+
+    #[test]
+    fn what_was_given_first_wins() {
+        let mut flags = Keys::default();
+        flags.set("workers", "3", Origin::Flag).unwrap().unwrap();
+        let mut file = Keys::default();
+        let line = |line| Origin::File { line };
+        file.set("workers", "4", line(1)).unwrap().unwrap();
+        file.set("max_queued", "5", line(2)).unwrap().unwrap();
+        let config = Config::resolve(flags.or(file)).unwrap();
+        assert_eq!(config.settings.workers, 3);
+        assert_eq!(config.settings.max_queued, 5);
+        let listing = config.to_toml();
+        assert!(
+            listing.contains("workers = \"3\"  # command line\n"),
+            "{listing}"
+        );
+        assert!(
+            listing.contains("max_queued = \"5\"  # config file, line 2\n"),
+            "{listing}"
+        );
+        assert!(listing.contains("log = \"info\"  # default\n"), "{listing}");
+    }
+}
