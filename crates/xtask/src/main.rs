@@ -1,1 +1,125 @@
-fn main() {}
+//! Developer commands: `cargo xtask test` is all that a change has to pass.
+//!
+//! Everything that is installed or built goes below the target directory.
+
+// These commands talk to a person at a terminal.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod acceptance;
+mod counts;
+mod features;
+mod fuzz;
+mod metadata;
+mod process;
+mod runner;
+mod steps;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::metadata::Workspace;
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    about = "Developer commands of kjob",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every check and test, with a summary at the end
+    Test(TestArgs),
+    /// Install what `test` and `fuzz` need, below the target directory
+    Setup,
+    /// Fuzz one target, or each in turn
+    Fuzz(FuzzArgs),
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Run only this step (may be repeated)
+    #[arg(long, value_name = "STEP", value_parser = steps::names())]
+    only: Vec<String>,
+    /// Leave this step out (may be repeated)
+    #[arg(long, value_name = "STEP", value_parser = steps::names())]
+    skip: Vec<String>,
+    /// List the steps and stop
+    #[arg(long)]
+    list: bool,
+    /// Hold the official clients against a release build of the server
+    #[arg(long)]
+    release: bool,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// A target in fuzz/fuzz_targets; all of them if left out
+    target: Option<String>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+}
+
+impl Command {
+    /// Whether all went well; an error is what kept the command from finding out.
+    fn run(self) -> Result<bool> {
+        match self {
+            Command::Test(args) if args.list => {
+                for step in &steps::STEPS {
+                    println!("{:<12} {}", step.name, step.about);
+                }
+                Ok(true)
+            }
+            Command::Test(args) => {
+                let context = steps::Context {
+                    workspace: Workspace::load()?,
+                    release: args.release,
+                };
+                Ok(runner::run(&context, &args.only, &args.skip))
+            }
+            Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Fuzz(args) => {
+                fuzz::run(&Workspace::load()?, args.target.as_deref(), args.seconds)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_step_is_refused_by_name() {
+        let Err(error) = Cli::try_parse_from(["xtask", "test", "--only", "clipy"]) else {
+            panic!("no such step");
+        };
+        assert!(error.to_string().contains("clippy"), "{error}");
+    }
+}

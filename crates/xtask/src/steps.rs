@@ -1,0 +1,202 @@
+//! The steps of `cargo xtask test`, in their order.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::counts::Counts;
+use crate::metadata::Workspace;
+use crate::process::{self, Tool};
+use crate::{acceptance, features, fuzz, tools};
+
+/// All steps. Cheap ones stand first, so that a slip shows at once.
+pub(crate) const STEPS: [Step; 9] = [
+    Step {
+        name: "fmt",
+        about: "formatting is rustfmt's",
+        run: fmt,
+    },
+    Step {
+        name: "clippy",
+        about: "all targets and features, warnings denied",
+        run: clippy,
+    },
+    Step {
+        name: "test",
+        about: "all unit and integration tests",
+        run: test,
+    },
+    Step {
+        name: "doctest",
+        about: "all examples in documentation",
+        run: doctest,
+    },
+    Step {
+        name: "features",
+        about: "each public crate with no, each, and all of its features",
+        run: features::run,
+    },
+    Step {
+        name: "deny",
+        about: "dependencies: duplicates, licences, sources",
+        run: deny,
+    },
+    Step {
+        name: "doc",
+        about: "documentation builds, warnings denied",
+        run: doc,
+    },
+    Step {
+        name: "acceptance",
+        about: "the official clients against the real server",
+        run: acceptance::run,
+    },
+    Step {
+        name: "fuzz",
+        about: "30 seconds of each fuzz target (nightly)",
+        run: fuzz::smoke,
+    },
+];
+
+/// One step.
+pub(crate) struct Step {
+    /// The word for `--only` and `--skip`.
+    pub(crate) name: &'static str,
+    /// What it checks, in a few words.
+    pub(crate) about: &'static str,
+    /// Runs it. An error is a failure, as is a report that is not `ok`.
+    pub(crate) run: fn(&Context) -> Result<Verdict>,
+}
+
+/// What steps may depend on.
+pub(crate) struct Context {
+    /// The workspace that is tested.
+    pub(crate) workspace: Workspace,
+    /// Whether the acceptance step builds the server with optimisations.
+    pub(crate) release: bool,
+}
+
+/// How a step ended.
+pub(crate) enum Verdict {
+    /// It ran to its end.
+    Ran {
+        /// Whether all was well.
+        ok: bool,
+        /// The tests in it, if it has any.
+        counts: Counts,
+        /// For the summary; may be empty.
+        note: String,
+    },
+    /// It could not run on this machine, for this reason.
+    Skipped(String),
+}
+
+impl Verdict {
+    /// A step without tests of its own that went well.
+    pub(crate) fn passed(note: impl Into<String>) -> Self {
+        Verdict::Ran {
+            ok: true,
+            counts: Counts::default(),
+            note: note.into(),
+        }
+    }
+}
+
+/// The names of all steps.
+pub(crate) fn names() -> Vec<&'static str> {
+    STEPS.iter().map(|step| step.name).collect()
+}
+
+fn fmt(context: &Context) -> Result<Verdict> {
+    let mut differing = 0;
+    for name in ["", "conformance", "fuzz"] {
+        let mut command = Tool::Cargo.command();
+        command
+            .args(["fmt", "--manifest-path"])
+            .arg(context.workspace.root.join(name).join("Cargo.toml"));
+        if name.is_empty() {
+            command.arg("--all");
+        }
+        // Names only: `cargo fmt` shows the rest by doing it.
+        let ok = process::run_watched(command.args(["--", "--check", "-l"]), |_| differing += 1)?;
+        if !ok && differing == 0 {
+            bail!("{} failed", process::shown(&command));
+        }
+    }
+    let note = if differing > 0 {
+        format!("{differing} files differ")
+    } else {
+        String::new()
+    };
+    Ok(Verdict::Ran {
+        ok: differing == 0,
+        counts: Counts::default(),
+        note,
+    })
+}
+
+fn clippy(context: &Context) -> Result<Verdict> {
+    let deny_warnings = ["--", "-D", "warnings"];
+    let targets = ["--all-targets", "--all-features"];
+    process::run(
+        Tool::Cargo
+            .command()
+            .args(["clippy", "--workspace"])
+            .args(targets)
+            .args(deny_warnings),
+    )?;
+    let mut conformance = acceptance::conformance(&context.workspace, "clippy");
+    process::run(conformance.args(targets).args(deny_warnings))?;
+    Ok(Verdict::passed(""))
+}
+
+fn test(_: &Context) -> Result<Verdict> {
+    // Not --all-targets, which would run the benches too.
+    let kinds = ["--lib", "--bins", "--tests", "--examples"];
+    cargo_test(
+        Tool::Cargo
+            .command()
+            .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
+            .args(kinds),
+    )
+}
+
+fn doctest(_: &Context) -> Result<Verdict> {
+    cargo_test(Tool::Cargo.command().args([
+        "test",
+        "--workspace",
+        "--all-features",
+        "--no-fail-fast",
+        "--doc",
+    ]))
+}
+
+fn deny(context: &Context) -> Result<Verdict> {
+    let cargo_deny = tools::CARGO_DENY.ensure(&context.workspace)?;
+    // Not advisories: their database is on the network, and changes while the code does not.
+    process::run(
+        Tool::At(cargo_deny)
+            .command()
+            .args(["check", "bans", "licenses", "sources"]),
+    )?;
+    Ok(Verdict::passed(""))
+}
+
+fn doc(_: &Context) -> Result<Verdict> {
+    let mut command = Tool::Cargo.command();
+    command
+        .args(["doc", "--workspace", "--all-features", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    process::run(&mut command)?;
+    Ok(Verdict::passed(""))
+}
+
+fn cargo_test(command: &mut Command) -> Result<Verdict> {
+    let mut counts = Counts::default();
+    let ok = process::run_watched(command, |line| counts.add_cargo_line(line))?;
+    Ok(Verdict::Ran {
+        ok,
+        counts,
+        note: String::new(),
+    })
+}

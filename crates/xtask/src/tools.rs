@@ -1,0 +1,158 @@
+//! What the commands need beyond cargo: installed below the target directory, and only if absent.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::fuzz;
+use crate::metadata::Workspace;
+use crate::process::{self, Tool};
+
+/// Reads deny.toml.
+pub(crate) const CARGO_DENY: CargoTool = CargoTool {
+    name: "cargo-deny",
+    version: "0.20.2",
+};
+/// Builds the fuzz targets.
+pub(crate) const CARGO_FUZZ: CargoTool = CargoTool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+};
+
+/// What the official Python client is released for.
+const PYTHON_MINOR: std::ops::RangeInclusive<u32> = 10..=14;
+const PYTHON_MISSING: &str = "the official Python client needs Python 3.10 to 3.14 with its venv module as `python3` \
+     (Debian: apt install python3 python3-venv)";
+
+/// A program from crates.io, at one version.
+pub(crate) struct CargoTool {
+    name: &'static str,
+    version: &'static str,
+}
+
+impl CargoTool {
+    /// The path of the program, which is installed first if it is absent or of another version.
+    pub(crate) fn ensure(&self, workspace: &Workspace) -> Result<PathBuf> {
+        let Self { name, version } = self;
+        let home = workspace.target.join("tools");
+        let program = home.join("bin").join(name);
+        if self.is_current(&program) {
+            return Ok(program);
+        }
+        println!("installing {name} {version}");
+        let mut install = Tool::Cargo.command();
+        // Unoptimized without debug info: a minute to build where a release build takes several,
+        // and neither program is slow.
+        install
+            .args([
+                "install",
+                "--locked",
+                "--debug",
+                "--version",
+                version,
+                "--root",
+            ])
+            .arg(&home)
+            .arg(name);
+        install.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        process::run(&mut install).with_context(|| format!("{name} could not be installed"))?;
+        Ok(program)
+    }
+
+    fn is_current(&self, program: &Path) -> bool {
+        let said = process::output(Tool::At(program.to_owned()).command().arg("--version"));
+        said.is_ok_and(|said| said.split_whitespace().nth(1) == Some(self.version))
+    }
+}
+
+/// A Python with everything in `acceptance/python/requirements.txt`.
+pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
+    let requirements = workspace.root.join("acceptance/python/requirements.txt");
+    let home = workspace.target.join("acceptance-venv");
+    let python = home.join("bin/python");
+    // A copy of what was installed is written last: without it, the environment is not complete.
+    let installed = home.join("requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements)
+        .with_context(|| requirements.display().to_string())?;
+    if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
+        return Ok(python);
+    }
+    println!("installing the official Python client");
+    check_python()?;
+    process::run(
+        Tool::At("python3".into())
+            .command()
+            .args(["-m", "venv", "--clear"])
+            .arg(&home),
+    )?;
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--requirement",
+    ];
+    process::run(
+        Tool::At(python.clone())
+            .command()
+            .args(pip)
+            .arg(&requirements),
+    )?;
+    std::fs::write(&installed, wanted).with_context(|| installed.display().to_string())?;
+    Ok(python)
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
+    python(workspace)?;
+    CARGO_DENY.ensure(workspace)?;
+    match fuzz::missing() {
+        Some(reason) => println!("cargo-fuzz is not installed: {reason}"),
+        None => {
+            CARGO_FUZZ.ensure(workspace)?;
+        }
+    }
+    println!("all is in {}", workspace.target.display());
+    Ok(())
+}
+
+fn check_python() -> Result<()> {
+    // ensurepip is what Debian leaves out of python3 without python3-venv.
+    let script = "import sys, venv, ensurepip; print(*sys.version_info[:2])";
+    let version = process::output(Tool::At("python3".into()).command().args(["-c", script]))
+        .context(PYTHON_MISSING)?;
+    if !is_supported(version.trim()) {
+        bail!(
+            "python3 is {}: {PYTHON_MISSING}",
+            version.trim().replace(' ', ".")
+        );
+    }
+    Ok(())
+}
+
+/// `version` is the major and the minor number with a space between.
+fn is_supported(version: &str) -> bool {
+    let minor = version
+        .strip_prefix("3 ")
+        .and_then(|minor| minor.parse().ok());
+    minor.is_some_and(|minor| PYTHON_MINOR.contains(&minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn supported_pythons() {
+        assert!(is_supported("3 10") && is_supported("3 14"));
+        for version in ["3 9", "3 15", "2 11", "3", ""] {
+            assert!(!is_supported(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn an_absent_tool_is_not_current() {
+        assert!(!CARGO_DENY.is_current(Path::new("/no/such/program")));
+    }
+}
