@@ -9,7 +9,7 @@ record! {
         /// The ids of the jobs.
         job_ids: Vec<i64> => Longs,
         /// What to do: `cancel`.
-        action: Text => String,
+        action: Text => Word,
         /// Options by name: `job_tag` names a job by its tag.
         options: StringMap => Map,
     }
@@ -21,7 +21,7 @@ record! {
         /// The ids of the jobs.
         job_ids: Vec<i64> => Longs,
         /// The action that was asked for.
-        action: Text => String,
+        action: Text => Word,
         /// A text for each id, in the same order.
         status: Vec<Text> => Strings,
         /// Further facts by name.

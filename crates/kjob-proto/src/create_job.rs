@@ -12,7 +12,7 @@ record! {
         endpoint: Text => String,
         /// How the payload is encoded: `binary`, `json` or `snappy`, see [`Encoding`](crate::Encoding).
         /// Independent of the encoding of this request.
-        request_encoding: Text => String,
+        request_encoding: Text => Word,
         /// The payload if `request_encoding` is `binary` or `snappy`: the endpoint's own request record,
         /// with no envelope. A slice of the received body.
         #[cfg_attr(feature = "serde", serde(with = "crate::serde_impls::payload"))]

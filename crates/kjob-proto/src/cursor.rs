@@ -1,12 +1,19 @@
 //! Reading Avro binary from shared bytes.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::varint::{LEN_MAX, unzigzag};
-use crate::{Limits, StringMap, Text};
+use crate::{Limits, StringMap, Text, words};
 
-type Result<T, E = DecodeError> = std::result::Result<T, E>;
+/// A read failed; the error waits in the cursor. A result with this is no larger than its value, so that
+/// the many small moves of a decode stay small.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed;
+
+type Result<T, E = Failed> = std::result::Result<T, E>;
 
 /// The head of a block of a map or an array.
 pub(crate) struct Block {
@@ -29,6 +36,7 @@ pub struct Cursor<'a> {
     limits: &'a Limits,
     /// The field that is being read, for errors.
     field: &'static str,
+    failure: Cell<Option<DecodeError>>,
 }
 
 impl<'a> Cursor<'a> {
@@ -47,6 +55,7 @@ impl<'a> Cursor<'a> {
             rest: body,
             limits,
             field: DecodeError::BODY,
+            failure: Cell::new(None),
         }
     }
 
@@ -57,15 +66,30 @@ impl<'a> Cursor<'a> {
         self
     }
 
-    pub(crate) fn finish(self) -> Result<()> {
-        match self.rest.len() {
-            0 => Ok(()),
-            found => Err(DecodeError::new(
-                DecodeErrorKind::TrailingBytes { found },
-                DecodeError::BODY,
-                self.offset(),
-            )),
+    /// Ends a read: gives its error, or the one of bytes that are left over.
+    pub(crate) fn finish<T>(self, read: Result<T>) -> Result<T, DecodeError> {
+        let found = self.rest.len();
+        match read {
+            Ok(value) if found == 0 => Ok(value),
+            Ok(_) => {
+                let kind = DecodeErrorKind::TrailingBytes { found };
+                Err(DecodeError::new(kind, DecodeError::BODY, self.offset()))
+            }
+            // Each failure was left by `error_at`; what stands here for the lack of one is never seen.
+            Err(Failed) => Err(self.failure.take().unwrap_or_else(|| {
+                let kind = DecodeErrorKind::UnexpectedEnd { found, needed: 0 };
+                DecodeError::new(kind, self.field, self.offset())
+            })),
         }
+    }
+
+    /// Adds the name of a field, that only a schema known at run time has, to the error that waits.
+    #[cfg(feature = "dynamic")]
+    pub(crate) fn in_field(&self, name: &str) {
+        self.failure.set(self.failure.take().map(|mut error| {
+            error.kind = error.kind.in_field(name);
+            error
+        }));
     }
 
     #[inline]
@@ -87,7 +111,7 @@ impl<'a> Cursor<'a> {
 
     /// Takes over-long forms of up to ten bytes, as every client's decoder does; bits beyond the 64th
     /// are refused, which the Python client drops (docs/protocol.md section 3, "Avro binary details").
-    #[inline]
+    #[inline(always)]
     pub(crate) fn long(&mut self) -> Result<i64> {
         match self.rest.split_first() {
             Some((&byte, rest)) if byte < 0x80 => {
@@ -115,7 +139,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Bytes of any length that the body can hold.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn payload(&mut self) -> Result<Bytes> {
         let at = self.offset();
         let len = self.length(at)?;
@@ -123,6 +147,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Text of any length that the body can hold.
+    #[inline(always)]
     pub(crate) fn payload_text(&mut self) -> Result<Text> {
         let bytes = self.payload()?;
         let at = self.offset() - bytes.len();
@@ -130,7 +155,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Text within [`Limits::max_string`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn string(&mut self) -> Result<Text> {
         let at = self.offset();
         let len = self.length(at)?;
@@ -146,6 +171,20 @@ impl<'a> Cursor<'a> {
         let bytes = self.shared(len, at)?;
         let at = self.offset() - bytes.len();
         self.text_of(bytes, at)
+    }
+
+    /// A string that is most often one of the protocol's own words; those need no reference to the body.
+    #[inline]
+    pub(crate) fn word(&mut self) -> Result<Text> {
+        let (at, start) = (self.offset(), self.rest);
+        let len = self.length(at)?;
+        if len <= words::LEN_MAX.min(self.limits.max_string) as u64
+            && let Some(word) = words::known(self.take(len, at)?)
+        {
+            return Ok(Text::from_static(word));
+        }
+        self.rest = start;
+        self.string()
     }
 
     pub(crate) fn map(&mut self) -> Result<StringMap> {
@@ -242,7 +281,7 @@ impl<'a> Cursor<'a> {
         self.take(len as u64, self.offset())
     }
 
-    #[inline]
+    #[inline(always)]
     fn length(&mut self, at: usize) -> Result<u64> {
         let found = self.long()?;
         u64::try_from(found)
@@ -250,7 +289,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A slice of the body; empty ones hold no reference to it.
-    #[inline]
+    #[inline(always)]
     fn shared(&mut self, len: u64, at: usize) -> Result<Bytes> {
         let start = self.offset();
         let slice = self.take(len, at)?;
@@ -261,13 +300,13 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn text_of(&self, bytes: Bytes, at: usize) -> Result<Text> {
         Text::try_from(bytes)
             .map_err(|error| self.error_at(at + error.valid_up_to, DecodeErrorKind::NotUtf8))
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, len: u64, at: usize) -> Result<&'a [u8]> {
         let taken = usize::try_from(len)
             .ok()
@@ -294,7 +333,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[cold]
-    fn unexpected_end(&self, at: usize, needed: u64) -> DecodeError {
+    fn unexpected_end(&self, at: usize, needed: u64) -> Failed {
         self.error_at(
             at,
             DecodeErrorKind::UnexpectedEnd {
@@ -304,8 +343,11 @@ impl<'a> Cursor<'a> {
         )
     }
 
+    /// Leaves an error for [`Cursor::finish`].
     #[cold]
-    pub(crate) fn error_at(&self, offset: usize, kind: DecodeErrorKind) -> DecodeError {
-        DecodeError::new(kind, self.field, offset)
+    pub(crate) fn error_at(&self, offset: usize, kind: DecodeErrorKind) -> Failed {
+        self.failure
+            .set(Some(DecodeError::new(kind, self.field, offset)));
+        Failed
     }
 }

@@ -16,11 +16,11 @@ record! {
     /// To clients a reply that is no envelope is a dead cluster, so even a refusal is one.
     Envelope = "gpudb_response" {
         /// [`Envelope::OK`] or [`Envelope::ERROR`].
-        status: Text => String,
+        status: Text => Word,
         /// The error's text; empty if there is none.
         message: Text => String,
         /// The name of the record inside, or [`Envelope::NONE`] in an error.
-        data_type: Text => String,
+        data_type: Text => Word,
         /// The record as Avro binary, in replies to binary and snappy requests. A slice of the received body.
         #[cfg_attr(feature = "serde", serde(with = "crate::serde_impls::payload"))]
         data: Bytes => Payload,

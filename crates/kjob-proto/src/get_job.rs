@@ -21,7 +21,7 @@ record! {
         /// The path of the endpoint that the job calls.
         endpoint: Text => String,
         /// `RUNNING`, `DONE`, `ERROR` or `CANCELLED`; a waiting job reads `RUNNING`.
-        job_status: Text => String,
+        job_status: Text => Word,
         /// Whether the job has not ended.
         running: bool => Boolean,
         /// Progress in percent, 0 to 100.
@@ -29,7 +29,7 @@ record! {
         /// Whether the job ended with a result.
         successful: bool => Boolean,
         /// How the result is encoded: `binary` or `json`; there is no snappy result.
-        response_encoding: Text => String,
+        response_encoding: Text => Word,
         /// The result if `response_encoding` is `binary`. A slice of the received body.
         #[cfg_attr(feature = "serde", serde(with = "crate::serde_impls::payload"))]
         job_response: Bytes => Payload,

@@ -5,8 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::cursor::Cursor;
-use crate::error::DecodeError;
+use crate::cursor::{Cursor, Failed};
 use crate::sink::Sink;
 use crate::{StringMap, Text};
 
@@ -17,7 +16,7 @@ pub(crate) trait Kind {
     const AVRO: &'static str;
 
     fn write(value: &Self::Value, sink: &mut impl Sink);
-    fn read(cursor: &mut Cursor<'_>) -> Result<Self::Value, DecodeError>;
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self::Value, Failed>;
 }
 
 macro_rules! kinds {
@@ -35,7 +34,7 @@ macro_rules! kinds {
             }
 
             #[inline]
-            fn read(cursor: &mut Cursor<'_>) -> Result<$value, DecodeError> {
+            fn read(cursor: &mut Cursor<'_>) -> Result<$value, Failed> {
                 cursor.$read()
             }
         }
@@ -48,6 +47,8 @@ kinds! {
     Long(i64) r#""long""#, long, |value, sink| sink.put_long(*value);
     /// Text within `max_string`.
     String(Text) r#""string""#, string, |value, sink| sink.put_string(value.as_bytes());
+    /// Text within `max_string`, most often a word of the protocol.
+    Word(Text) r#""string""#, word, |value, sink| sink.put_string(value.as_bytes());
     /// Bytes bounded by the body only, shared and not copied.
     Payload(Bytes) r#""bytes""#, payload, |value, sink| {
         sink.put_len(value.len());

@@ -29,6 +29,7 @@ mod sink;
 pub mod snappy;
 mod text;
 mod varint;
+mod words;
 
 pub use admin_alter_jobs::{AdminAlterJobsRequest, AdminAlterJobsResponse};
 pub use admin_show_jobs::{AdminShowJobsRequest, AdminShowJobsResponse};

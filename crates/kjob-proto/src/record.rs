@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Failed};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::segments::{Segments, Write, segments};
 use crate::sink::{Measure, Sink};
@@ -107,7 +107,7 @@ pub trait Wire {
 
     fn write_to(&self, sink: &mut impl Sink);
 
-    fn read_from(cursor: &mut Cursor<'_>) -> Result<Self, DecodeError>
+    fn read_from(cursor: &mut Cursor<'_>) -> Result<Self, Failed>
     where
         Self: Sized;
 
@@ -145,9 +145,8 @@ pub(crate) fn check_body(body: &Bytes, limits: &Limits) -> Result<(), DecodeErro
 /// Reads one record and nothing after it from bytes whose length was checked.
 pub(crate) fn read_whole<R: Wire>(body: &Bytes, limits: &Limits) -> Result<R, DecodeError> {
     let mut cursor = Cursor::new(body, limits);
-    let record = R::read_from(&mut cursor)?;
-    cursor.finish()?;
-    Ok(record)
+    let read = R::read_from(&mut cursor);
+    cursor.finish(read)
 }
 
 /// Declares a record: the struct, its name and schema, and its fields with their kinds.
@@ -181,7 +180,7 @@ macro_rules! record {
             #[inline]
             fn read_from(
                 cursor: &mut $crate::cursor::Cursor<'_>,
-            ) -> Result<Self, $crate::error::DecodeError> {
+            ) -> Result<Self, $crate::cursor::Failed> {
                 // Fields of a struct expression are evaluated as they are written: in the schema's order.
                 Ok(Self {
                     $($field: <$crate::kind::$kind as $crate::kind::Kind>::read(

@@ -81,6 +81,7 @@ impl TryFrom<Bytes> for Text {
     type Error = NotUtf8;
 
     /// Checks the bytes and keeps them, without a copy.
+    #[inline]
     fn try_from(bytes: Bytes) -> Result<Self, NotUtf8> {
         match ByteString::try_from(bytes) {
             Ok(text) => Ok(Self(text)),

@@ -1,16 +1,20 @@
 //! Walks Avro binary along a schema, and writes JSON on the way.
 
 use crate::Limits;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Failed};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::json::{put_bytes, put_float, put_long, put_string};
 
 use super::Schema;
 use super::node::{Node, NodeId};
 
-type Result<T, E = DecodeError> = std::result::Result<T, E>;
+type Result<T, E = Failed> = std::result::Result<T, E>;
 
-pub(super) fn to_json(schema: &Schema, binary: &[u8], limits: &Limits) -> Result<String> {
+pub(super) fn to_json(
+    schema: &Schema,
+    binary: &[u8],
+    limits: &Limits,
+) -> Result<String, DecodeError> {
     let mut text = Vec::new();
     walk(schema, binary, limits, Some(&mut text))?;
     // What is written is ASCII.
@@ -18,11 +22,16 @@ pub(super) fn to_json(schema: &Schema, binary: &[u8], limits: &Limits) -> Result
         .map_err(|_| DecodeError::new(DecodeErrorKind::NotUtf8, DecodeError::BODY, 0))
 }
 
-pub(super) fn check(schema: &Schema, binary: &[u8], limits: &Limits) -> Result<()> {
+pub(super) fn check(schema: &Schema, binary: &[u8], limits: &Limits) -> Result<(), DecodeError> {
     walk(schema, binary, limits, None)
 }
 
-fn walk(schema: &Schema, binary: &[u8], limits: &Limits, out: Option<&mut Vec<u8>>) -> Result<()> {
+fn walk(
+    schema: &Schema,
+    binary: &[u8],
+    limits: &Limits,
+    out: Option<&mut Vec<u8>>,
+) -> Result<(), DecodeError> {
     if binary.len() > limits.max_body {
         let kind = DecodeErrorKind::TooLong {
             found: binary.len() as u64,
@@ -40,9 +49,10 @@ fn walk(schema: &Schema, binary: &[u8], limits: &Limits, out: Option<&mut Vec<u8
         entries: 0,
         budget,
     };
-    walk.value(schema.root, 1)?;
-    walk.check_out(walk.cursor.offset())?;
-    walk.cursor.finish()
+    let walked = walk
+        .value(schema.root, 1)
+        .and_then(|()| walk.check_out(walk.cursor.offset()));
+    walk.cursor.finish(walked)
 }
 
 struct Walk<'a> {
@@ -127,10 +137,8 @@ impl<'a> Walk<'a> {
                         out.push(b':');
                     });
                     separator = b',';
-                    self.value(field.node, depth + 1).map_err(|mut error| {
-                        error.kind = error.kind.in_field(&field.name);
-                        error
-                    })?;
+                    self.value(field.node, depth + 1)
+                        .inspect_err(|_| self.cursor.in_field(&field.name))?;
                 }
                 self.put(|out| out.extend_from_slice(if fields.is_empty() { b"{}" } else { b"}" }));
             }

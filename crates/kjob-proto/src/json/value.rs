@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::context::{Context, Str};
-use crate::error::{DecodeError, DecodeErrorKind};
+use crate::error::DecodeErrorKind;
 use crate::kind::{self, Kind};
 use crate::{StringMap, Text};
 
@@ -139,6 +139,14 @@ impl ReadJson for kind::String {
     }
 }
 
+impl ReadJson for kind::Word {
+    const EXPECTED: &'static str = kind::String::EXPECTED;
+
+    fn of_str(text: Str<'_>, context: &Context<'_>) -> Result<Text, DecodeErrorKind> {
+        kind::String::of_str(text, context)
+    }
+}
+
 impl ReadJson for kind::PayloadText {
     const EXPECTED: &'static str = "a string";
 
@@ -179,7 +187,7 @@ impl Kind for MapValue {
         kind::String::write(value, sink);
     }
 
-    fn read(cursor: &mut crate::cursor::Cursor<'_>) -> Result<Text, DecodeError> {
+    fn read(cursor: &mut crate::cursor::Cursor<'_>) -> Result<Text, crate::cursor::Failed> {
         kind::String::read(cursor)
     }
 }

@@ -129,6 +129,12 @@ impl WriteJson for kind::String {
     }
 }
 
+impl WriteJson for kind::Word {
+    fn write_json(value: &Text, out: &mut Vec<u8>) {
+        put_string(value, out);
+    }
+}
+
 impl WriteJson for kind::Payload {
     fn write_json(value: &Bytes, out: &mut Vec<u8>) {
         put_bytes(value, out);
