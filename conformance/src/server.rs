@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 const START_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(30);
@@ -16,6 +16,8 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 pub struct Server {
     child: Child,
     url: String,
+    /// What it says on stderr, for the report of a failed test.
+    log: NamedTempFile,
     /// Kept for its drop, which deletes the data; none if the caller owns the directory.
     _data: Option<TempDir>,
 }
@@ -38,18 +40,21 @@ impl Server {
     pub fn start_on(data_dir: &Path, host: &str, arguments: &[&str]) -> Self {
         let binary = std::env::var_os("KJOB_SERVER_BIN")
             .expect("KJOB_SERVER_BIN: the path of a built kjob-server");
+        let log = NamedTempFile::new().expect("a temporary file");
         let mut child = Command::new(binary)
             .args(["--listen", &format!("{host}:0"), "--data-dir"])
             .arg(data_dir)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log.reopen().expect("a temporary file"))
             .spawn()
             .expect("kjob-server starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut server = Self {
             child,
             url: String::new(),
+            log,
             _data: None,
         };
 
@@ -131,5 +136,9 @@ impl Drop for Server {
         // Both fail on a process that has ended, which is the usual case.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let said = std::fs::read_to_string(self.log.path()).unwrap_or_default();
+            eprintln!("the server at {} said:\n{said}", self.url);
+        }
     }
 }
