@@ -1,0 +1,135 @@
+//! A real server in this process, and one that goes wrong as it is told.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use kjob_core::MemoryStore;
+use kjob_core::engine::{Engine, EngineConfig, Registry, SystemClock};
+use kjob_server::{Server, ServerOptions, SystemInfo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A server with the demo endpoints, on a free port.
+pub struct Real {
+    pub engine: Engine,
+    pub address: String,
+}
+
+impl Real {
+    pub async fn start() -> Self {
+        Self::with(EngineConfig::default()).await
+    }
+
+    pub async fn with(config: EngineConfig) -> Self {
+        let mut registry = Registry::default();
+        kjob_server::demo::add_routes(&mut registry).unwrap();
+        let store = Arc::new(MemoryStore::new());
+        let clock = Arc::new(SystemClock);
+        let engine = Engine::open(store, registry, config, clock, 7).await.unwrap();
+        let server = Server::bind(
+            "127.0.0.1:0".parse().unwrap(),
+            engine.clone(),
+            SystemInfo::new(None),
+            ServerOptions::default(),
+        )
+        .await
+        .unwrap();
+        let address = server.local_addr().to_string();
+        tokio::spawn(server.serve());
+        Self { engine, address }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// What happens to one request.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// It reaches the server, and its reply the client.
+    Forward,
+    /// It reaches the server; the connection breaks before the reply.
+    LoseReply,
+    /// It reaches nobody, and nothing ever comes back.
+    Swallow,
+    /// It is answered with this, whole.
+    Answer(String),
+}
+
+/// Stands between a client and a server, and gives each request its fate: those told, in order,
+/// then all are forwarded.
+pub struct Between {
+    pub address: String,
+    /// The bodies of all requests that came.
+    pub seen: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Between {
+    pub async fn start(server: &str, fates: impl IntoIterator<Item = Fate>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let fates = Arc::new(Mutex::new(fates.into_iter().collect::<VecDeque<_>>()));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (server, all) = (server.to_owned(), seen.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, fates, seen) = (server.clone(), fates.clone(), all.clone());
+                tokio::spawn(async move { serve(client, &server, &fates, &seen).await });
+            }
+        });
+        Self { address, seen }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn count(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+async fn serve(
+    mut client: TcpStream,
+    server: &str,
+    fates: &Mutex<VecDeque<Fate>>,
+    seen: &Mutex<Vec<Vec<u8>>>,
+) -> Option<()> {
+    loop {
+        let (head, body) = message(&mut client).await?;
+        seen.lock().unwrap().push(body.clone());
+        let fate = fates.lock().unwrap().pop_front().unwrap_or(Fate::Forward);
+        let reply = match fate {
+            Fate::Forward => forward(server, &head, &body).await?,
+            Fate::LoseReply => {
+                forward(server, &head, &body).await?;
+                return None;
+            }
+            Fate::Swallow => std::future::pending().await,
+            Fate::Answer(text) => text.into_bytes(),
+        };
+        client.write_all(&reply).await.ok()?;
+    }
+}
+
+async fn forward(server: &str, head: &[u8], body: &[u8]) -> Option<Vec<u8>> {
+    let mut server = TcpStream::connect(server).await.ok()?;
+    server.write_all(head).await.ok()?;
+    server.write_all(body).await.ok()?;
+    let (head, body) = message(&mut server).await?;
+    Some([head, body].concat())
+}
+
+/// Head and body of a message that has a Content-Length.
+async fn message(stream: &mut TcpStream) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let text = String::from_utf8(head.clone()).ok()?.to_lowercase();
+    let length = text.split("content-length:").nth(1)?.lines().next()?;
+    let mut body = vec![0; length.trim().parse().ok()?];
+    stream.read_exact(&mut body).await.ok()?;
+    Some((head, body))
+}
