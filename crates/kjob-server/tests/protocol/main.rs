@@ -1,0 +1,17 @@
+//! The server held to the protocol, byte by byte: each test speaks over a socket of its own, as
+//! clients do, and one file has one subject.
+
+mod alter_jobs;
+mod bodies;
+mod create_job;
+mod drain;
+mod encodings;
+mod errors;
+mod get_job;
+mod http1;
+mod http2;
+mod pages;
+mod patience;
+mod raw;
+mod server;
+mod show_jobs;

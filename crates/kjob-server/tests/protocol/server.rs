@@ -1,0 +1,117 @@
+//! A server in this process, on a store in memory, with handlers that a test controls.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kjob_core::engine::{
+    Engine, EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas, SystemClock,
+};
+use kjob_core::{MemoryStore, Payload};
+use kjob_server::{Server, ServerHandle, ServerOptions, SystemInfo};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::raw::Raw;
+
+pub(crate) struct TestServer {
+    pub(crate) addr: SocketAddr,
+    pub(crate) engine: Engine,
+    pub(crate) system: SystemInfo,
+    pub(crate) handle: ServerHandle,
+    pub(crate) serving: JoinHandle<()>,
+    /// How many jobs of `/gate` may end.
+    pub(crate) gate: Arc<Semaphore>,
+    /// One permit for each job of `/gate` that has begun.
+    pub(crate) begun: Arc<Semaphore>,
+}
+
+/// The request and the response of `/echo`.
+pub(crate) const ECHO_SCHEMA: &str =
+    r#"{"type":"record","name":"echo","fields":[{"name":"message","type":"string"}]}"#;
+
+impl TestServer {
+    pub(crate) async fn start() -> Self {
+        Self::with(ServerOptions::default(), EngineConfig::default()).await
+    }
+
+    pub(crate) async fn with_options(change: impl FnOnce(&mut ServerOptions)) -> Self {
+        let mut options = ServerOptions::default();
+        change(&mut options);
+        Self::with(options, EngineConfig::default()).await
+    }
+
+    pub(crate) async fn with_engine(change: impl FnOnce(&mut EngineConfig)) -> Self {
+        let mut config = EngineConfig::default();
+        change(&mut config);
+        Self::with(ServerOptions::default(), config).await
+    }
+
+    async fn with(options: ServerOptions, config: EngineConfig) -> Self {
+        let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let registry = registry(gate.clone(), begun.clone());
+        let store = Arc::new(MemoryStore::new());
+        let clock = Arc::new(SystemClock);
+        let engine = Engine::open(store, registry, config, clock, 7)
+            .await
+            .unwrap();
+        let system = SystemInfo::new(None);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Server::bind(any, engine.clone(), system.clone(), options)
+            .await
+            .unwrap();
+        Self {
+            addr: server.local_addr(),
+            engine,
+            system,
+            handle: server.handle(),
+            serving: tokio::spawn(server.serve()),
+            gate,
+            begun,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Raw {
+        Raw::connect(self.addr).await
+    }
+
+    /// Waits until one more job of `/gate` has begun.
+    pub(crate) async fn wait_begun(&self) {
+        self.begun.acquire().await.unwrap().forget();
+    }
+}
+
+/// `/echo` gives back its record in any encoding; `/raw` anything at all; `/fail` fails with its
+/// payload as the message; `/gate` gives back its payload when the gate lets it, and stops when told.
+fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
+    let mut registry = Registry::default();
+    let echo = |_: JobContext, payload: Payload| async move { Ok(payload) };
+    let schemas = Schemas::parse(ECHO_SCHEMA, ECHO_SCHEMA).unwrap();
+    registry
+        .route("/echo", echo, RouteOptions::default().schemas(schemas))
+        .unwrap();
+    registry
+        .route("/raw", echo, RouteOptions::default())
+        .unwrap();
+    let fail = |_: JobContext, payload: Payload| async move {
+        let message = String::from_utf8_lossy(&payload.data).into_owned();
+        Err(HandlerError::failed(message))
+    };
+    registry
+        .route("/fail", fail, RouteOptions::default())
+        .unwrap();
+    let wait = move |context: JobContext, payload: Payload| {
+        let (gate, begun) = (gate.clone(), begun.clone());
+        async move {
+            begun.add_permits(1);
+            tokio::select! {
+                permit = gate.acquire() => permit.unwrap().forget(),
+                () = context.cancelled() => return Err(HandlerError::Stopped),
+            }
+            Ok(payload)
+        }
+    };
+    registry
+        .route("/gate", wait, RouteOptions::default())
+        .unwrap();
+    registry
+}
