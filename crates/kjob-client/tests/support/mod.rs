@@ -25,7 +25,9 @@ impl Real {
         kjob_server::demo::add_routes(&mut registry).unwrap();
         let store = Arc::new(MemoryStore::new());
         let clock = Arc::new(SystemClock);
-        let engine = Engine::open(store, registry, config, clock, 7).await.unwrap();
+        let engine = Engine::open(store, registry, config, clock, 7)
+            .await
+            .unwrap();
         let server = Server::bind(
             "127.0.0.1:0".parse().unwrap(),
             engine.clone(),
