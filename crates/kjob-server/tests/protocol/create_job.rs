@@ -217,7 +217,7 @@ async fn the_callers_trace_becomes_the_query_id() {
             .await;
         let reply: CreateJobResponse = raw.reply().await.open(Encoding::Json).unwrap();
         assert_eq!(
-            reply.info.get("query_id").unwrap() == &trace,
+            *reply.info.get("query_id").unwrap() == trace,
             taken,
             "{header}"
         );

@@ -1,6 +1,8 @@
 //! The server held to the protocol, byte by byte: each test speaks over a socket of its own, as
 //! clients do, and one file has one subject.
 
+#![allow(clippy::unwrap_used)]
+
 mod alter_jobs;
 mod bodies;
 mod create_job;

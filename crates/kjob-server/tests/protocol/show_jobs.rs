@@ -106,7 +106,8 @@ async fn options_narrow_the_list() {
     let mut raw = server.connect().await;
     let [done, failed, running, queued] = four(&server, &mut raw).await;
     let after = failed.to_string();
-    let cases: [(&[(&'static str, &str)], &[i64]); 12] = [
+    type Case<'a> = (&'a [(&'static str, &'a str)], &'a [i64]);
+    let cases: [Case<'_>; 12] = [
         (&[], &[running, queued]),
         (&[("show_async_jobs", "false")], &[running, queued]),
         (&[("status", "DONE")], &[done]),
