@@ -38,6 +38,11 @@ def test_unknown_tag(db):
     calls.assert_plain_error(db.get_job(0, {"job_tag": "nobody-has-this"}), "nobody-has-this")
 
 
+def test_a_cancel_by_an_unknown_tag(db):
+    reply = db.admin_alter_jobs([], "cancel", {"job_tag": "nobody-has-this"})
+    calls.assert_plain_error(reply, "nobody-has-this")
+
+
 def test_a_known_id_does_not_help_an_unknown_tag(db):
     submitted = calls.submit(db, demo.echo())
     calls.assert_plain_error(db.get_job(submitted.job_id, {"job_tag": "nobody-has-this"}))

@@ -29,6 +29,9 @@ async fn a_job_that_is_not_there(client: &TestClient) {
         assert_plain_error(client.get_raw(job_id, &[]).await);
     }
 
+    let by_tag = [("job_tag", "nobody-has-this")];
+    let message = assert_plain_error(client.alter(&[], "cancel", &by_tag).await);
+    assert!(message.contains("nobody-has-this"), "{message}");
     let known = client.submit(echo("known", Binary)).await.job_id;
     for job_id in [0, known] {
         let message = assert_plain_error(

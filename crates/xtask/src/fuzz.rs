@@ -217,6 +217,53 @@ mod tests {
     use super::*;
 
     #[test]
+    fn targets_are_counted_by_how_they_end() {
+        let home = std::env::temp_dir().join(format!("kjob-xtask-fuzz-{}", std::process::id()));
+        fs::create_dir_all(&home).unwrap();
+        let fuzz = Fuzz {
+            cargo_fuzz: "unused".into(),
+            package: home.join("package"),
+            home: home.clone(),
+            programs: home.clone(),
+        };
+        // Written by another process: a program that we hold open for writing, or that a child
+        // forked at that moment by another test holds, cannot be started.
+        let program = |name: &str, script: &str| {
+            let write = "echo '#!/bin/sh' > $1; echo \"$2\" >> $1; chmod +x $1";
+            let path = home.join(name);
+            process::run(
+                Command::new("sh")
+                    .args(["-c", write, "sh"])
+                    .arg(path)
+                    .arg(script),
+            )
+            .unwrap();
+            name.to_owned()
+        };
+        let good = program("good", "echo stat::number_of_executed_units: 7 >&2");
+        let bad = program("bad", "echo found it >&2; exit 77");
+        let silent = program("silent", "true");
+
+        let error = fuzz.run_one(&bad, 1).unwrap_err().to_string();
+        assert!(
+            error.contains("77") && error.ends_with("found it"),
+            "{error}"
+        );
+        assert!(fuzz.run_one(&silent, 1).is_err(), "it may have run nothing");
+        assert_eq!(fuzz.run_one(&good, 1).unwrap(), 7);
+        let counts = fuzz.run_all(&[good, bad, silent], 1);
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 1,
+                failed: 2,
+                ignored: 0
+            }
+        );
+        fs::remove_dir_all(&home).unwrap();
+    }
+
+    #[test]
     fn the_count_of_inputs_is_read_from_the_log() {
         let log = "Done 1202 runs in 31 second(s)\nstat::number_of_executed_units: 1202\nstat::peak_rss_mb: 80\n";
         assert_eq!(executions(log), Some(1202));
