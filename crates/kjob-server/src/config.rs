@@ -30,7 +30,7 @@ mod value;
 use kjob_core::engine::EngineConfig;
 use kjob_proto::Limits;
 
-pub use cli::{Cli, Command};
+pub use cli::{Cli, Command, misspelt_variables};
 pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
 pub use value::{BadValue, LogFormat, Maybe, StoreKind};

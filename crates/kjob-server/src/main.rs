@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kjob_server::config::{Cli, Command, Config};
+use kjob_server::config::{Cli, Command, Config, misspelt_variables};
 use kjob_server::logging;
 use kjob_server::run::{Ended, run};
 
@@ -49,6 +49,12 @@ fn serve(config: &Config) -> ExitCode {
     let settings = &config.settings;
     if let Err(error) = logging::init(&settings.log, settings.log_format) {
         return fail(FAILED, error);
+    }
+    let variables: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for (name, meant) in misspelt_variables(variables.iter().map(String::as_str)) {
+        tracing::warn!("the variable {name} is not known; did you mean {meant}?");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -10,17 +10,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A server with the demo endpoints, on a free port.
-pub struct Real {
-    pub engine: Engine,
-    pub address: String,
+pub(crate) struct Real {
+    pub(crate) engine: Engine,
+    pub(crate) address: String,
 }
 
 impl Real {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(EngineConfig::default()).await
     }
 
-    pub async fn with(config: EngineConfig) -> Self {
+    pub(crate) async fn with(config: EngineConfig) -> Self {
         let mut registry = Registry::default();
         kjob_server::demo::add_routes(&mut registry).unwrap();
         let store = Arc::new(MemoryStore::new());
@@ -41,14 +41,14 @@ impl Real {
         Self { engine, address }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
 /// What happens to one request.
 #[derive(Clone, Debug)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It reaches the server, and its reply the client.
     Forward,
     /// It reaches the server; the connection breaks before the reply.
@@ -61,14 +61,14 @@ pub enum Fate {
 
 /// Stands between a client and a server, and gives each request its fate: those told, in order,
 /// then all are forwarded.
-pub struct Between {
-    pub address: String,
+pub(crate) struct Between {
+    pub(crate) address: String,
     /// The bodies of all requests that came.
-    pub seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    pub(crate) seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Between {
-    pub async fn start(server: &str, fates: impl IntoIterator<Item = Fate>) -> Self {
+    pub(crate) async fn start(server: &str, fates: impl IntoIterator<Item = Fate>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let fates = Arc::new(Mutex::new(fates.into_iter().collect::<VecDeque<_>>()));
@@ -83,11 +83,11 @@ impl Between {
         Self { address, seen }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::{Config, ConfigError, Keys};
+use crate::options::meant;
 
 /// The server of kjob: durable asynchronous jobs, for the clients of the Kinetica database.
 ///
@@ -61,6 +62,26 @@ impl Cli {
         };
         Config::resolve(self.keys.or(file))
     }
+}
+
+/// Of the names of variables, those that look like one of ours with a slip in it, each with the one
+/// that may have been meant. What else begins with `KJOB_` may be another program's.
+///
+/// ```
+/// use kjob_server::config::misspelt_variables;
+/// let names = ["KJOB_WORKER", "KJOB_WORKERS", "KJOB_COLOUR", "WORKER"];
+/// assert_eq!(misspelt_variables(names), [("KJOB_WORKER", "KJOB_WORKERS")]);
+/// ```
+pub fn misspelt_variables<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+) -> Vec<(&'a str, &'static str)> {
+    let variable_meant = |name: &'a str| {
+        let key = name.strip_prefix("KJOB_")?.to_lowercase();
+        let key = meant(&key, Keys::NAMES)?;
+        let (_, variable, _) = Keys::TABLE.iter().find(|(name, ..)| *name == key)?;
+        Some((name, *variable))
+    };
+    names.into_iter().filter_map(variable_meant).collect()
 }
 
 /// The command line, with each setting's default in its help. clap must not fill them in itself:

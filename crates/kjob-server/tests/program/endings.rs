@@ -1,0 +1,150 @@
+//! How a server ends, and what it finds when it starts again.
+
+use std::time::Duration;
+
+use kjob_client::{Job, List, Payload, Status, Submit};
+use tempfile::tempdir;
+
+use crate::support::Running;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn sleep() -> Submit {
+    Submit::new("/demo/sleep", Payload::json(r#"{"millis":3600000}"#))
+}
+
+fn echo() -> Submit {
+    Submit::new("/demo/echo", Payload::json(r#"{"message":"hello"}"#))
+}
+
+/// The drain time is far longer than any test waits, so ending at all shows that it is not used.
+#[test]
+fn a_server_without_jobs_ends_at_once() {
+    for signal in ["TERM", "INT"] {
+        let dir = tempdir().unwrap();
+        let server = Running::start(&dir, &["--drain-timeout", "1h"]);
+        server.signal(signal);
+        let (status, rest, log) = server.end();
+        assert_eq!((status.code(), rest.as_str()), (Some(0), ""), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_refuses_new_jobs_and_waits_for_those_that_run() {
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &["--drain-timeout", "1h"]);
+    assert_eq!(server.get("/readyz").0, 200);
+    let client = server.client();
+    let running = client.submit(&sleep()).await.unwrap();
+    server.signal("TERM");
+    // The signal takes effect when it likes; from then on no submit is taken.
+    let error = loop {
+        match client.submit(&echo()).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_leaving(), "{error}");
+    assert_eq!(error.message(), Some("Unavailable: Draining HA queue"));
+    assert_eq!(server.get("/readyz").0, 503);
+    assert_eq!(server.get("/healthz").0, 200);
+
+    // Looking, listing and cancelling go on.
+    assert_eq!(client.get(&running).await.unwrap().status, Status::Running);
+    assert_eq!(client.list(&List::default()).await.unwrap().jobs.len(), 1);
+    client.cancel(&running).await.unwrap();
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+
+    let server = Running::start(&dir, &[]);
+    let job = server.client().get(&running).await.unwrap();
+    assert_eq!(job.status, Status::Cancelled);
+}
+
+#[tokio::test]
+async fn a_long_poll_is_answered_when_the_server_ends() {
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &["--drain-timeout", "0s"]);
+    let client = server.client();
+    let running = client.submit(&sleep()).await.unwrap();
+    let poll = tokio::spawn(async move { client.wait(&running, SOON).await });
+    // The poll may reach the server before or after the signal: it is answered either way.
+    server.signal("TERM");
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    match poll.await.unwrap() {
+        Ok(job) => assert_interrupted(&job),
+        Err(error) => assert!(error.is_leaving() || error.is_connect(), "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let dir = tempdir().unwrap();
+        let server = Running::start(&dir, &["--drain-timeout", "1h"]);
+        let client = server.client();
+        let running = client.submit(&sleep()).await.unwrap();
+        server.signal("TERM");
+        // Signals of one kind that come together are one: the second must come when the first was seen.
+        while server.get("/readyz").0 == 200 {
+            tokio::task::yield_now().await;
+        }
+        server.signal(signal);
+        let (status, _, log) = server.end();
+        assert_eq!(status.code(), Some(code), "{log}");
+
+        let server = Running::start(&dir, &[]);
+        assert_interrupted(&server.client().get(&running).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn when_the_drain_time_is_over_running_jobs_are_interrupted() {
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &["--drain-timeout", "0s"]);
+    let running = server.client().submit(&sleep()).await.unwrap();
+    server.signal("TERM");
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let server = Running::start(&dir, &[]);
+    assert_interrupted(&server.client().get(&running).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_killed_server_finds_its_jobs_again() {
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &["--workers", "1"]);
+    let client = server.client();
+    let done = client.submit(&echo()).await.unwrap();
+    let result = client.wait(&done, SOON).await.unwrap().result;
+    let running = client.submit(&sleep()).await.unwrap();
+    let queued_submit = echo();
+    let queued = client.submit(&queued_submit).await.unwrap();
+    server.signal("KILL");
+    server.end();
+
+    let server = Running::start(&dir, &["--workers", "1"]);
+    let client = server.client();
+    // Finished: its bytes are kept. Running: its outcome is unknown. Queued: it runs now.
+    assert_eq!(client.get(&done).await.unwrap().result, result);
+    assert_interrupted(&client.get(&running).await.unwrap());
+    assert_eq!(
+        client.wait(&queued, SOON).await.unwrap().status,
+        Status::Done
+    );
+    // A submit whose answer was lost in the crash is the job that is there.
+    let again = client.submit(&queued_submit).await.unwrap();
+    assert_eq!((again.id, again.existing), (queued.id, true));
+    // Ids are never given twice.
+    assert!(client.submit(&echo()).await.unwrap().id > queued.id);
+}
+
+fn assert_interrupted(job: &Job) {
+    assert_eq!(job.status, Status::Error);
+    let message = job.error_message.as_ref().unwrap();
+    assert!(
+        message.contains("interrupted: ") && message.contains("outcome unknown"),
+        "{message}"
+    );
+}
