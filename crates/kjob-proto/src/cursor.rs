@@ -8,8 +8,7 @@ use crate::error::{DecodeError, DecodeErrorKind};
 use crate::varint::{LEN_MAX, unzigzag};
 use crate::{Limits, StringMap, Text, words};
 
-/// A read failed; the error waits in the cursor. A result with this is no larger than its value, so that
-/// the many small moves of a decode stay small.
+/// A read failed; the error waits in the cursor. A result with this is no larger than its value.
 #[derive(Clone, Copy, Debug)]
 pub struct Failed;
 
