@@ -1,5 +1,7 @@
 //! Every call of the client against a real server.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::time::Duration;

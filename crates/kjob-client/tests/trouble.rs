@@ -1,5 +1,7 @@
 //! What the client does when a connection, a server or what stands between them goes wrong.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::time::Duration;

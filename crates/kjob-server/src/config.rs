@@ -111,18 +111,18 @@ impl Config {
     /// What the listener is to be given.
     pub fn server(&self) -> ServerOptions {
         let settings = &self.settings;
-        let mut server = ServerOptions::default();
-        server.limits = self.limits();
-        server.max_header_bytes = settings.max_header_bytes;
-        server.max_connections = settings.max_connections;
-        server.max_body_memory = settings.max_body_memory;
-        server.header_timeout = settings.header_timeout;
-        server.body_timeout = settings.body_timeout;
-        server.body_idle_timeout = settings.body_idle_timeout;
-        server.write_timeout = settings.write_timeout;
-        server.keep_alive_timeout = settings.keep_alive_timeout;
-        server.max_wait = settings.max_wait;
-        server.stop_timeout = settings.stop_timeout;
-        server
+        ServerOptions {
+            limits: self.limits(),
+            max_header_bytes: settings.max_header_bytes,
+            max_connections: settings.max_connections,
+            max_body_memory: settings.max_body_memory,
+            header_timeout: settings.header_timeout,
+            body_timeout: settings.body_timeout,
+            body_idle_timeout: settings.body_idle_timeout,
+            write_timeout: settings.write_timeout,
+            keep_alive_timeout: settings.keep_alive_timeout,
+            max_wait: settings.max_wait,
+            stop_timeout: settings.stop_timeout,
+        }
     }
 }

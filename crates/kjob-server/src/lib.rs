@@ -1,4 +1,4 @@
-//! The server of the asynchronous job protocol.
+#![doc = include_str!("../README.md")]
 
 mod activity;
 mod auth;

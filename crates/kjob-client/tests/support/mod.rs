@@ -1,5 +1,7 @@
 //! A real server in this process, and one that goes wrong as it is told.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 

@@ -106,7 +106,10 @@ fn odd_primes(limit: u64) -> Vec<u64> {
         let divisors = primes
             .iter()
             .take_while(|prime| **prime * **prime <= number);
-        if !divisors.into_iter().any(|prime| number % prime == 0) {
+        if !divisors
+            .into_iter()
+            .any(|prime| number.is_multiple_of(*prime))
+        {
             primes.push(number);
         }
     }
@@ -125,7 +128,12 @@ mod tests {
     /// Compared with trial division, at each limit, so at each edge of the first primes.
     #[test]
     fn small_limits_agree_with_trial_division() {
-        let is_prime = |n: u64| n >= 2 && (2..n).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let is_prime = |n: u64| {
+            n >= 2
+                && (2..n)
+                    .take_while(|d| d * d <= n)
+                    .all(|d| !n.is_multiple_of(d))
+        };
         let mut expected = (0, 0);
         for limit in 0..2_000 {
             if is_prime(limit) {

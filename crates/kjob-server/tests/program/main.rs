@@ -1,5 +1,7 @@
 //! The program `kjob-server` as its operator meets it.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod endings;
 mod endpoints;
 mod settings;

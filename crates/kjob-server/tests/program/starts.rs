@@ -132,9 +132,10 @@ async fn logs_are_json_off_a_terminal_and_name_jobs_without_their_payloads() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     for job in [&submitted, &failed] {
+        let id = job.id.to_string();
         let ended = lines
             .iter()
-            .find(|line| line["message"] == "job ended" && line["job_id"] == job.id.to_string());
+            .find(|line| line["message"] == "job ended" && line["job_id"] == id.as_str());
         let ended = ended.unwrap_or_else(|| panic!("{log}"));
         assert_eq!(ended["job_tag"], job.tag.as_str());
         assert_eq!(ended["query_id"], job.query_id.as_str());

@@ -22,7 +22,9 @@ pub(crate) fn program() -> Command {
 }
 
 /// Runs the program to its end: exit code, standard output, error output.
-pub(crate) fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> (i32, String, String) {
+pub(crate) fn run<A: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = A>,
+) -> (i32, String, String) {
     let output = program().args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (
