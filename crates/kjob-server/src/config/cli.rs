@@ -17,14 +17,20 @@ use crate::options::meant;
 /// timeout. A second signal ends it at once. Exit codes: 0 stopped as asked; 1 it failed; 2 the
 /// command line or the config is wrong; 130 or 143 ended at once by a second SIGINT or SIGTERM.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kjob-server", version, max_term_width = 100)]
+#[command(name = "kjob-server", version)]
 pub struct Cli {
     /// What to do; without one, serve.
     #[command(subcommand)]
     pub command: Option<Command>,
 
     /// A config file, in TOML.
-    #[arg(long, global = true, env = "KJOB_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "KJOB_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub config: Option<PathBuf>,
 
     #[command(flatten)]

@@ -70,7 +70,7 @@ macro_rules! keys {
             $(
                 $(#[doc = $doc])+
                 #[arg(
-                    long, global = true, env = $variable, value_name = $value,
+                    long, global = true, env = $variable, hide_env_values = true, value_name = $value,
                     value_parser = given($parse) $(, $($extra)+)?
                 )]
                 pub(super) $name: Option<Given<$type>>,
@@ -159,7 +159,7 @@ keys! {
     public_url: Maybe<String>, "KJOB_PUBLIC_URL", value::url, "URL", default "auto";
     /// Where jobs live: "embedded" in the data directory, or "memory", which ends with the process.
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
-    /// The directory of the embedded store; made if it is not there.
+    /// The directory of the embedded store, from the working directory on; made if it is not there.
     data_dir: PathBuf, "KJOB_DATA_DIR", value::path, "DIR", default "kjob-data";
     /// Serve the demo endpoints; "auto" is yes, if there is no config file.
     demo: Maybe<bool>, "KJOB_DEMO", value::maybe_boolean, "BOOL", default "auto",
