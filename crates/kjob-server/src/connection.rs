@@ -148,8 +148,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answer = self.service.clone().answer(request, self.peer.clone());
-        Box::pin(async move { Ok(answer.await) })
+        Box::pin(self.service.clone().answer(request, self.peer.clone()))
     }
 }
 

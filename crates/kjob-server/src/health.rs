@@ -26,14 +26,20 @@ pub(crate) enum NotReady {
 }
 
 impl Page {
+    const ALL: [Self; 3] = [Self::Home, Self::Health, Self::Ready];
+
+    /// Where it is.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Home => "/",
+            Self::Health => "/healthz",
+            Self::Ready => "/readyz",
+        }
+    }
+
     /// The page at a path.
     pub(crate) fn at(path: &str) -> Option<Self> {
-        match path {
-            "/" => Some(Self::Home),
-            "/healthz" => Some(Self::Health),
-            "/readyz" => Some(Self::Ready),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|page| page.path() == path)
     }
 
     /// Answers for the page.

@@ -1,10 +1,11 @@
 //! The one service: limits, authentication, decode, dispatch, encode.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, ORIGIN};
@@ -12,12 +13,12 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use kjob_core::TraceParent;
-use kjob_core::engine::Engine;
-use kjob_proto::{Encoding, Limits, Text};
+use kjob_core::engine::{Caller, Engine};
+use kjob_proto::{Encoding, Limits};
 
 use crate::activity::{Activity, InFlight};
 use crate::auth::Auth;
-use crate::body::{BodyBounds, Budget, collect, discard};
+use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::health::{NotReady, Page};
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
@@ -33,7 +34,7 @@ pub(crate) struct Service {
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
-    wait_max: std::time::Duration,
+    wait_max: Duration,
     is_stopping: AtomicBool,
 }
 
@@ -67,17 +68,27 @@ impl Service {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Answers one request.
+    /// Answers one request. Never fails: the type is what hyper asks for.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: Peer,
-    ) -> Response<ReplyBody> {
+    ) -> Result<Response<ReplyBody>, Infallible> {
         let began = Instant::now();
-        let is_http2 = request.version() == Version::HTTP_2;
-        let in_flight = peer.activity.begin_request(is_http2);
-        let (head, body) = request.into_parts();
-        let mut response = self.route(&head, body, &peer).await;
+        let (parts, body) = request.into_parts();
+        let head = Head::new(parts, self.auth);
+        let in_flight = peer.activity.begin_request(head.is_http2);
+        let mut response = match &head.target {
+            Target::Wire(endpoint) => self.wire(*endpoint, &head, body, &peer).await,
+            Target::Page(page) => {
+                put_aside(&head, body, self.bounds, &peer);
+                page.answer(&head.method, self.not_ready())
+            }
+            Target::Unknown(path) => {
+                put_aside(&head, body, self.bounds, &peer);
+                unknown_path(path, &head)
+            }
+        };
 
         let took = began.elapsed();
         let headers = response.headers_mut();
@@ -85,37 +96,25 @@ impl Service {
         response.body_mut().set_in_flight(in_flight);
         tracing::debug!(
             method = %head.method,
-            path = head.uri.path(),
+            path = head.target.path(),
             status = response.status().as_u16(),
             took_us = took.as_micros() as u64,
             peer = %peer.ip,
             "request"
         );
-        response
-    }
-
-    async fn route(&self, head: &Parts, body: Incoming, peer: &Peer) -> Response<ReplyBody> {
-        let path = head.uri.path();
-        if let Some(endpoint) = Endpoint::at(path) {
-            return self.wire(endpoint, head, body, peer).await;
-        }
-        let response = match Page::at(path) {
-            Some(page) => page.answer(&head.method, self.not_ready()),
-            None => unknown_path(head),
-        };
-        self.put_aside(head, body, peer);
-        response
+        Ok(response)
     }
 
     /// Answers for a wire endpoint: always an envelope in the request's encoding.
     async fn wire(
         &self,
         endpoint: Endpoint,
-        head: &Parts,
+        head: &Head,
         mut body: Incoming,
         peer: &Peer,
     ) -> Response<ReplyBody> {
-        let mut encoding = named_encoding(&head.headers).unwrap_or(Encoding::Json);
+        // Known from the first byte of the body at the latest.
+        let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
         let outcome = match self.read(head, &mut body, &mut encoding).await {
             Ok(request) => self.call(endpoint, head, request, encoding, peer).await,
             Err(refusal) => Err(refusal),
@@ -125,17 +124,15 @@ impl Service {
             Err(refusal) => refusal,
         };
         if refusal.status().is_server_error() {
-            tracing::error!(endpoint = head.uri.path(), error = %refusal, "request failed");
+            tracing::error!(endpoint = endpoint.path(), error = %refusal, "request failed");
         }
         let mut response = reply::refusal(&refusal, encoding);
-        if refusal.ends_connection() {
+        if !refusal.ends_connection() {
+            put_aside(head, body, self.bounds, peer);
+        } else if !head.is_http2 {
             // HTTP/2 ends the stream instead.
-            if head.version != Version::HTTP_2 {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-        } else {
-            self.put_aside(head, body, peer);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
         response
     }
@@ -144,26 +141,23 @@ impl Service {
     /// shows it.
     async fn read(
         &self,
-        head: &Parts,
+        head: &Head,
         body: &mut Incoming,
         encoding: &mut Encoding,
-    ) -> Result<(Bytes, crate::body::Held), Refusal> {
+    ) -> Result<(Bytes, Held), Refusal> {
         if head.method != Method::POST {
             return Err(Refusal::Method {
                 found: head.method.clone(),
                 allowed: "POST",
             });
         }
-        let is_named = head.headers.contains_key(CONTENT_TYPE);
-        if is_named && named_encoding(&head.headers).is_none()
-            || !is_named && head.headers.contains_key(ORIGIN)
-        {
+        if let Media::Other(found) = &head.media {
             return Err(Refusal::MediaType {
-                found: content_type(&head.headers),
+                found: found.clone(),
             });
         }
         let (request, held) = collect(body, &self.bounds, &self.budget).await?;
-        if !is_named {
+        if head.media == Media::Missing {
             *encoding = guessed_encoding(&request);
         }
         Ok((request, held))
@@ -172,24 +166,23 @@ impl Service {
     async fn call(
         &self,
         endpoint: Endpoint,
-        head: &Parts,
-        (request, _held): (Bytes, crate::body::Held),
+        head: &Head,
+        (request, _held): (Bytes, Held),
         encoding: Encoding,
         peer: &Peer,
     ) -> Result<Response<ReplyBody>, Refusal> {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Err(Refusal::Stopping);
         }
-        let trace = head.headers.get("traceparent");
         let call = Call {
             engine: &self.engine,
             system: &self.system,
             limits: &self.limits,
             wait_max: self.wait_max,
             encoding,
-            caller: self.auth.caller(&head.headers),
-            trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
-            source_ip: Text::from(peer.ip.to_canonical().to_string()),
+            caller: &head.caller,
+            trace: head.trace,
+            ip: peer.ip,
         };
         let answer = endpoint.answer(&call, request).await?;
         let mut response = reply::envelope(StatusCode::OK, encoding, answer.segments);
@@ -204,46 +197,97 @@ impl Service {
         let is_draining = self.system.is_draining() || self.engine.stats().draining;
         is_draining.then_some(NotReady::Draining)
     }
+}
 
-    /// Reads the rest of a body that nobody wants. A client that is still sending would otherwise meet
-    /// a reset connection before it reads its answer, and the connection could not be used again.
-    fn put_aside(&self, head: &Parts, body: Incoming, peer: &Peer) {
-        // One that waits for "100 Continue" does not send, and HTTP/2 resets the stream alone.
-        let is_coming = !body.is_end_stream() && !head.headers.contains_key(EXPECT);
-        if is_coming && head.version != Version::HTTP_2 {
-            let (bounds, in_flight) = (self.bounds, peer.activity.hold());
-            tokio::spawn(drain(body, bounds, in_flight));
+/// What is needed of a request's head. The head itself is a slice of the connection's buffer, which
+/// would stay in memory for as long as a long poll waits.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    target: Target,
+    media: Media,
+    caller: Caller,
+    trace: Option<TraceParent>,
+    is_http2: bool,
+    /// Whether the body comes only after "100 Continue".
+    expects: bool,
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+enum Target {
+    Wire(Endpoint),
+    Page(Page),
+    Unknown(String),
+}
+
+/// What the head says of the body's encoding.
+#[derive(Debug, PartialEq, Eq)]
+enum Media {
+    Named(Encoding),
+    /// Nothing, and the body may show it.
+    Missing,
+    /// Something that the protocol does not have.
+    Other(String),
+}
+
+impl Head {
+    fn new(parts: Parts, auth: Auth) -> Self {
+        let path = parts.uri.path();
+        let target = match (Endpoint::at(path), Page::at(path)) {
+            (Some(endpoint), _) => Target::Wire(endpoint),
+            (None, Some(page)) => Target::Page(page),
+            (None, None) => Target::Unknown(path.to_owned()),
+        };
+        let headers = &parts.headers;
+        let trace = headers.get("traceparent");
+        Self {
+            target,
+            media: Media::of(headers),
+            caller: auth.caller(headers),
+            trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
+            is_http2: parts.version == Version::HTTP_2,
+            expects: headers.contains_key(EXPECT),
+            method: parts.method,
         }
     }
 }
 
-async fn drain(body: Incoming, bounds: BodyBounds, _in_flight: InFlight) {
-    discard(pin!(body), &bounds).await;
-}
-
-/// Clients send the protocol's calls as POSTs in one of its encodings: to those an unknown endpoint is
-/// a plain error. 404 would make them leave the cluster (docs/protocol.md section 1, rule 3), and is
-/// for everybody else.
-fn unknown_path(head: &Parts) -> Response<ReplyBody> {
-    let refusal = Refusal::UnknownPath {
-        path: head.uri.path().to_owned(),
-    };
-    match named_encoding(&head.headers) {
-        Some(encoding) if head.method == Method::POST => reply::refusal(&refusal, encoding),
-        _ => reply::text_refusal(StatusCode::NOT_FOUND, &refusal),
+impl Target {
+    fn path(&self) -> &str {
+        match self {
+            Self::Wire(endpoint) => endpoint.path(),
+            Self::Page(page) => page.path(),
+            Self::Unknown(path) => path,
+        }
     }
 }
 
-fn named_encoding(headers: &HeaderMap) -> Option<Encoding> {
-    let value = headers.get(CONTENT_TYPE)?;
-    Encoding::from_content_type(value.to_str().ok()?)
+impl Media {
+    /// A missing type is guessed at, but not in requests from web pages (those with an `Origin`): a
+    /// page of any site may send a body without a type, unasked, and JSON and binary only if the server
+    /// has said that it may.
+    fn of(headers: &HeaderMap) -> Self {
+        match headers.get(CONTENT_TYPE) {
+            Some(value) => match value.to_str().ok().and_then(Encoding::from_content_type) {
+                Some(encoding) => Self::Named(encoding),
+                None => Self::Other(String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            },
+            None if headers.contains_key(ORIGIN) => Self::Other(String::new()),
+            None => Self::Missing,
+        }
+    }
+
+    fn encoding(&self) -> Option<Encoding> {
+        match self {
+            Self::Named(encoding) => Some(*encoding),
+            Self::Missing | Self::Other(_) => None,
+        }
+    }
 }
 
 /// The encoding of a body without a `Content-Type`: an object is JSON, and no binary request begins
 /// with a brace, since that byte is a negative length or id.
-///
-/// Requests from web pages (those with an `Origin`) are not guessed at: a page of any origin may send
-/// bodies without a type, or with some others, unasked, and JSON and binary only after a preflight.
 fn guessed_encoding(body: &Bytes) -> Encoding {
     if body.trim_ascii_start().first() == Some(&b'{') {
         Encoding::Json
@@ -252,7 +296,28 @@ fn guessed_encoding(body: &Bytes) -> Encoding {
     }
 }
 
-fn content_type(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+/// Clients send the protocol's calls as POSTs in one of its encodings: to those an unknown endpoint is
+/// a plain error. 404 would make them leave the cluster (docs/protocol.md section 1, rule 3), and is
+/// for everybody else.
+fn unknown_path(path: &str, head: &Head) -> Response<ReplyBody> {
+    let path = path.to_owned();
+    let refusal = Refusal::UnknownPath { path };
+    match head.media.encoding() {
+        Some(encoding) if head.method == Method::POST => reply::refusal(&refusal, encoding),
+        _ => reply::text_refusal(StatusCode::NOT_FOUND, &refusal),
+    }
+}
+
+/// Reads the rest of a body that nobody wants. A client that is still sending would otherwise meet a
+/// reset connection before it reads its answer, and the connection could not be used again.
+fn put_aside(head: &Head, body: Incoming, bounds: BodyBounds, peer: &Peer) {
+    // One that waits for "100 Continue" does not send, and HTTP/2 resets the stream alone.
+    if !body.is_end_stream() && !head.expects && !head.is_http2 {
+        let in_flight = peer.activity.hold();
+        tokio::spawn(drain(body, bounds, in_flight));
+    }
+}
+
+async fn drain(body: Incoming, bounds: BodyBounds, _in_flight: InFlight) {
+    discard(pin!(body), &bounds).await;
 }

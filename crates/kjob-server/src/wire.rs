@@ -6,12 +6,13 @@ mod get_job;
 mod show_jobs;
 mod system;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::TraceParent;
 use kjob_core::engine::{Caller, Engine};
-use kjob_proto::{Encoding, Limits, Record, Segments, Text, reply_ok};
+use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok};
 
 use crate::SystemInfo;
 use crate::refusal::Refusal;
@@ -43,10 +44,10 @@ pub(crate) struct Call<'a> {
     pub(crate) wait_max: Duration,
     /// Of the request's body, and so of the reply's.
     pub(crate) encoding: Encoding,
-    pub(crate) caller: Caller,
+    pub(crate) caller: &'a Caller,
     pub(crate) trace: Option<TraceParent>,
     /// The caller's address.
-    pub(crate) source_ip: Text,
+    pub(crate) ip: IpAddr,
 }
 
 /// A success.
@@ -59,17 +60,32 @@ pub(crate) struct Answer {
 }
 
 impl Endpoint {
+    const ALL: [Self; 6] = [
+        Self::CreateJob,
+        Self::GetJob,
+        Self::ShowJobs,
+        Self::AlterJobs,
+        Self::SystemStatus,
+        Self::SystemProperties,
+    ];
+
+    /// Where it is.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::CreateJob => "/create/job",
+            Self::GetJob => "/get/job",
+            Self::ShowJobs => "/admin/show/jobs",
+            Self::AlterJobs => "/admin/alter/jobs",
+            Self::SystemStatus => "/show/system/status",
+            Self::SystemProperties => "/show/system/properties",
+        }
+    }
+
     /// The endpoint at a path.
     pub(crate) fn at(path: &str) -> Option<Self> {
-        match path {
-            "/create/job" => Some(Self::CreateJob),
-            "/get/job" => Some(Self::GetJob),
-            "/admin/show/jobs" => Some(Self::ShowJobs),
-            "/admin/alter/jobs" => Some(Self::AlterJobs),
-            "/show/system/status" => Some(Self::SystemStatus),
-            "/show/system/properties" => Some(Self::SystemProperties),
-            _ => None,
-        }
+        Self::ALL
+            .into_iter()
+            .find(|endpoint| endpoint.path() == path)
     }
 
     /// Does what the body asks for.

@@ -32,7 +32,7 @@ pub(super) async fn call(
     let mut job_ids = request.job_ids;
     if let Some(tag) = options.job_tag()? {
         let key = JobKey::Tag(tag);
-        let job = call.engine.get(&call.caller, &key).await?;
+        let job = call.engine.get(call.caller, &key).await?;
         let id = job.ok_or_else(|| unknown(&key))?.header.id.get();
         if !job_ids.contains(&id) {
             job_ids.push(id);

@@ -48,7 +48,7 @@ pub(super) async fn call(
     let payload = payload(&request)?;
     let mut submission = Submission::new(call.caller.owner.clone(), endpoint, payload);
     submission.trace = call.trace;
-    submission.source_ip = call.source_ip.clone();
+    submission.source_ip = Text::from(call.ip.to_canonical().to_string());
     apply(&options, &mut submission)?;
 
     let accepted = call.engine.submit(submission).await?;

@@ -30,8 +30,10 @@ pub(super) async fn call(
     let wait = options.number("wait_ms", 0..=u64::MAX)?.unwrap_or(0);
     let wait = Duration::from_millis(wait).min(call.wait_max);
     let key = key(request.job_id, options.job_tag()?)?;
+    // What waits is to be small.
+    drop(request);
 
-    let job = call.engine.wait(&call.caller, &key, wait).await?;
+    let job = call.engine.wait(call.caller, &key, wait).await?;
     let mut job = job.ok_or_else(|| unknown(&key))?;
     let mut response = describe(&job);
     match job.ending.take() {

@@ -50,7 +50,7 @@ pub(super) async fn call(
 
     let page = match tag {
         Some(tag) => named(call, tag, &filter).await?,
-        None => call.engine.list(&call.caller, filter).await?,
+        None => call.engine.list(call.caller, filter).await?,
     };
     let mut response = table(page, call.limits.max_string);
     if with_workers {
@@ -84,7 +84,7 @@ fn filter(options: &Options<'_>, with_ended: bool) -> Result<Filter, Refusal> {
 
 /// The page that holds the job with this tag, or nothing.
 async fn named(call: &Call<'_>, tag: JobTag, filter: &Filter) -> Result<Page, Refusal> {
-    let job = call.engine.get(&call.caller, &JobKey::Tag(tag)).await?;
+    let job = call.engine.get(call.caller, &JobKey::Tag(tag)).await?;
     let is_after = |job: &Job| filter.after.is_none_or(|after| job.header.id > after);
     let job = job.filter(|job| filter.matches(job) && is_after(job));
     Ok(Page {
