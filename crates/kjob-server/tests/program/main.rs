@@ -5,5 +5,6 @@
 mod endings;
 mod endpoints;
 mod settings;
+mod sockets;
 mod starts;
 mod support;
