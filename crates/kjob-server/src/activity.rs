@@ -41,6 +41,11 @@ pub(crate) struct Activity(Arc<Inner>);
 struct Inner {
     began: Instant,
     in_flight: AtomicUsize,
+    /// Those in flight whose answers are being sent.
+    sending: AtomicUsize,
+    /// When a piece of any answer was last taken. HTTP/2 clients hold back answers by windows, which
+    /// blocks no write.
+    sent_at: AtomicU64,
     /// Whether a request has come.
     asked: AtomicBool,
     /// Heads of HTTP/2 come between other frames, so there a lone byte means nothing.
@@ -52,7 +57,10 @@ struct Inner {
 
 /// A request that is being answered; counted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Activity);
+pub(crate) struct InFlight {
+    activity: Activity,
+    is_sending: bool,
+}
 
 impl Activity {
     /// A connection that begins now.
@@ -60,6 +68,8 @@ impl Activity {
         Self(Arc::new(Inner {
             began: Instant::now(),
             in_flight: AtomicUsize::new(0),
+            sending: AtomicUsize::new(0),
+            sent_at: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
@@ -80,7 +90,10 @@ impl Activity {
     pub(crate) fn hold(&self) -> InFlight {
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         self.0.head_since.store(0, Ordering::Relaxed);
-        InFlight(self.clone())
+        InFlight {
+            activity: self.clone(),
+            is_sending: false,
+        }
     }
 
     /// Bytes have come in.
@@ -103,6 +116,11 @@ impl Activity {
         }
     }
 
+    /// Whether the newest request came over HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.0.is_http2.load(Ordering::Relaxed)
+    }
+
     /// Whether nothing is being asked, answered or written.
     pub(crate) fn is_quiet(&self) -> bool {
         let inner = &self.0;
@@ -119,13 +137,20 @@ impl Activity {
         {
             return Due::Stuck;
         }
-        if inner.in_flight.load(Ordering::Relaxed) > 0 {
+        let in_flight = inner.in_flight.load(Ordering::Relaxed);
+        if in_flight > 0 {
+            if inner.sending.load(Ordering::Relaxed) == in_flight
+                && let Some(sent) = self.moment(&inner.sent_at)
+                && now >= sent + patience.write
+            {
+                return Due::Stuck;
+            }
             let shortest = patience.head.min(patience.keep_alive).min(patience.write);
             return Due::Later(now + shortest);
         }
         let head = if !inner.asked.load(Ordering::Relaxed) {
             Some(inner.began)
-        } else if inner.is_http2.load(Ordering::Relaxed) {
+        } else if self.is_http2() {
             None
         } else {
             self.moment(&inner.head_since)
@@ -154,11 +179,32 @@ impl Activity {
     }
 }
 
+impl InFlight {
+    /// The answer is there, and is being sent from now on.
+    pub(crate) fn begin_sending(&mut self) {
+        if !self.is_sending {
+            self.is_sending = true;
+            self.on_sent();
+            self.activity.0.sending.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A piece of the answer was taken.
+    pub(crate) fn on_sent(&self) {
+        let activity = &self.activity;
+        activity.0.sent_at.store(activity.now(), Ordering::Relaxed);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let inner = &self.0.0;
-        inner.idle_since.store(self.0.now(), Ordering::Relaxed);
+        let inner = &self.activity.0;
+        let now = self.activity.now();
+        inner.idle_since.store(now, Ordering::Relaxed);
         inner.head_since.store(0, Ordering::Relaxed);
+        if self.is_sending {
+            inner.sending.fetch_sub(1, Ordering::Relaxed);
+        }
         inner.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -246,5 +292,24 @@ mod tests {
         activity.on_write(false);
         activity.on_write(true);
         assert_eq!(follow(&activity).await, (Due::Stuck, 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_held_back_is_given_up() {
+        let activity = Activity::new();
+        let mut first = activity.begin_request(true);
+        let mut second = activity.begin_request(true);
+        advance(seconds(100)).await;
+        first.begin_sending();
+        // While another request is being worked on the connection is of use.
+        advance(seconds(100)).await;
+        assert!(matches!(activity.due(&PATIENCE), Due::Later(_)));
+        second.begin_sending();
+        advance(seconds(29)).await;
+        first.on_sent();
+        assert_eq!(follow(&activity).await, (Due::Stuck, 30));
+        drop((first, second));
+        assert!(activity.is_quiet());
+        assert_eq!(follow(&activity).await, (Due::Idle, 60));
     }
 }

@@ -26,6 +26,12 @@ use crate::service::{Peer, Service};
 /// Once a connection is to end, how often to look whether it does something still.
 const LAST_LOOKS_EVERY: Duration = Duration::from_millis(20);
 
+/// How often an HTTP/2 client with calls in progress is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// How long it may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// HTTP/2 calls of one connection at a time. Long polls take one each.
 const STREAMS_MAX: u32 = 1024;
 
@@ -62,6 +68,9 @@ impl Connector {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            // Finds out about clients that are gone while a long poll waits.
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(4 * STREAM_WINDOW)
             .max_header_list_size(u32::try_from(options.max_header_bytes).unwrap_or(u32::MAX));
@@ -95,6 +104,7 @@ impl Connector {
         let mut connection = pin!(self.builder.serve_connection(io, calls));
         let mut timer = pin!(sleep_until(Instant::now() + self.patience.head));
         let mut is_ending = false;
+        let mut cut_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -107,6 +117,7 @@ impl Connector {
                 }
                 () = self.stopping.cancelled(), if !is_ending => {
                     is_ending = true;
+                    cut_at = Instant::now() + self.patience.write;
                     connection.as_mut().graceful_shutdown();
                     timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
                 }
@@ -115,13 +126,20 @@ impl Connector {
                         tracing::debug!(%peer, "connection is stuck, and cut");
                         break;
                     }
-                    // What rests does not end by itself if it never had a request.
-                    _ if is_ending && activity.is_quiet() => break,
+                    // HTTP/1 that rests does not end by itself if it never had a request. HTTP/2 does,
+                    // once it has sent what it keeps until the client takes it.
+                    _ if is_ending
+                        && activity.is_quiet()
+                        && (!activity.is_http2() || Instant::now() >= cut_at) =>
+                    {
+                        break;
+                    }
                     _ if is_ending => {
                         timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
                     }
                     Due::Idle => {
                         is_ending = true;
+                        cut_at = Instant::now() + self.patience.write;
                         connection.as_mut().graceful_shutdown();
                         timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
                     }

@@ -123,7 +123,8 @@ impl ReplyBody {
     }
 
     /// Keeps the request counted as in flight until this was sent or given up.
-    pub(crate) fn set_in_flight(&mut self, in_flight: InFlight) {
+    pub(crate) fn set_in_flight(&mut self, mut in_flight: InFlight) {
+        in_flight.begin_sending();
         self.in_flight = Some(in_flight);
     }
 
@@ -138,6 +139,9 @@ impl ReplyBody {
             std::mem::take(&mut self.piece)
         };
         self.left -= piece.len() as u64;
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.on_sent();
+        }
         if self.left == 0
             && let Some(delivery) = self.delivery.take()
         {

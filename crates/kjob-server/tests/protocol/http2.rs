@@ -130,3 +130,38 @@ async fn a_stop_ends_the_connection_after_its_requests() {
     let mut sender = sender;
     assert!(in_time("the close", sender.ready()).await.is_err());
 }
+
+/// The windows of HTTP/2 let a client hold back an answer without blocking the connection.
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_an_answer_is_cut() {
+    let server = TestServer::with_options(|options| {
+        options.write_timeout = std::time::Duration::from_millis(100);
+        options.header_timeout = std::time::Duration::from_millis(100);
+    })
+    .await;
+    let mut sender = connect(&server).await;
+    let submit = CreateJobRequest {
+        endpoint: "/raw".into(),
+        request_encoding: "binary".into(),
+        data: Bytes::from(vec![7; 16 << 20]),
+        ..Default::default()
+    };
+    let job: CreateJobResponse = call(&sender, "/create/job", submit).await.unwrap();
+    let get = GetJobRequest {
+        job_id: job.job_id,
+        options: map(&[("wait_ms", "30000")]),
+    };
+    let request = Request::post("http://test/get/job")
+        .header("content-type", "application/octet-stream")
+        .body(Full::new(get.encode_to_bytes()))
+        .unwrap();
+    let reply = in_time("a reply", sender.send_request(request)).await;
+    let unread = reply.unwrap().into_body();
+    while in_time("the cut", sender.ready()).await.is_ok() {
+        tokio::task::yield_now().await;
+        if sender.is_closed() {
+            break;
+        }
+    }
+    assert!(in_time("the rest", unread.collect()).await.is_err());
+}
