@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::{TempDir, tempdir};
 
-use crate::support::Running;
+use crate::support::{Running, program};
 
 /// A bound for reads that would hang; no test waits for it to pass.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,6 +150,39 @@ fn connections_that_rest_do_not_hold_up_the_end() {
         told.elapsed()
     );
     assert_closed(&mut rested);
+}
+
+/// Accepts that fail for want of files are tried again, without burning time, until one can be had.
+#[test]
+fn running_out_of_files_is_survived() {
+    let dir = tempdir().unwrap();
+    let server = program();
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""])
+        .arg(server.get_program())
+        .args(["--listen", "127.0.0.1:0", "--store", "memory"]);
+    for (name, _) in server.get_envs() {
+        limited.env_remove(name);
+    }
+    let log = dir.path().join("log");
+    let server = Running::spawn(limited, &log);
+    let many: Vec<TcpStream> = (0..64).map(|_| connect(&server)).collect();
+    let end = Instant::now() + READ_TIMEOUT;
+    while !std::fs::read_to_string(&log)
+        .unwrap()
+        .contains("cannot be accepted")
+    {
+        assert!(Instant::now() < end, "64 connections fit into 32 files");
+    }
+    drop(many);
+    let mut stream = connect(&server);
+    assert_eq!(ask(&mut stream, &json(STATUS, "{}")).0, 200);
+    server.signal("TERM");
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let tries = log.matches("cannot be accepted").count();
+    assert!(tries < 100, "{tries} tries");
 }
 
 /// A connection from before the drain sees all of it: who is told, who is refused, who is answered.
