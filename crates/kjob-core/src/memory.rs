@@ -268,13 +268,11 @@ impl Store for MemoryStore {
 impl Inner {
     /// The unexpired job that `tag` names.
     fn named(&self, owner: &Owner, tag: &JobTag, now: Timestamp) -> Option<JobId> {
-        let carried = tag.carried_id().and_then(|id| self.jobs.get(&id));
-        let carried = carried.filter(|job| job.header.owner == *owner && job.header.tag == *tag);
-        let given = || self.jobs.get(self.tags.get(&(owner.clone(), tag.clone()))?);
-        carried
-            .or_else(given)
-            .filter(|job| !expired(job, now))
-            .map(|job| job.header.id)
+        // An entry comes first: a generated tag whose job failed may have been given to another.
+        let given = self.tags.get(&(owner.clone(), tag.clone())).copied();
+        let job = self.jobs.get(&given.or_else(|| tag.carried_id())?)?;
+        let is_its = job.header.owner == *owner && job.header.tag == *tag;
+        (is_its && !expired(job, now)).then_some(job.header.id)
     }
 
     fn step(&mut self, id: JobId, event: Event, at: Timestamp) -> Result<State, StepError> {
@@ -317,8 +315,12 @@ impl Inner {
             return 0;
         };
         let name = (job.header.owner, job.header.tag);
-        if self.tags.get(&name) == Some(&key.1) {
-            self.tags.remove(&name);
+        if let Some(given) = self.tags.get(&name) {
+            // While the job whose id the tag carries is there, the entry says that it lost it.
+            let carrier = name.1.carried_id().filter(|id| self.jobs.contains_key(id));
+            if carrier.is_none() && !self.jobs.contains_key(given) {
+                self.tags.remove(&name);
+            }
         }
         let result = match &job.ending {
             Some(Ending::Done(result)) => result.data.len(),

@@ -123,7 +123,16 @@ impl NewBlob {
             let path = dir.join(name.to_string());
             match File::create_new(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                file => return Ok((Self { name, path, kept: false }, file?)),
+                file => {
+                    return Ok((
+                        Self {
+                            name,
+                            path,
+                            kept: false,
+                        },
+                        file?,
+                    ));
+                }
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -172,17 +181,24 @@ pub(crate) fn read(
     crc: u32,
 ) -> Result<Bytes, StoreError> {
     let path = layout.blobs_of(segment).join(name.to_string());
-    let corrupt = |how: &str| StoreError::Corrupt { what: format!("blob file {name}: {how}") };
+    let corrupt = |how: &str| StoreError::Corrupt {
+        what: format!("blob file {name}: {how}"),
+    };
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(corrupt("missing")),
         other => other.map_err(error::file("open a blob file"))?,
     };
-    let found = file.metadata().map_err(error::file("read a blob file"))?.len();
+    let found = file
+        .metadata()
+        .map_err(error::file("read a blob file"))?
+        .len();
     if found != len {
         return Err(corrupt(&format!("{found} bytes instead of {len}")));
     }
     let mut data = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-    file.take(len).read_to_end(&mut data).map_err(error::file("read a blob file"))?;
+    file.take(len)
+        .read_to_end(&mut data)
+        .map_err(error::file("read a blob file"))?;
     if crc32fast::hash(&data) != crc {
         return Err(corrupt("its checksum is wrong"));
     }
@@ -219,10 +235,21 @@ mod tests {
     fn names_lead_back() {
         let id = JobId::new(77).unwrap();
         for kind in [BlobKind::Payload, BlobKind::Result] {
-            let name = BlobName { id, kind, number: 3 };
+            let name = BlobName {
+                id,
+                kind,
+                number: 3,
+            };
             assert_eq!(BlobName::parse(&name.to_string()), Some(name));
         }
-        for other in ["", "x.0.payload", "0.0.payload", "7.result", "7.x.result", "7.0.payload.tmp"] {
+        for other in [
+            "",
+            "x.0.payload",
+            "0.0.payload",
+            "7.result",
+            "7.x.result",
+            "7.0.payload.tmp",
+        ] {
             assert_eq!(BlobName::parse(other), None, "{other}");
         }
     }
@@ -242,6 +269,9 @@ mod tests {
         assert_eq!(read(0, 3, crc).unwrap(), "abc");
         assert!(matches!(read(1, 4, 0), Err(StoreError::Corrupt { .. })));
         assert!(matches!(read(0, 4, crc), Err(StoreError::Corrupt { .. })));
-        assert!(matches!(read(0, 3, crc ^ 1), Err(StoreError::Corrupt { .. })));
+        assert!(matches!(
+            read(0, 3, crc ^ 1),
+            Err(StoreError::Corrupt { .. })
+        ));
     }
 }

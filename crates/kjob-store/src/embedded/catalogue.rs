@@ -51,7 +51,9 @@ impl Catalogue {
         let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         // Before anything is written: a foreign file is left as it is.
         let tables = "SELECT count(*) FROM sqlite_master";
-        let tables: i64 = connection.query_row(tables, [], |row| row.get(0)).map_err(store)?;
+        let tables: i64 = connection
+            .query_row(tables, [], |row| row.get(0))
+            .map_err(store)?;
         let id = number("application_id").map_err(store)?;
         let version = number("user_version").map_err(store)?;
         let is_new = tables == 0 && id == 0 && version == 0;
@@ -76,13 +78,20 @@ impl Catalogue {
             })
         };
         let (next_id, next_segment) = set_up().map_err(store)?;
-        Ok(Self { connection, next_id, next_segment })
+        Ok(Self {
+            connection,
+            next_id,
+            next_segment,
+        })
     }
 
     /// Sets ids aside, durably.
     pub(crate) fn reserve(&mut self, count: u32) -> Result<IdBlock, StoreError> {
         let first = JobId::new(self.next_id).ok_or(StoreError::NoIdsLeft)?;
-        let next = self.next_id.saturating_add(i64::from(count.max(1))).min(JobId::MAX + 1);
+        let next = self
+            .next_id
+            .saturating_add(i64::from(count.max(1)))
+            .min(JobId::MAX + 1);
         self.connection
             .prepare_cached("UPDATE ids SET next_id = ?1")
             .and_then(|mut update| update.execute([next]))
@@ -163,14 +172,18 @@ impl Catalogue {
 
     /// Writes the log back into the file.
     pub(crate) fn close(self) -> Result<(), StoreError> {
-        self.connection.close().map_err(|(_, error)| sql("close the catalogue")(error))
+        self.connection
+            .close()
+            .map_err(|(_, error)| sql("close the catalogue")(error))
     }
 
     fn update(&self, update: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), StoreError> {
         let changed = self.connection.execute(update, values);
         match changed.optional().map_err(sql("write the catalogue"))? {
             Some(1) => Ok(()),
-            _ => Err(StoreError::Corrupt { what: "the catalogue lost a segment".to_owned() }),
+            _ => Err(StoreError::Corrupt {
+                what: "the catalogue lost a segment".to_owned(),
+            }),
         }
     }
 }

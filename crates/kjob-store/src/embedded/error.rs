@@ -76,10 +76,13 @@ pub enum OpenError {
 pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |error| match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Corrupt { what: format!("while trying to {doing}: {error}") }
-        }
-        _ => StoreError::Io { doing, source: Arc::new(error) },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt {
+            what: format!("while trying to {doing}: {error}"),
+        },
+        _ => StoreError::Io {
+            doing,
+            source: Arc::new(error),
+        },
     }
 }
 
@@ -87,7 +90,10 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreE
 pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
     move |error| match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
-        _ => StoreError::Io { doing, source: Arc::new(error) },
+        _ => StoreError::Io {
+            doing,
+            source: Arc::new(error),
+        },
     }
 }
 
@@ -95,7 +101,9 @@ pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError 
 /// acknowledged any more. A failed write leaves the old state; a failed sync may have dropped
 /// dirty pages, and asking again would wrongly succeed.
 pub(crate) fn is_fatal(error: &StoreError) -> bool {
-    let StoreError::Io { source, .. } = error else { return false };
+    let StoreError::Io { source, .. } = error else {
+        return false;
+    };
     source
         .downcast_ref::<rusqlite::Error>()
         .and_then(rusqlite::Error::sqlite_error_code)

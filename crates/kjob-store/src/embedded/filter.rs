@@ -95,14 +95,21 @@ mod tests {
         (0..10_000).for_each(|n| filter.insert(hash(n)));
         let filter = Filter::decode(&filter.encode()).unwrap();
         assert!((0..10_000).all(|n| filter.may_hold(hash(n))));
-        let wrong = (10_000..110_000).filter(|n| filter.may_hold(hash(*n))).count();
-        assert!(wrong < 800, "{wrong} of 100000 false positives, 390 expected");
+        let wrong = (10_000..110_000)
+            .filter(|n| filter.may_hold(hash(*n)))
+            .count();
+        assert!(
+            wrong < 800,
+            "{wrong} of 100000 false positives, 390 expected"
+        );
     }
 
     #[test]
     fn a_filter_of_other_hash_functions_is_refused() {
         let bits = AtomicBloomFilter::with_num_bits(1 << 14).seed(&1).hashes(8);
-        (0..16).for_each(|n| { bits.insert(&n); });
+        (0..16).for_each(|n| {
+            bits.insert(&n);
+        });
         assert!(Filter::decode(&Filter { bits }.encode()).is_none());
         assert!(Filter::decode(&[]).is_none());
         assert!(Filter::decode(&Filter::new(10).encode()[..20][..19]).is_none());

@@ -48,11 +48,19 @@ pub(crate) struct Extent {
 impl Extent {
     pub(crate) fn of(content: &Content) -> Self {
         let data = content.data();
-        Self { len: data.len() as u64, crc: crc32fast::hash(data), file: content.file_number() }
+        Self {
+            len: data.len() as u64,
+            crc: crc32fast::hash(data),
+            file: content.file_number(),
+        }
     }
 
     pub(crate) fn none() -> Self {
-        Self { len: 0, crc: 0, file: None }
+        Self {
+            len: 0,
+            crc: 0,
+            file: None,
+        }
     }
 }
 
@@ -98,8 +106,14 @@ pub(crate) fn insert(
 impl JobRow {
     /// Reads [`COLUMNS`] from the start of a row.
     pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
-        let number = row.get_ref(0).ok().and_then(|id| id.as_i64().ok()).unwrap_or(0);
-        let damaged = || StoreError::Corrupt { what: format!("the row of job {number}") };
+        let number = row
+            .get_ref(0)
+            .ok()
+            .and_then(|id| id.as_i64().ok())
+            .unwrap_or(0);
+        let damaged = || StoreError::Corrupt {
+            what: format!("the row of job {number}"),
+        };
         let (read, crc) = Self::parse(row).ok().flatten().ok_or_else(damaged)?;
         let started = read.first_state.started_at.is_some();
         if checksum(&read.header, started, &read.payload) != crc {
@@ -113,11 +127,21 @@ impl JobRow {
         let text = |column| -> rusqlite::Result<Text> {
             Ok(Text::copy_from(row.get_ref(column)?.as_str()?))
         };
-        let Some(id) = JobId::new(row.get(0)?) else { return Ok(None) };
-        let Some(tag) = tag_from(row.get_ref(1)?) else { return Ok(None) };
-        let Some(encoding) = encoding_from(row.get(4)?) else { return Ok(None) };
-        let Some(query_id) = QueryId::from_bytes(row.get(5)?) else { return Ok(None) };
-        let Some(priority) = Priority::new(row.get(9)?) else { return Ok(None) };
+        let Some(id) = JobId::new(row.get(0)?) else {
+            return Ok(None);
+        };
+        let Some(tag) = tag_from(row.get_ref(1)?) else {
+            return Ok(None);
+        };
+        let Some(encoding) = encoding_from(row.get(4)?) else {
+            return Ok(None);
+        };
+        let Some(query_id) = QueryId::from_bytes(row.get(5)?) else {
+            return Ok(None);
+        };
+        let Some(priority) = Priority::new(row.get(9)?) else {
+            return Ok(None);
+        };
         let options = JobOptions {
             priority,
             not_before: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
@@ -144,7 +168,14 @@ impl JobRow {
             file: row.get(18)?,
         };
         let first_state = first_state(&header, row.get(15)?);
-        Ok(Some((Self { header, first_state, payload }, row.get(19)?)))
+        Ok(Some((
+            Self {
+                header,
+                first_state,
+                payload,
+            },
+            row.get(19)?,
+        )))
     }
 }
 
@@ -179,7 +210,9 @@ pub(crate) fn encoding_to(encoding: Encoding) -> u8 {
 }
 
 pub(crate) fn encoding_from(number: u8) -> Option<Encoding> {
-    Encoding::ALL.into_iter().find(|encoding| encoding_to(*encoding) == number)
+    Encoding::ALL
+        .into_iter()
+        .find(|encoding| encoding_to(*encoding) == number)
 }
 
 fn checksum(header: &Header, started: bool, payload: &Extent) -> u32 {

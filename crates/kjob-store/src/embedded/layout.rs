@@ -12,7 +12,9 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -34,7 +36,8 @@ impl Layout {
     /// A segment's database. Each rewriting of a segment has a generation, so a file's name never
     /// means two different contents.
     pub(crate) fn segment(&self, number: u32, generation: u32) -> PathBuf {
-        self.segments().join(format!("{number:08}-{generation}.sqlite"))
+        self.segments()
+            .join(format!("{number:08}-{generation}.sqlite"))
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {
@@ -49,7 +52,11 @@ impl Layout {
 /// Makes the names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     // Elsewhere directories cannot be opened as files, and names are made durable by the system.
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) {
+        File::open(dir)?.sync_all()
+    } else {
+        Ok(())
+    }
 }
 
 /// Deletes a database with what belongs to it; what is not there is fine.

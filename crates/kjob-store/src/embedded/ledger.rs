@@ -111,7 +111,8 @@ impl Ledger {
         pending: &Pending,
         first_live: Option<i64>,
     ) -> rusqlite::Result<Option<i64>> {
-        let mut put = connection.prepare_cached("INSERT OR REPLACE INTO usage VALUES (?1, ?2, ?3)")?;
+        let mut put =
+            connection.prepare_cached("INSERT OR REPLACE INTO usage VALUES (?1, ?2, ?3)")?;
         for (owner, (jobs, bytes)) in &pending.usage {
             let mut usage = self.usage.get(owner).copied().unwrap_or_default();
             add(&mut usage, *jobs, *bytes);

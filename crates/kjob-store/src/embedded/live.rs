@@ -33,8 +33,23 @@ impl Live {
             (None, Some(at)) => Moment::NotBefore(at),
             (None, None) => Moment::None,
         };
-        let State { attempt, lease, phase, progress, .. } = *state;
-        Self { owner, retention_ms, moment, attempt, lease, phase, progress, has_row }
+        let State {
+            attempt,
+            lease,
+            phase,
+            progress,
+            ..
+        } = *state;
+        Self {
+            owner,
+            retention_ms,
+            moment,
+            attempt,
+            lease,
+            phase,
+            progress,
+            has_row,
+        }
     }
 
     pub(crate) fn state(&self) -> State {
@@ -77,9 +92,11 @@ pub(crate) fn first_state(header: &Header, start: bool) -> State {
 /// keep the whole received body.
 pub(crate) fn detached(job: &NewJob) -> Header {
     let mut header = job.header.clone();
-    for text in
-        [&mut header.endpoint, &mut header.source_ip, &mut header.options.user_data]
-    {
+    for text in [
+        &mut header.endpoint,
+        &mut header.source_ip,
+        &mut header.options.user_data,
+    ] {
         *text = kjob_proto::Text::copy_from(text);
     }
     header
@@ -105,10 +122,23 @@ mod tests {
         let lease = running.lease;
         let advanced = step(&running, Event::Progress { lease, percent: 40 });
         let cancelling = step(&advanced, Event::RequestCancel);
-        let retry = OnInterrupt::Retry { max_attempts: 3, not_before: then, charged: true };
-        let again = step(&advanced, Event::End { lease, end: End::Interrupt(retry) });
+        let retry = OnInterrupt::Retry {
+            max_attempts: 3,
+            not_before: then,
+            charged: true,
+        };
+        let again = step(
+            &advanced,
+            Event::End {
+                lease,
+                end: End::Interrupt(retry),
+            },
+        );
         for state in [queued, delayed, running, advanced, cancelling, again] {
-            assert_eq!(Live::new(Owner::anonymous(), 1, &state, false).state(), state);
+            assert_eq!(
+                Live::new(Owner::anonymous(), 1, &state, false).state(),
+                state
+            );
         }
         assert!(size_of::<Live>() <= 56, "{}", size_of::<Live>());
     }

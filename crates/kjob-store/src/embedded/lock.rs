@@ -16,7 +16,11 @@ impl DirLock {
     /// Takes the lock and writes this process's id into it, for the message of whoever comes next.
     pub(crate) fn take(layout: &Layout) -> Result<Self, OpenError> {
         let path = layout.lock();
-        let io = |doing, source| OpenError::Io { doing, path: path.clone(), source };
+        let io = |doing, source| OpenError::Io {
+            doing,
+            path: path.clone(),
+            source,
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -31,7 +35,10 @@ impl DirLock {
                 // The id is a courtesy: where it cannot be read, the message goes without.
                 let _ = file.take(16).read_to_string(&mut text);
                 let pid = text.trim().parse().ok();
-                return Err(OpenError::Locked { dir: layout.root().to_owned(), pid });
+                return Err(OpenError::Locked {
+                    dir: layout.root().to_owned(),
+                    pid,
+                });
             }
             Err(TryLockError::Error(error)) => return Err(io("lock", error)),
         }

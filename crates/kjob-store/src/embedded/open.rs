@@ -35,14 +35,20 @@ pub(crate) struct Opened {
 pub(crate) fn prepare(layout: &Layout) -> Result<(), OpenError> {
     let root = layout.root();
     if root.exists() && !root.is_dir() {
-        return Err(OpenError::NotADirectory { path: root.to_owned() });
+        return Err(OpenError::NotADirectory {
+            path: root.to_owned(),
+        });
     }
     for dir in [root.to_owned(), layout.segments(), layout.blobs()] {
         let made = match fs::create_dir_all(&dir) {
             Ok(()) => dir.parent().map_or(Ok(()), |parent| {
                 // A relative path of one name has an empty parent.
                 let here = Path::new(".");
-                layout::sync_dir(if parent.as_os_str().is_empty() { here } else { parent })
+                layout::sync_dir(if parent.as_os_str().is_empty() {
+                    here
+                } else {
+                    parent
+                })
             }),
             Err(error) => Err(error),
         };
@@ -51,7 +57,13 @@ pub(crate) fn prepare(layout: &Layout) -> Result<(), OpenError> {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(OpenError::NotADirectory { path: dir });
             }
-            Err(source) => return Err(OpenError::Io { doing: "make", path: dir, source }),
+            Err(source) => {
+                return Err(OpenError::Io {
+                    doing: "make",
+                    path: dir,
+                    source,
+                });
+            }
         }
     }
     Ok(())
@@ -64,7 +76,11 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
     let catalogue = match Catalogue::open(&layout.catalogue()) {
         Ok(catalogue) => catalogue,
         Err(CatalogueError::Version(found)) => {
-            return Err(OpenError::UnknownVersion { dir, found, supported: FORMAT });
+            return Err(OpenError::UnknownVersion {
+                dir,
+                found,
+                supported: FORMAT,
+            });
         }
         Err(CatalogueError::Foreign) => {
             let what = "catalogue.sqlite is not a kjob catalogue".to_owned();
@@ -138,7 +154,9 @@ fn remove_left_over(layout: &Layout, records: &[SegmentRecord]) -> Result<(), St
     }
     for entry in fs::read_dir(layout.segments()).map_err(file(doing))? {
         let path = entry.map_err(file(doing))?.path();
-        let is_database = path.extension().is_some_and(|extension| extension == "sqlite");
+        let is_database = path
+            .extension()
+            .is_some_and(|extension| extension == "sqlite");
         if is_database && !names.contains(&path) {
             layout::remove_database(&path).map_err(file(doing))?;
         }
@@ -179,7 +197,11 @@ fn read_segment(
     record: &SegmentRecord,
 ) -> Result<(Ledger, Connection), StoreError> {
     let path = shared.layout.segment(record.number, record.generation);
-    let access = if record.sealed { Access::Older } else { Access::Newest };
+    let access = if record.sealed {
+        Access::Older
+    } else {
+        Access::Newest
+    };
     let connection = segment::open(&path, access)?;
     let number = |name| {
         let value = connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -205,14 +227,17 @@ fn read_segment(
 fn read_counts(connection: &Connection, ledger: &mut Ledger) -> rusqlite::Result<()> {
     ledger.usage = segment::usage(connection)?;
     ledger.jobs = ledger.usage.values().map(|usage| usage.jobs).sum();
-    let mut seconds = connection.prepare("SELECT second, jobs FROM expiry_seconds WHERE jobs > 0")?;
+    let mut seconds =
+        connection.prepare("SELECT second, jobs FROM expiry_seconds WHERE jobs > 0")?;
     let mut rows = seconds.query([])?;
     while let Some(row) = rows.next()? {
         ledger.expiries.add(row.get(0)?, row.get(1)?);
     }
     let meta = |name| {
         let query = "SELECT value FROM meta WHERE name = ?1";
-        connection.query_row(query, [name], |row| row.get::<_, i64>(0)).optional()
+        connection
+            .query_row(query, [name], |row| row.get::<_, i64>(0))
+            .optional()
     };
     ledger.low_water = meta("low_water")?.unwrap_or(0);
     ledger.opened_at = meta("opened_at")?;
@@ -243,18 +268,17 @@ fn read_live(
         let stored = StateRow::read(row, job_row::COLUMN_COUNT, id)?.state;
         let state = stored.unwrap_or(job.first_state);
         let retention_ms = millis(job.header.options.retention);
-        live.insert(id, Live::new(job.header.owner, retention_ms, &state, stored.is_some()));
+        live.insert(
+            id,
+            Live::new(job.header.owner, retention_ms, &state, stored.is_some()),
+        );
         ledger.live += 1;
     }
     Ok(())
 }
 
 /// Deletes blob files that no commit names.
-fn remove_orphans(
-    shared: &Shared,
-    connection: &Connection,
-    number: u32,
-) -> Result<(), StoreError> {
+fn remove_orphans(shared: &Shared, connection: &Connection, number: u32) -> Result<(), StoreError> {
     let doing = || sql("remove left-over blob files");
     let payload = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND payload_file = ?2)";
     let result = "SELECT EXISTS (SELECT 1 FROM ends WHERE id = ?1 AND result_file = ?2)";
@@ -265,9 +289,7 @@ fn remove_orphans(
         };
         connection
             .prepare_cached(query)
-            .and_then(|mut query| {
-                query.query_row((name.id.get(), name.number), |row| row.get(0))
-            })
+            .and_then(|mut query| query.query_row((name.id.get(), name.number), |row| row.get(0)))
             .map_err(doing())
     })
 }

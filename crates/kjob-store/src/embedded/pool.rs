@@ -18,15 +18,16 @@ pub(crate) struct Pool<C> {
 
 impl<C: 'static> Pool<C> {
     /// Starts a thread for each context.
-    pub(crate) fn start(
-        name: &str,
-        contexts: impl IntoIterator<Item = C>,
-    ) -> std::io::Result<Self>
+    pub(crate) fn start(name: &str, contexts: impl IntoIterator<Item = C>) -> std::io::Result<Self>
     where
         C: Send,
     {
         let (queue, shared) = unbounded::<Work<C>>();
-        let mut pool = Self { queue: Some(queue), each: Vec::new(), threads: Vec::new() };
+        let mut pool = Self {
+            queue: Some(queue),
+            each: Vec::new(),
+            threads: Vec::new(),
+        };
         for (number, mut context) in contexts.into_iter().enumerate() {
             let (own, mine) = unbounded::<Work<C>>();
             let shared = shared.clone();
@@ -42,7 +43,9 @@ impl<C: 'static> Pool<C> {
                     }
                 }
             };
-            let thread = thread::Builder::new().name(format!("{name}-{number}")).spawn(run)?;
+            let thread = thread::Builder::new()
+                .name(format!("{name}-{number}"))
+                .spawn(run)?;
             pool.each.push(own);
             pool.threads.push(thread);
         }

@@ -62,7 +62,10 @@ pub(crate) struct Segment<'a> {
 impl Stored {
     /// Whether the job no longer exists at `now`.
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
-        self.state.end.as_ref().is_some_and(|end| end.expires_at <= now)
+        self.state
+            .end
+            .as_ref()
+            .is_some_and(|end| end.expires_at <= now)
     }
 
     /// The job without bytes.
@@ -72,7 +75,13 @@ impl Stored {
             Some(end) => (Some(end.ending), Some(end.expires_at)),
             None => (None, None),
         };
-        Job { header: self.job.header, state, payload: None, ending, expires_at }
+        Job {
+            header: self.job.header,
+            state,
+            payload: None,
+            ending,
+            expires_at,
+        }
     }
 
     /// Reads the columns of [`job_row::COLUMNS`] and [`state_row::COLUMNS`].
@@ -116,7 +125,9 @@ impl Segment<'_> {
             .prepare_cached(query)
             .and_then(|mut query| {
                 let values = params![TagKey::of(tag), owner.as_str()];
-                query.query_row(values, |row| Ok((row.get(0)?, row.get(1)?))).optional()
+                query
+                    .query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
             })
             .map_err(sql(doing))?;
         Ok(match found {
@@ -152,9 +163,8 @@ impl Segment<'_> {
         tag: &JobTag,
         id: JobId,
     ) -> Result<Option<Stored>, StoreError> {
-        let own = |stored: &Stored| {
-            stored.job.header.owner == *owner && stored.job.header.tag == *tag
-        };
+        let own =
+            |stored: &Stored| stored.job.header.owner == *owner && stored.job.header.tag == *tag;
         match self.stored(id)?.filter(own) {
             Some(stored) if self.tag(owner, tag)? == TagRow::None => Ok(Some(stored)),
             _ => Ok(None),
@@ -169,8 +179,9 @@ impl Segment<'_> {
     ) -> Result<Option<T>, StoreError> {
         let doing = || sql("read a job");
         let mut query = self.connection.prepare_cached(&JOB).map_err(doing())?;
-        let mut rows =
-            query.query(params![id.get(), parts.payload, parts.result]).map_err(doing())?;
+        let mut rows = query
+            .query(params![id.get(), parts.payload, parts.result])
+            .map_err(doing())?;
         match rows.next().map_err(doing())? {
             Some(row) => read(row, Stored::read(row)?).map(Some),
             None => Ok(None),

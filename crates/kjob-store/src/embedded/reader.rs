@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use kjob_core::{
-    Filter, Job, JobId, JobTag, Owner, Page, Parts, Status, StoreError, Timestamp,
-};
+use kjob_core::{Filter, Job, JobId, JobTag, Owner, Page, Parts, Status, StoreError, Timestamp};
 use rusqlite::{Connection, Row};
 
 use super::error::sql;
@@ -31,14 +29,19 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, open: Vec::new() }
+        Self {
+            shared,
+            open: Vec::new(),
+        }
     }
 
     /// Lets go of files that are no longer part of the store, so that their space comes back.
     pub(crate) fn purge(&mut self) {
         let table = self.shared.table();
         self.open.retain(|(number, generation, _)| {
-            table.by_number(*number).is_some_and(|entry| entry.generation == *generation)
+            table
+                .by_number(*number)
+                .is_some_and(|entry| entry.generation == *generation)
         });
     }
 
@@ -53,7 +56,9 @@ impl Reader {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
-        let job = self.in_segment_of(id, |segment| segment.job(id, parts))?.flatten();
+        let job = self
+            .in_segment_of(id, |segment| segment.job(id, parts))?
+            .flatten();
         Ok(job.filter(|job| job.expires_at.is_none_or(|at| at > now)))
     }
 
@@ -66,18 +71,25 @@ impl Reader {
         let hash = tags::hash_of(tag, owner);
         let table = self.shared.table();
         for entry in table.segments.iter().rev() {
-            if entry.filter.as_ref().is_some_and(|filter| !filter.may_hold(hash)) {
+            if entry
+                .filter
+                .as_ref()
+                .is_some_and(|filter| !filter.may_hold(hash))
+            {
                 continue;
             }
-            let found = self.in_segment(entry.number, |segment| match segment.tag(owner, tag)? {
-                TagRow::Job(id) => segment.stored(id),
-                TagRow::None | TagRow::Gone => Ok(None),
-            })?;
+            let found =
+                self.in_segment(entry.number, |segment| match segment.tag(owner, tag)? {
+                    TagRow::Job(id) => segment.stored(id),
+                    TagRow::None | TagRow::Gone => Ok(None),
+                })?;
             if let Some(stored) = found.flatten().filter(|stored| !stored.is_expired(now)) {
                 return Ok(Some(stored.job.header.id));
             }
         }
-        let Some(carried) = tag.carried_id() else { return Ok(None) };
+        let Some(carried) = tag.carried_id() else {
+            return Ok(None);
+        };
         let found = self.in_segment_of(carried, |segment| segment.carried(owner, tag, carried))?;
         let found = found.flatten().filter(|stored| !stored.is_expired(now));
         Ok(found.map(|stored| stored.job.header.id))
@@ -112,7 +124,8 @@ impl Reader {
                     }
                     let stored = Stored::read(row)?;
                     if !stored.is_expired(now) {
-                        page.jobs.extend(Some(stored.into_job()).filter(|job| filter.matches(job)));
+                        page.jobs
+                            .extend(Some(stored.into_job()).filter(|job| filter.matches(job)));
                     }
                     Ok(ControlFlow::Continue(()))
                 })
@@ -139,14 +152,21 @@ impl Reader {
                     break;
                 }
                 after = Some(*id);
-                if filter.owner.as_ref().is_none_or(|owner| *owner == job.owner) {
+                if filter
+                    .owner
+                    .as_ref()
+                    .is_none_or(|owner| *owner == job.owner)
+                {
                     ids.insert(*id);
                 }
             }
         }
         for id in ids {
             // It may have ended since; then it is no longer asked for.
-            if let Some(job) = self.get(id, Parts::NONE, now)?.filter(|job| filter.matches(job)) {
+            if let Some(job) = self
+                .get(id, Parts::NONE, now)?
+                .filter(|job| filter.matches(job))
+            {
                 page.jobs.push(job);
             }
         }
@@ -175,11 +195,15 @@ impl Reader {
         let layout = &shared.layout;
         loop {
             let table = self.shared.table();
-            let Some(entry) = table.by_number(number) else { return Ok(None) };
+            let Some(entry) = table.by_number(number) else {
+                return Ok(None);
+            };
             let done = match self.connection(entry) {
-                Ok(connection) => {
-                    read(Segment { connection, layout, number })
-                }
+                Ok(connection) => read(Segment {
+                    connection,
+                    layout,
+                    number,
+                }),
                 Err(error) => Err(error),
             };
             match done {
@@ -187,7 +211,8 @@ impl Reader {
                 // The file may have been replaced or deleted since the table was read.
                 Err(error) => {
                     let now = self.shared.table();
-                    let same = now.by_number(number).map(|e| e.generation) == Some(entry.generation);
+                    let same =
+                        now.by_number(number).map(|e| e.generation) == Some(entry.generation);
                     if same {
                         return Err(error);
                     }
@@ -207,7 +232,11 @@ impl Reader {
                     self.open.remove(0);
                 }
                 let path = self.shared.layout.segment(entry.number, entry.generation);
-                (entry.number, entry.generation, segment::open(&path, Access::Read)?)
+                (
+                    entry.number,
+                    entry.generation,
+                    segment::open(&path, Access::Read)?,
+                )
             }
         };
         Ok(&self.open.push_mut(connection).2)

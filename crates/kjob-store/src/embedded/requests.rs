@@ -16,14 +16,34 @@ use super::state_row::NewEnding;
 /// One step for the writer.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Reserve { count: u32, reply: Reply<IdBlock> },
+    Reserve {
+        count: u32,
+        reply: Reply<IdBlock>,
+    },
     Submit(Box<Submit>),
     Step(Box<Step>),
-    ExpireAt { id: JobId, at: Timestamp, reply: Reply<()> },
-    Sweep { now: Timestamp, reply: Reply<Swept> },
-    Swap { copied: Box<Copied>, reply: Reply<Expired> },
-    InstallFilter { number: u32, generation: u32, changes: u64, filter: Arc<Filter> },
-    Close { reply: Reply<()> },
+    ExpireAt {
+        id: JobId,
+        at: Timestamp,
+        reply: Reply<()>,
+    },
+    Sweep {
+        now: Timestamp,
+        reply: Reply<Swept>,
+    },
+    Swap {
+        copied: Box<Copied>,
+        reply: Reply<Expired>,
+    },
+    InstallFilter {
+        number: u32,
+        generation: u32,
+        changes: u64,
+        filter: Arc<Filter>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
     /// Lets a test reach inside, to break things.
     #[cfg(test)]
     Inspect(Inspect),
@@ -110,11 +130,15 @@ impl Action {
     pub(crate) fn event(&self) -> Event {
         match self {
             Action::Start => Event::Start,
-            Action::Progress { lease, percent } => {
-                Event::Progress { lease: *lease, percent: *percent }
-            }
+            Action::Progress { lease, percent } => Event::Progress {
+                lease: *lease,
+                percent: *percent,
+            },
             Action::Cancel => Event::RequestCancel,
-            Action::Finish { lease, finish } => Event::End { lease: *lease, end: finish.end },
+            Action::Finish { lease, finish } => Event::End {
+                lease: *lease,
+                end: finish.end,
+            },
         }
     }
 }

@@ -27,7 +27,9 @@ impl Writer {
         let age = millis(self.shared.options.segment_age);
         let rolls = self.newest().is_some_and(|newest| {
             let needed = newest.live + newest.expiries.unexpired(now);
-            let old = newest.opened_at.is_some_and(|at| now.as_millis().saturating_sub(at) >= age);
+            let old = newest
+                .opened_at
+                .is_some_and(|at| now.as_millis().saturating_sub(at) >= age);
             newest.jobs > 0 && (needed == 0 || old)
         });
         if rolls {
@@ -36,10 +38,16 @@ impl Writer {
         let mut expired = Expired::default();
         let mut dropped = 0;
         let mut rewrite = None;
-        let sealed: Vec<u32> =
-            self.segments.values().filter(|ledger| ledger.sealed).map(|l| l.number).collect();
+        let sealed: Vec<u32> = self
+            .segments
+            .values()
+            .filter(|ledger| ledger.sealed)
+            .map(|l| l.number)
+            .collect();
         for number in sealed {
-            let Some(ledger) = self.segments.get(&number) else { continue };
+            let Some(ledger) = self.segments.get(&number) else {
+                continue;
+            };
             let needed = ledger.live + ledger.expiries.unexpired(now);
             if needed == 0 && dropped < DROPPED_MAX {
                 dropped += 1;
@@ -50,7 +58,12 @@ impl Writer {
                 expired.more = true;
             } else if needed < ledger.jobs / NEEDED_SHARE && rewrite.is_none() {
                 let (generation, changes) = (ledger.generation, ledger.changes);
-                rewrite = Some(RewritePlan { number, generation, changes, cutoff: cutoff(now) });
+                rewrite = Some(RewritePlan {
+                    number,
+                    generation,
+                    changes,
+                    cutoff: cutoff(now),
+                });
             }
         }
         self.refresh_summaries();
@@ -60,11 +73,14 @@ impl Writer {
     /// Forgets a segment, then deletes its files.
     fn drop_segment(&mut self, number: u32) -> Result<(), StoreError> {
         self.catalogue.remove(number)?;
-        let Some(ledger) = self.segments.remove(&number) else { return Ok(()) };
+        let Some(ledger) = self.segments.remove(&number) else {
+            return Ok(());
+        };
         self.connections.remove(&number);
         self.publish_table();
         for (owner, usage) in &ledger.usage {
-            self.shared.count(owner, -usage.jobs.cast_signed(), -usage.bytes.cast_signed());
+            self.shared
+                .count(owner, -usage.jobs.cast_signed(), -usage.bytes.cast_signed());
         }
         let layout = self.shared.layout.clone();
         self.delete_unnamed(move || {
@@ -77,15 +93,24 @@ impl Writer {
     /// Puts a rewritten segment in the place of the old one.
     pub(crate) fn swap(&mut self, copied: &Copied) -> Result<Expired, StoreError> {
         let layout = self.shared.layout.clone();
-        let RewritePlan { number, generation, changes, .. } = copied.plan;
-        let same = self.segments.get(&number).filter(|ledger| {
-            (ledger.generation, ledger.changes) == (generation, changes)
-        });
+        let RewritePlan {
+            number,
+            generation,
+            changes,
+            ..
+        } = copied.plan;
+        let same = self
+            .segments
+            .get(&number)
+            .filter(|ledger| (ledger.generation, ledger.changes) == (generation, changes));
         let Some(old) = same else {
             // A late submit came between, or the whole segment went: begin anew, if at all.
             layout::remove_database(&layout.segment(number, generation + 1))
                 .map_err(file("remove a rewritten segment"))?;
-            return Ok(Expired { more: true, ..Expired::default() });
+            return Ok(Expired {
+                more: true,
+                ..Expired::default()
+            });
         };
         let new = copied.complete(&layout, old)?;
         self.catalogue.set_generation(number, new.generation)?;
@@ -95,10 +120,12 @@ impl Writer {
             more: true,
         };
         for (owner, usage) in &old.usage {
-            self.shared.count(owner, -usage.jobs.cast_signed(), -usage.bytes.cast_signed());
+            self.shared
+                .count(owner, -usage.jobs.cast_signed(), -usage.bytes.cast_signed());
         }
         for (owner, usage) in &new.usage {
-            self.shared.count(owner, usage.jobs.cast_signed(), usage.bytes.cast_signed());
+            self.shared
+                .count(owner, usage.jobs.cast_signed(), usage.bytes.cast_signed());
         }
         let path = layout.segment(number, new.generation);
         self.segments.insert(number, new);
@@ -121,14 +148,12 @@ impl Writer {
 }
 
 /// Deletes the blobs in a segment's directory that belong to no job of the file.
-fn prune_blobs(
-    layout: &Layout,
-    number: u32,
-    path: &std::path::Path,
-) -> Result<(), StoreError> {
+fn prune_blobs(layout: &Layout, number: u32, path: &std::path::Path) -> Result<(), StoreError> {
     let connection = segment::open(path, Access::Read)?;
     let known = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)";
-    let mut known = connection.prepare(known).map_err(error::sql("remove old blob files"))?;
+    let mut known = connection
+        .prepare(known)
+        .map_err(error::sql("remove old blob files"))?;
     blobs::prune(&layout.blobs_of(number), |name| {
         known
             .query_row([name.id.get()], |row| row.get(0))

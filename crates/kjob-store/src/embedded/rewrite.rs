@@ -65,15 +65,29 @@ impl Rewrite {
             connection.query_row(last, [], |row| row.get(0))
         };
         let last_end = attach().map_err(sql("rewrite a segment"))?;
-        Ok(Self { plan, connection, done: 0, last_end })
+        Ok(Self {
+            plan,
+            connection,
+            done: 0,
+            last_end,
+        })
     }
 
     /// Looks at up to `jobs` more jobs.
     pub(crate) fn advance(mut self, jobs: u64) -> Result<Progress, StoreError> {
         match self.copy(jobs.max(1)).map_err(sql("rewrite a segment"))? {
             true => {
-                let Self { plan, connection, last_end, .. } = self;
-                Ok(Progress::Copied(Copied { plan, connection, last_end }))
+                let Self {
+                    plan,
+                    connection,
+                    last_end,
+                    ..
+                } = self;
+                Ok(Progress::Copied(Copied {
+                    plan,
+                    connection,
+                    last_end,
+                }))
             }
             false => Ok(Progress::Going(self)),
         }
@@ -109,11 +123,7 @@ impl Rewrite {
 impl Copied {
     /// Copies what happened since the rewriting began, durably; `ledger` is of the old file.
     /// Gives the ledger of the new one. The caller sees to it that nobody writes meanwhile.
-    pub(crate) fn complete(
-        &self,
-        layout: &Layout,
-        ledger: &Ledger,
-    ) -> Result<Ledger, StoreError> {
+    pub(crate) fn complete(&self, layout: &Layout, ledger: &Ledger) -> Result<Ledger, StoreError> {
         let mut expiries = ledger.expiries.clone();
         expiries.drop_expired(self.plan.cutoff);
         let complete = || {

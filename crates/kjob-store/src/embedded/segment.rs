@@ -55,7 +55,10 @@ pub(crate) fn usage(connection: &Connection) -> rusqlite::Result<OwnerUsage> {
     let mut query = connection.prepare("SELECT owner, jobs, bytes FROM usage")?;
     let rows = query.query_map([], |row| {
         let (jobs, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
-        let usage = Usage { jobs: jobs.unsigned_abs(), bytes: bytes.unsigned_abs() };
+        let usage = Usage {
+            jobs: jobs.unsigned_abs(),
+            bytes: bytes.unsigned_abs(),
+        };
         Ok((Owner::new(row.get_ref(0)?.as_str()?), usage))
     })?;
     rows.collect()

@@ -68,7 +68,11 @@ impl Shared {
     }
 
     pub(crate) fn check_open(&self) -> Result<(), StoreError> {
-        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+        if self.closed.load(Ordering::Acquire) {
+            Err(StoreError::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn set_closed(&self) {
@@ -102,7 +106,9 @@ impl Shared {
         cache.headers.insert(header.id, header);
         // Jobs that ended left their ids in the queue, so it is the queue that is bounded.
         while cache.order.len() > self.options.cached_headers {
-            let Some(oldest) = cache.order.pop_front() else { break };
+            let Some(oldest) = cache.order.pop_front() else {
+                break;
+            };
             cache.headers.remove(&oldest);
         }
     }
@@ -142,12 +148,16 @@ impl Table {
     /// Where an id's job is, if anywhere: in the newest segment that does not begin after it.
     /// A late submit of an id below all of them goes to the oldest.
     pub(crate) fn of(&self, id: JobId) -> Option<&Arc<SegmentEntry>> {
-        let after = self.segments.partition_point(|segment| segment.first_id <= id.get());
+        let after = self
+            .segments
+            .partition_point(|segment| segment.first_id <= id.get());
         self.segments.get(after.saturating_sub(1))
     }
 
     pub(crate) fn by_number(&self, number: u32) -> Option<&Arc<SegmentEntry>> {
-        self.segments.iter().find(|segment| segment.number == number)
+        self.segments
+            .iter()
+            .find(|segment| segment.number == number)
     }
 }
 

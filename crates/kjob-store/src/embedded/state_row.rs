@@ -82,10 +82,7 @@ impl StateRow {
                 ended_at: Some(ended_at),
             };
             let stored_expiry = Timestamp::from_millis(row.get(end + 6)?);
-            let message = match row.get_ref(end + 7)?.as_str_or_null()? {
-                Some(message) => Some(Text::copy_from(message)),
-                None => None,
-            };
+            let message = row.get_ref(end + 7)?.as_str_or_null()?.map(Text::copy_from);
             let encoding = row.get::<_, Option<u8>>(end + 8)?.and_then(encoding_from);
             let result = Extent {
                 len: row.get::<_, i64>(end + 9)?.cast_unsigned(),

@@ -75,16 +75,26 @@ impl Writer {
         // The old job loses the tag by a commit of its own segment, which comes first: there is
         // never a moment when two jobs have it.
         self.give_away(place, &header.owner, &header.tag, id)?;
-        if place == segment { Ok(Outcome::Store(segment)) } else { Ok(Outcome::Wait(place)) }
+        if place == segment {
+            Ok(Outcome::Store(segment))
+        } else {
+            Ok(Outcome::Wait(place))
+        }
     }
 
     /// The segment that a new job belongs to; begins one if it is time.
     fn segment_for(&mut self, id: JobId, now: Timestamp) -> Result<u32, StoreError> {
-        let Some(newest) = self.newest() else { return Err(StoreError::Closed) };
+        let Some(newest) = self.newest() else {
+            return Err(StoreError::Closed);
+        };
         let pending = self.pending.get(&newest.number);
         let jobs = newest.jobs + pending.map_or(0, |pending| pending.jobs);
-        let last = newest.max_id.max(pending.map_or(0, |pending| pending.max_id));
-        let opened_at = newest.opened_at.or_else(|| pending.and_then(|p| p.opened_at));
+        let last = newest
+            .max_id
+            .max(pending.map_or(0, |pending| pending.max_id));
+        let opened_at = newest
+            .opened_at
+            .or_else(|| pending.and_then(|p| p.opened_at));
         let options = &self.shared.options;
         let full = jobs >= options.segment_jobs.max(1);
         let age = opened_at.map_or(0, |at| now.as_millis().saturating_sub(at));
@@ -108,7 +118,12 @@ impl Writer {
             .segments
             .values()
             .rev()
-            .filter(|ledger| ledger.filter.as_ref().is_none_or(|filter| filter.may_hold(hash)))
+            .filter(|ledger| {
+                ledger
+                    .filter
+                    .as_ref()
+                    .is_none_or(|filter| filter.may_hold(hash))
+            })
             .map(|ledger| ledger.number)
             .collect();
         for number in candidates {
@@ -116,13 +131,19 @@ impl Writer {
                 return Ok(Holder::Undecided(number));
             }
             let segment = self.reading(number)?;
-            let TagRow::Job(id) = segment.tag(owner, tag)? else { continue };
+            let TagRow::Job(id) = segment.tag(owner, tag)? else {
+                continue;
+            };
             if let Some(stored) = segment.stored(id)?.filter(|stored| !stored.is_expired(now)) {
                 return Ok(Holder::Job(number, Box::new(stored)));
             }
         }
-        let Some(carried) = tag.carried_id() else { return Ok(Holder::Nobody) };
-        let Some(number) = self.segment_of(carried) else { return Ok(Holder::Nobody) };
+        let Some(carried) = tag.carried_id() else {
+            return Ok(Holder::Nobody);
+        };
+        let Some(number) = self.segment_of(carried) else {
+            return Ok(Holder::Nobody);
+        };
         if number != target && self.pending.contains_key(&number) {
             return Ok(Holder::Undecided(number));
         }
@@ -148,10 +169,16 @@ impl Writer {
             let nothing = Difference::between((header, new), (&submit.header, new));
             return Ok(Some(nothing.unwrap_or(Difference::Payload)));
         }
-        let parts = Parts { payload: true, result: false };
+        let parts = Parts {
+            payload: true,
+            result: false,
+        };
         let job = self.reading(place)?.job(header.id, parts)?;
         let stored = job.and_then(|job| job.payload).unwrap_or_default();
-        Ok(Difference::between((header, &stored), (&submit.header, new)))
+        Ok(Difference::between(
+            (header, &stored),
+            (&submit.header, new),
+        ))
     }
 
     /// Takes a tag away from an ended job.
@@ -183,8 +210,15 @@ impl Writer {
     fn store(&mut self, number: u32, mut submit: Submit) {
         match self.try_store(number, &mut submit) {
             Ok(state) => {
-                let Submit { header, payload, reply, .. } = submit;
-                let Some(pending) = self.pending.get_mut(&number) else { return };
+                let Submit {
+                    header,
+                    payload,
+                    reply,
+                    ..
+                } = submit;
+                let Some(pending) = self.pending.get_mut(&number) else {
+                    return;
+                };
                 let retention_ms = millis(header.options.retention);
                 let live = Live::new(header.owner.clone(), retention_ms, &state, false);
                 let bytes = i64::try_from(payload.data().len()).unwrap_or(i64::MAX);
@@ -199,7 +233,9 @@ impl Writer {
                 if let Content::File { blob, .. } = payload {
                     pending.blobs.push(blob);
                 }
-                pending.acks.push(Ack::Submit(reply, Submitted::Created(state)));
+                pending
+                    .acks
+                    .push(Ack::Submit(reply, Submitted::Created(state)));
             }
             Err(error) => drop(submit.reply.send(Err(error))),
         }
@@ -208,7 +244,11 @@ impl Writer {
     fn try_store(&mut self, number: u32, submit: &mut Submit) -> Result<State, StoreError> {
         let header = std::sync::Arc::clone(&submit.header);
         let generated = header.tag.carried_id() == Some(header.id);
-        if self.segments.get(&number).is_some_and(|ledger| ledger.sealed) {
+        if self
+            .segments
+            .get(&number)
+            .is_some_and(|ledger| ledger.sealed)
+        {
             let tag = (!generated).then(|| tags::hash_of(&header.tag, &header.owner));
             self.unsettle(number, tag)?;
         }
@@ -227,8 +267,15 @@ impl Writer {
         if stored.is_ok() && !generated {
             let put = "INSERT INTO tags VALUES (?1, ?2, ?3) \
                        ON CONFLICT (tag, owner) DO UPDATE SET id = excluded.id";
-            let values = params![TagKey::of(&header.tag), header.owner.as_str(), header.id.get()];
-            stored = connection.prepare_cached(put).and_then(|mut p| p.execute(values)).map(drop);
+            let values = params![
+                TagKey::of(&header.tag),
+                header.owner.as_str(),
+                header.id.get()
+            ];
+            stored = connection
+                .prepare_cached(put)
+                .and_then(|mut p| p.execute(values))
+                .map(drop);
         }
         match stored {
             Ok(()) => Ok(state),
@@ -238,7 +285,12 @@ impl Writer {
 
     /// Moves a job on, by the state machine.
     pub(crate) fn step(&mut self, step: Step) {
-        let Step { id, action, at, reply } = step;
+        let Step {
+            id,
+            action,
+            at,
+            reply,
+        } = step;
         let Some(number) = self.segment_of(id) else {
             return drop(reply.send(Err(StepError::Unknown(id))));
         };
@@ -321,18 +373,16 @@ impl Writer {
     }
 
     /// Why there is nothing to be done with a job that is not live.
-    fn not_live(
-        &mut self,
-        number: u32,
-        id: JobId,
-        at: Timestamp,
-    ) -> Result<StepError, StoreError> {
+    fn not_live(&mut self, number: u32, id: JobId, at: Timestamp) -> Result<StepError, StoreError> {
         let stored = self.reading(number)?.stored(id)?;
         Ok(match stored.filter(|stored| !stored.is_expired(at)) {
             None => StepError::Unknown(id),
             Some(stored) => match stored.state.state.filter(|state| state.phase.is_terminal()) {
                 Some(state) => Refused::Ended(state.phase).into(),
-                None => StoreError::Corrupt { what: format!("job {id} lives only on disk") }.into(),
+                None => StoreError::Corrupt {
+                    what: format!("job {id} lives only on disk"),
+                }
+                .into(),
             },
         })
     }
@@ -347,11 +397,16 @@ impl Writer {
     }
 
     fn try_expire_at(&mut self, id: JobId, at: Timestamp) -> Result<Option<u32>, StoreError> {
-        let Some(number) = self.segment_of(id) else { return Ok(None) };
+        let Some(number) = self.segment_of(id) else {
+            return Ok(None);
+        };
         if self.live(number, id).is_some() {
             return Ok(Some(number));
         }
-        let Some(end) = self.reading(number)?.stored(id)?.and_then(|stored| stored.state.end)
+        let Some(end) = self
+            .reading(number)?
+            .stored(id)?
+            .and_then(|stored| stored.state.end)
         else {
             return Ok(Some(number));
         };

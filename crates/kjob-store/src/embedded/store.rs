@@ -145,7 +145,10 @@ impl EmbeddedStore {
     ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or(StoreError::Closed)?;
-        requests.send(request(reply)).await.map_err(|_| StoreError::Closed)?;
+        requests
+            .send(request(reply))
+            .await
+            .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -156,7 +159,8 @@ impl EmbeddedStore {
     ) -> Result<T, StoreError> {
         self.shared.check_open()?;
         let (reply, answer) = oneshot::channel();
-        self.readers.submit(move |reader| drop(reply.send(read(reader))));
+        self.readers
+            .submit(move |reader| drop(reply.send(read(reader))));
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -171,16 +175,19 @@ impl EmbeddedStore {
     }
 
     async fn step(&self, id: JobId, action: Action, at: Timestamp) -> Result<State, StepError> {
-        self.ask(|reply| Request::Step(Box::new(Step { id, action, at, reply }))).await
+        self.ask(|reply| {
+            Request::Step(Box::new(Step {
+                id,
+                action,
+                at,
+                reply,
+            }))
+        })
+        .await
     }
 
     /// Big bytes are durable in a file of their own before the commit that will name it.
-    async fn content(
-        &self,
-        id: JobId,
-        kind: BlobKind,
-        data: Bytes,
-    ) -> Result<Content, StoreError> {
+    async fn content(&self, id: JobId, kind: BlobKind, data: Bytes) -> Result<Content, StoreError> {
         if data.len() <= self.shared.options.inline_bytes_max {
             return Ok(Content::Inline(data));
         }
@@ -198,7 +205,13 @@ impl EmbeddedStore {
     fn live_job(&self, id: JobId) -> Option<Job> {
         let state = self.shared.live().get(&id)?.state();
         let header = (*self.shared.header(id)?).clone();
-        Some(Job { header, state, payload: None, ending: None, expires_at: None })
+        Some(Job {
+            header,
+            state,
+            payload: None,
+            ending: None,
+            expires_at: None,
+        })
     }
 
     /// Goes on with rewriting a segment, or begins to; one piece of it.
@@ -217,10 +230,17 @@ impl EmbeddedStore {
         match progress {
             Progress::Going(current) => {
                 *rewriting = Some(current);
-                Ok(Expired { more: true, ..Expired::default() })
+                Ok(Expired {
+                    more: true,
+                    ..Expired::default()
+                })
             }
             Progress::Copied(copied) => {
-                self.ask(|reply| Request::Swap { copied: Box::new(copied), reply }).await
+                self.ask(|reply| Request::Swap {
+                    copied: Box::new(copied),
+                    reply,
+                })
+                .await
             }
         }
     }
@@ -234,19 +254,32 @@ impl Store for EmbeddedStore {
 
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
         let header = Arc::new(detached(&job));
-        let NewJob { payload, tag_reuse, .. } = job;
+        let NewJob {
+            payload, tag_reuse, ..
+        } = job;
         let payload = self.content(header.id, BlobKind::Payload, payload).await?;
         self.ask(|reply| {
-            Request::Submit(Box::new(Submit { header, payload, tag_reuse, start, reply }))
+            Request::Submit(Box::new(Submit {
+                header,
+                payload,
+                tag_reuse,
+                start,
+                reply,
+            }))
         })
         .await
     }
 
     async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
         let state = self.step(id, Action::Start, at).await?;
-        let parts = Parts { payload: true, result: false };
+        let parts = Parts {
+            payload: true,
+            result: false,
+        };
         let job = self.read(move |reader| reader.get(id, parts, at)).await?;
-        let payload = job.and_then(|job| job.payload).ok_or(StepError::Unknown(id))?;
+        let payload = job
+            .and_then(|job| job.payload)
+            .ok_or(StepError::Unknown(id))?;
         Ok(Started { state, payload })
     }
 
@@ -268,9 +301,10 @@ impl Store for EmbeddedStore {
         at: Timestamp,
     ) -> Result<State, StepError> {
         let content = match &finish {
-            Finish::Complete(result) => {
-                Some(self.content(id, BlobKind::Result, result.data.clone()).await?)
-            }
+            Finish::Complete(result) => Some(
+                self.content(id, BlobKind::Result, result.data.clone())
+                    .await?,
+            ),
             _ => None,
         };
         let finish = NewFinish::new(finish, content);
@@ -288,7 +322,8 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<JobId>, StoreError> {
         let (owner, tag) = (owner.clone(), tag.clone());
-        self.read(move |reader| reader.find(&owner, &tag, now)).await
+        self.read(move |reader| reader.find(&owner, &tag, now))
+            .await
     }
 
     async fn get(
@@ -351,6 +386,8 @@ impl Drop for EmbeddedStore {
 impl fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("EmbeddedStore");
-        debug.field("dir", &self.shared.layout.root()).finish_non_exhaustive()
+        debug
+            .field("dir", &self.shared.layout.root())
+            .finish_non_exhaustive()
     }
 }

@@ -19,7 +19,9 @@ impl Expiries {
     /// The entry of a job that expires at `at`: the first full second by which it has.
     pub(crate) fn second_of(at: Timestamp) -> i64 {
         let millis = at.as_millis();
-        millis.div_euclid(1000).saturating_add(i64::from(millis.rem_euclid(1000) != 0))
+        millis
+            .div_euclid(1000)
+            .saturating_add(i64::from(millis.rem_euclid(1000) != 0))
     }
 
     /// The moment up to which all jobs that count as expired at `now` have expired.
@@ -39,7 +41,10 @@ impl Expiries {
     /// Jobs that have ended and not expired by `now`.
     pub(crate) fn unexpired(&self, now: Timestamp) -> u64 {
         let second = now.as_millis().div_euclid(1000);
-        self.seconds.range(second.saturating_add(1)..).map(|(_, count)| count).sum()
+        self.seconds
+            .range(second.saturating_add(1)..)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Forgets the jobs that have expired by `now`.
@@ -95,7 +100,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(OwnerUsage, Expiries)> {
         let len = usize::try_from(take(&mut rest)?).ok()?;
         let (name, tail) = rest.split_at_checked(len)?;
         rest = tail;
-        usage.insert(Owner::new(std::str::from_utf8(name).ok()?), Usage { jobs, bytes });
+        usage.insert(
+            Owner::new(std::str::from_utf8(name).ok()?),
+            Usage { jobs, bytes },
+        );
     }
     rest.is_empty().then_some((usage, expiries))
 }
@@ -117,7 +125,10 @@ mod tests {
         expiries.add(Expiries::second_of(Timestamp::from_millis(2000)), 1);
         let left = |millis| expiries.unexpired(Timestamp::from_millis(millis));
         assert_eq!([left(1001), left(1999), left(2000)], [2, 2, 0]);
-        assert_eq!(Expiries::second_of(Timestamp::from_millis(i64::MAX)), i64::MAX / 1000 + 1);
+        assert_eq!(
+            Expiries::second_of(Timestamp::from_millis(i64::MAX)),
+            i64::MAX / 1000 + 1
+        );
     }
 
     #[test]

@@ -68,11 +68,13 @@ fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     if text.len() != 36 || HYPHENS.iter().any(|at| text.get(*at) != Some(&b'-')) {
         return None;
     }
-    let mut digits = (0..36).filter(|at| !HYPHENS.contains(at)).map(|at| match text.get(at) {
-        Some(digit @ b'0'..=b'9') => Some(digit - b'0'),
-        Some(digit @ b'a'..=b'f') => Some(digit - b'a' + 10),
-        _ => None,
-    });
+    let mut digits = (0..36)
+        .filter(|at| !HYPHENS.contains(at))
+        .map(|at| match text.get(at) {
+            Some(digit @ b'0'..=b'9') => Some(digit - b'0'),
+            Some(digit @ b'a'..=b'f') => Some(digit - b'a' + 10),
+            _ => None,
+        });
     let mut bytes = [0; 16];
     for byte in &mut bytes {
         *byte = digits.next()?? << 4 | digits.next()??;

@@ -104,7 +104,11 @@ impl Writer {
         match request {
             Request::Reserve { count, reply } => {
                 let block = self.catalogue.reserve(count);
-                self.poisoned = block.as_ref().err().filter(|error| is_fatal(error)).cloned();
+                self.poisoned = block
+                    .as_ref()
+                    .err()
+                    .filter(|error| is_fatal(error))
+                    .cloned();
                 drop(reply.send(block));
             }
             Request::Submit(submit) => {
@@ -122,7 +126,12 @@ impl Writer {
                 self.commit();
                 drop(reply.send(self.swap(&copied)));
             }
-            Request::InstallFilter { number, generation, changes, filter } => {
+            Request::InstallFilter {
+                number,
+                generation,
+                changes,
+                filter,
+            } => {
                 self.install_filter(number, generation, changes, filter);
             }
             Request::Close { reply } => drop(reply.send(Ok(()))),
@@ -166,17 +175,22 @@ impl Writer {
         let (Some(ledger), Some(connection)) =
             (self.segments.get(&number), self.connections.get(&number))
         else {
-            return Err(StoreError::Corrupt { what: format!("segment {number} is gone") });
+            return Err(StoreError::Corrupt {
+                what: format!("segment {number} is gone"),
+            });
         };
-        let low_water =
-            ledger.write(connection, pending, first_live).map_err(sql("write a segment's counts"))?;
+        let low_water = ledger
+            .write(connection, pending, first_live)
+            .map_err(sql("write a segment's counts"))?;
         execute(connection, "COMMIT")?;
         Ok(low_water)
     }
 
     /// Shows everyone what was committed, and answers.
     fn publish(&mut self, number: u32, pending: Pending, low_water: Option<i64>) {
-        let Some(ledger) = self.segments.get_mut(&number) else { return };
+        let Some(ledger) = self.segments.get_mut(&number) else {
+            return;
+        };
         ledger.take(&pending, low_water);
         for (owner, (jobs, bytes)) in &pending.usage {
             self.shared.count(owner, *jobs, *bytes);
@@ -195,14 +209,19 @@ impl Writer {
             }
         }
         drop(live);
-        pending.blobs.into_iter().for_each(super::blobs::NewBlob::keep);
+        pending
+            .blobs
+            .into_iter()
+            .for_each(super::blobs::NewBlob::keep);
         for ack in pending.acks {
             ack.send(Ok(()));
         }
     }
 
     fn roll_back(&mut self, number: u32) {
-        let Some(connection) = self.connections.get(&number) else { return };
+        let Some(connection) = self.connections.get(&number) else {
+            return;
+        };
         if !connection.is_autocommit() && execute(connection, "ROLLBACK").is_err() {
             // Closing the connection rolls back as well.
             self.connections.remove(&number);
@@ -221,7 +240,11 @@ impl Writer {
 
     /// A live job as the batch leaves it; `None` if it has ended or never was.
     pub(crate) fn live(&self, segment: u32, id: JobId) -> Option<Live> {
-        match self.pending.get(&segment).and_then(|pending| pending.states.get(&id)) {
+        match self
+            .pending
+            .get(&segment)
+            .and_then(|pending| pending.states.get(&id))
+        {
             Some(state) => state.clone(),
             None => self.shared.live().get(&id).cloned(),
         }
@@ -230,10 +253,17 @@ impl Writer {
     /// The lowest committed live id of a segment.
     fn first_live(&self, number: u32) -> Option<i64> {
         let table = self.shared.table();
-        let at = table.segments.iter().position(|entry| entry.number == number)?;
+        let at = table
+            .segments
+            .iter()
+            .position(|entry| entry.number == number)?;
         let next = table.segments.get(at + 1).map(|next| next.first_id);
         // The oldest segment also has the late submits below its first id.
-        let first = if at == 0 { Some(1) } else { table.segments.get(at).map(|e| e.first_id) };
+        let first = if at == 0 {
+            Some(1)
+        } else {
+            table.segments.get(at).map(|e| e.first_id)
+        };
         let first = first.and_then(JobId::new).unwrap_or(JobId::FIRST);
         let live = self.shared.live();
         let (lowest, _) = live.range(first..).next()?;
@@ -244,7 +274,11 @@ impl Writer {
     pub(crate) fn reading(&mut self, number: u32) -> Result<Segment<'_>, StoreError> {
         self.connect(number)?;
         let connection = self.connections.get(&number).ok_or(StoreError::Closed)?;
-        Ok(Segment { connection, layout: &self.shared.layout, number })
+        Ok(Segment {
+            connection,
+            layout: &self.shared.layout,
+            number,
+        })
     }
 
     /// A segment to write in, with a transaction open. Fails with the error of the batch's
@@ -280,7 +314,10 @@ impl Writer {
             error.sqlite_error_code(),
             Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TooBig)
         );
-        let intact = self.connections.get(&number).is_some_and(|c| !c.is_autocommit());
+        let intact = self
+            .connections
+            .get(&number)
+            .is_some_and(|c| !c.is_autocommit());
         let error = sql(doing)(error);
         if let (false, Some(pending)) = (harmless && intact, self.pending.get_mut(&number)) {
             pending.failed = Some(error.clone());
@@ -304,11 +341,18 @@ impl Writer {
         }
         let newest = self.newest().is_some_and(|newest| newest.number == number);
         let Some(ledger) = self.segments.get(&number) else {
-            return Err(StoreError::Corrupt { what: format!("segment {number} is gone") });
+            return Err(StoreError::Corrupt {
+                what: format!("segment {number} is gone"),
+            });
         };
-        let access = if newest { Access::Newest } else { Access::Older };
+        let access = if newest {
+            Access::Newest
+        } else {
+            Access::Older
+        };
         let path = self.shared.layout.segment(number, ledger.generation);
-        self.connections.insert(number, segment::open(&path, access)?);
+        self.connections
+            .insert(number, segment::open(&path, access)?);
         Ok(())
     }
 
@@ -321,14 +365,23 @@ impl Writer {
 
     /// Shows readers the segments as they are now.
     pub(crate) fn publish_table(&self) {
-        let segments = self.segments.values().map(|ledger| Arc::new(ledger.entry())).collect();
+        let segments = self
+            .segments
+            .values()
+            .map(|ledger| Arc::new(ledger.entry()))
+            .collect();
         self.shared.set_table(Table { segments });
     }
 
     /// Begins a new segment for ids above those of the newest.
     pub(crate) fn roll(&mut self) -> Result<(), StoreError> {
-        let Some(newest) = self.newest() else { return Err(StoreError::Closed) };
-        let last = self.pending.get(&newest.number).map_or(0, |pending| pending.max_id);
+        let Some(newest) = self.newest() else {
+            return Err(StoreError::Closed);
+        };
+        let last = self
+            .pending
+            .get(&newest.number)
+            .map_or(0, |pending| pending.max_id);
         let first_id = newest.max_id.max(last).max(newest.first_id) + 1;
         let sealed = newest.number;
         let number = self.catalogue.next_number();
@@ -354,24 +407,35 @@ impl Writer {
 
     /// Has the filter of a sealed segment built beside the writer, if it has none.
     fn build_filter(&mut self, number: u32) {
-        let Some(ledger) = self.segments.get_mut(&number) else { return };
+        let Some(ledger) = self.segments.get_mut(&number) else {
+            return;
+        };
         ledger.filter_asked = true;
         let (generation, changes) = (ledger.generation, ledger.changes);
         let path = self.shared.layout.segment(number, generation);
         let requests = self.requests.clone();
         self.background.submit(move |()| {
             // Where it cannot be built, the segment's file is asked for every tag, as until now.
-            let Ok(filter) = rewrite::filter_of(&path) else { return };
+            let Ok(filter) = rewrite::filter_of(&path) else {
+                return;
+            };
             let filter = Arc::new(filter);
             if let Some(requests) = requests.upgrade() {
-                let install = Request::InstallFilter { number, generation, changes, filter };
+                let install = Request::InstallFilter {
+                    number,
+                    generation,
+                    changes,
+                    filter,
+                };
                 let _ = requests.blocking_send(install);
             }
         });
     }
 
     fn install_filter(&mut self, number: u32, generation: u32, changes: u64, filter: Arc<Filter>) {
-        let Some(ledger) = self.segments.get_mut(&number) else { return };
+        let Some(ledger) = self.segments.get_mut(&number) else {
+            return;
+        };
         if (ledger.generation, ledger.changes) != (generation, changes) {
             // Built anew once the change that came between is committed.
             ledger.filter_asked = false;
@@ -385,10 +449,14 @@ impl Writer {
     /// the next start. Also has the filters of newly sealed ones built.
     fn settle(&mut self) {
         let sealed = self.segments.values().filter(|ledger| ledger.sealed);
-        let unsettled: Vec<_> =
-            sealed.filter(|l| !l.summary_stored).map(|l| (l.number, l.live)).collect();
+        let unsettled: Vec<_> = sealed
+            .filter(|l| !l.summary_stored)
+            .map(|l| (l.number, l.live))
+            .collect();
         for (number, live) in unsettled {
-            let Some(ledger) = self.segments.get_mut(&number) else { continue };
+            let Some(ledger) = self.segments.get_mut(&number) else {
+                continue;
+            };
             let Some(filter) = &ledger.filter else {
                 if !ledger.filter_asked {
                     self.build_filter(number);
@@ -402,8 +470,7 @@ impl Writer {
             }
             if live == 0 && ledger.filter_stored {
                 let counts = summary::encode(&ledger.usage, &ledger.expiries);
-                ledger.summary_stored =
-                    self.catalogue.set_summary(number, Some(&counts)).is_ok();
+                ledger.summary_stored = self.catalogue.set_summary(number, Some(&counts)).is_ok();
                 ledger.summary_stale = false;
                 self.connections.remove(&number);
             }
@@ -412,7 +479,9 @@ impl Writer {
 
     /// Before a settled segment gets another job: it has to be opened at the next start again.
     pub(crate) fn unsettle(&mut self, number: u32, tag: Option<u64>) -> Result<(), StoreError> {
-        let Some(ledger) = self.segments.get_mut(&number) else { return Ok(()) };
+        let Some(ledger) = self.segments.get_mut(&number) else {
+            return Ok(());
+        };
         ledger.changes += 1;
         if ledger.summary_stored {
             self.catalogue.set_summary(number, None)?;
@@ -431,9 +500,17 @@ impl Writer {
 
     /// Writes counts to the catalogue that changed after they were noted.
     pub(crate) fn refresh_summaries(&mut self) {
-        for ledger in self.segments.values_mut().filter(|ledger| ledger.summary_stale) {
+        for ledger in self
+            .segments
+            .values_mut()
+            .filter(|ledger| ledger.summary_stale)
+        {
             let counts = summary::encode(&ledger.usage, &ledger.expiries);
-            if self.catalogue.set_summary(ledger.number, Some(&counts)).is_ok() {
+            if self
+                .catalogue
+                .set_summary(ledger.number, Some(&counts))
+                .is_ok()
+            {
                 ledger.summary_stale = false;
             }
         }
@@ -459,7 +536,9 @@ impl Writer {
         });
         let _ = wait.recv();
         for (_, connection) in std::mem::take(&mut self.connections) {
-            connection.close().map_err(|(_, error)| sql("close a segment")(error))?;
+            connection
+                .close()
+                .map_err(|(_, error)| sql("close a segment")(error))?;
         }
         self.catalogue.close()?;
         drop(self.lock);

@@ -1,0 +1,145 @@
+//! Steps asked for at the same time.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::{Trial, at, complete, new_job};
+use crate::{
+    Finish, IdBlock, JobId, Lease, Owner, Parts, Payload, Phase, Refused, StepError, Store,
+    Submitted,
+};
+
+/// Runs `count` tasks at once and gives what each gave.
+async fn at_once<T, F>(trial: &Trial, count: u32, task: impl Fn(Arc<dyn Store>, u32) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for number in 0..count {
+        tasks.spawn(task(Arc::clone(&trial.store), number));
+    }
+    tasks.join_all().await
+}
+
+async fn ids(trial: &Trial, count: u32) -> Vec<JobId> {
+    let mut block: IdBlock = trial.store.reserve_ids(count).await.unwrap();
+    std::iter::from_fn(|| block.take()).collect()
+}
+
+pub async fn one_tag_submitted_at_once_gives_one_job(trial: &mut Trial) {
+    let ids = ids(trial, 64).await;
+    let answers = at_once(trial, 64, |store, number| {
+        let job = new_job(ids[number as usize], "same".parse().unwrap());
+        async move { store.submit(job, number % 2 == 0).await.unwrap() }
+    })
+    .await;
+    let created = answers
+        .iter()
+        .filter(|answer| matches!(answer, Submitted::Created(_)))
+        .count();
+    assert_eq!(created, 1);
+    let winner = trial.find("same").await.unwrap();
+    for answer in answers {
+        match answer {
+            Submitted::Existing(job) => assert_eq!(job.header.id, winner),
+            Submitted::Created(_) => {}
+            conflict => panic!("{conflict:?}"),
+        }
+    }
+    assert_eq!(trial.store.usage(&Owner::anonymous()).total.jobs, 1);
+}
+
+pub async fn one_end_of_many_wins(trial: &mut Trial) {
+    let (id, lease) = trial.running("a").await;
+    let answers = at_once(trial, 32, |store, number| async move {
+        let result = Payload::binary(number.to_string().into_bytes());
+        (
+            number,
+            store
+                .finish(id, lease, Finish::Complete(result), at(1))
+                .await,
+        )
+    })
+    .await;
+    let mut winners = Vec::new();
+    for (number, answer) in answers {
+        match answer {
+            Ok(_) => winners.push(number),
+            Err(StepError::Refused(Refused::Ended(Phase::Done))) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    let ending = trial.get(id).await.ending;
+    let result = Payload::binary(winners[0].to_string().into_bytes());
+    assert_eq!(ending, Some(crate::Ending::Done(result)));
+}
+
+pub async fn one_start_of_many_wins(trial: &mut Trial) {
+    let id = trial.queued("a").await;
+    let answers = at_once(
+        trial,
+        32,
+        |store, _| async move { store.start(id, at(1)).await },
+    )
+    .await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    assert_eq!(trial.get(id).await.state.lease, Lease(1));
+}
+
+pub async fn many_lives_at_once_all_end_as_they_should(trial: &mut Trial) {
+    let ids = ids(trial, 300).await;
+    let ended = at_once(trial, 300, |store, number| {
+        let id = ids[number as usize];
+        async move {
+            let job = new_job(id, format!("tag-{number}").parse().unwrap());
+            let start = number % 3 != 0;
+            let Submitted::Created(state) = store.submit(job, start).await.unwrap() else {
+                panic!("tag-{number} is taken");
+            };
+            if !start {
+                let state = store.request_cancel(id, at(1)).await.unwrap();
+                assert_eq!(state.phase, Phase::Cancelled);
+                return (id, Phase::Cancelled);
+            }
+            store.progress(id, state.lease, 50, at(1)).await.unwrap();
+            // Seen as soon as it is answered.
+            let job = store.get(id, Parts::NONE, at(1)).await.unwrap().unwrap();
+            assert_eq!(job.state.progress, 50);
+            store
+                .finish(id, state.lease, complete(b"done"), at(2))
+                .await
+                .unwrap();
+            let job = store.get(id, Parts::RESULT, at(2)).await.unwrap().unwrap();
+            assert_eq!(job.state.phase, Phase::Done);
+            (id, Phase::Done)
+        }
+    })
+    .await;
+    for _ in 0..2 {
+        for (id, phase) in &ended {
+            assert_eq!(trial.get(*id).await.state.phase, *phase);
+        }
+        if !trial.reopen().await {
+            return;
+        }
+    }
+}
+
+pub async fn ids_reserved_at_once_are_different(trial: &mut Trial) {
+    let blocks = at_once(trial, 32, |store, number| async move {
+        store.reserve_ids(1 + number % 5).await
+    })
+    .await;
+    let mut seen = HashSet::new();
+    for block in blocks {
+        let mut block = block.unwrap();
+        while let Some(id) = block.take() {
+            assert!(seen.insert(id), "{id} was given twice");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Reading: get, find, list.
+
+use kjob_proto::Text;
+
+use super::{Trial, at, complete, fail};
+use crate::{Ending, Filter, JobId, Owner, Page, Parts, Payload, Status, Timestamp};
+
+const ALL: Filter = Filter {
+    owner: None,
+    statuses: Vec::new(),
+    endpoint: None,
+    after: None,
+    limit: 1000,
+};
+
+/// All pages of a list.
+async fn list(trial: &Trial, filter: &Filter, now: Timestamp) -> Vec<JobId> {
+    let mut filter = filter.clone();
+    let mut ids = Vec::new();
+    loop {
+        let Page { jobs, next } = trial.store.list(&filter, now).await.unwrap();
+        assert!(jobs.len() <= filter.limit);
+        ids.extend(jobs.iter().map(|job| job.header.id));
+        let Some(next) = next else { return ids };
+        assert!(Some(next) > filter.after, "every page leads on");
+        assert!(
+            ids.last().is_none_or(|last| *last <= next),
+            "the next page begins after this one"
+        );
+        filter.after = Some(next);
+    }
+}
+
+pub async fn get_gives_the_parts_that_were_asked_for(trial: &mut Trial) {
+    let live = trial.queued("live").await;
+    let done = trial.ended("done", complete(b"result")).await;
+    for (payload, result) in [(false, false), (true, false), (false, true), (true, true)] {
+        let parts = Parts { payload, result };
+        for id in [live, done] {
+            let job = trial.store.get(id, parts, at(0)).await.unwrap().unwrap();
+            assert_eq!(job.payload.is_some(), payload);
+            assert!(job.payload.is_none_or(|bytes| bytes == "payload"));
+        }
+        let job = trial.store.get(done, parts, at(0)).await.unwrap().unwrap();
+        let bytes = if result { &b"result"[..] } else { b"" };
+        assert_eq!(job.ending, Some(Ending::Done(Payload::binary(bytes))));
+    }
+}
+
+pub async fn get_of_no_job_gives_nothing(trial: &mut Trial) {
+    let last = JobId::new(JobId::MAX).unwrap();
+    let reserved = trial.id().await;
+    for id in [reserved, last] {
+        let parts = Parts {
+            payload: true,
+            result: true,
+        };
+        assert_eq!(trial.store.get(id, parts, at(0)).await.unwrap(), None);
+    }
+}
+
+pub async fn find_of_no_tag_gives_nothing(trial: &mut Trial) {
+    trial.queued("a").await;
+    for tag in [
+        "b",
+        "A",
+        "aa",
+        "job-1-abcdefghijkl",
+        "0189f7a4-7b3c-7def-8123-456789abcdef",
+    ] {
+        assert_eq!(trial.find(tag).await, None, "{tag}");
+    }
+}
+
+pub async fn list_gives_jobs_by_rising_id(trial: &mut Trial) {
+    // Submitted in another order than that of their ids.
+    let mut jobs = Vec::new();
+    for number in 0..6 {
+        jobs.push(trial.job(&format!("tag-{number}")).await);
+    }
+    let mut ids: Vec<_> = jobs.iter().map(|job| job.header.id).collect();
+    for at in [3, 0, 5, 1, 4, 2] {
+        trial.submit(jobs[at].clone()).await;
+    }
+    ids.sort();
+    assert_eq!(list(trial, &ALL, at(0)).await, ids);
+    let running = Filter {
+        statuses: vec![Status::Running],
+        ..ALL
+    };
+    assert_eq!(list(trial, &running, at(0)).await, ids);
+    if trial.reopen().await {
+        assert_eq!(list(trial, &ALL, at(0)).await, ids);
+    }
+}
+
+pub async fn list_keeps_to_each_filter(trial: &mut Trial) {
+    let queued = trial.queued("queued").await;
+    let (running, _) = trial.running("running").await;
+    let (cancelling, _) = trial.running("cancelling").await;
+    trial.store.request_cancel(cancelling, at(0)).await.unwrap();
+    let done = trial.ended("done", complete(b"")).await;
+    let failed = trial.ended("failed", fail()).await;
+    let cancelled = trial.cancelled("cancelled").await;
+    let ann = Owner::new("ann");
+    let mut job = trial.job("other").await;
+    job.header.owner = ann.clone();
+    job.header.endpoint = Text::from("/demo/sleep");
+    let other = job.header.id;
+    trial.submit(job).await;
+
+    let with = |statuses: &[Status]| Filter {
+        statuses: statuses.to_vec(),
+        ..ALL
+    };
+    let by = |owner: &Owner| Filter {
+        owner: Some(owner.clone()),
+        ..ALL
+    };
+    let to = |endpoint| Filter {
+        endpoint: Some(Text::from(endpoint)),
+        ..ALL
+    };
+    let mine = Owner::anonymous();
+    let cases = [
+        (
+            ALL,
+            vec![queued, running, cancelling, done, failed, cancelled, other],
+        ),
+        (
+            with(&[Status::Running]),
+            vec![queued, running, cancelling, other],
+        ),
+        (with(&[Status::Done]), vec![done]),
+        (with(&[Status::Error]), vec![failed]),
+        (with(&[Status::Cancelled]), vec![cancelled]),
+        (
+            with(&[Status::Done, Status::Running]),
+            vec![queued, running, cancelling, done, other],
+        ),
+        (by(&ann), vec![other]),
+        (
+            by(&mine),
+            vec![queued, running, cancelling, done, failed, cancelled],
+        ),
+        (by(&Owner::new("bob")), vec![]),
+        (to("/demo/sleep"), vec![other]),
+        (to("/demo"), vec![]),
+        (
+            Filter {
+                statuses: vec![Status::Running],
+                ..by(&mine)
+            },
+            vec![queued, running, cancelling],
+        ),
+        (
+            Filter {
+                statuses: vec![Status::Running],
+                ..to("/demo/sleep")
+            },
+            vec![other],
+        ),
+        (
+            Filter {
+                after: Some(done),
+                ..ALL
+            },
+            vec![failed, cancelled, other],
+        ),
+        (
+            Filter {
+                after: Some(running),
+                ..with(&[Status::Running])
+            },
+            vec![cancelling, other],
+        ),
+        (
+            Filter {
+                after: Some(other),
+                ..ALL
+            },
+            vec![],
+        ),
+    ];
+    for (filter, expected) in cases {
+        assert_eq!(list(trial, &filter, at(0)).await, expected, "{filter:?}");
+    }
+}
+
+pub async fn list_comes_in_pages_that_lead_to_the_end(trial: &mut Trial) {
+    let mut ids = Vec::new();
+    for number in 0..10 {
+        let tag = format!("tag-{number}");
+        ids.push(match number % 2 {
+            0 => trial.queued(&tag).await,
+            _ => trial.ended(&tag, complete(b"")).await,
+        });
+    }
+    for statuses in [vec![], vec![Status::Running], vec![Status::Done]] {
+        let wants = |number: &usize| match statuses.first() {
+            Some(Status::Running) => number.is_multiple_of(2),
+            Some(_) => number % 2 == 1,
+            None => true,
+        };
+        let expected: Vec<_> = (0..10).filter(wants).map(|number| ids[number]).collect();
+        for limit in [1, 2, 3, 9, 10, 11] {
+            let filter = Filter {
+                statuses: statuses.clone(),
+                limit,
+                ..ALL
+            };
+            assert_eq!(list(trial, &filter, at(0)).await, expected, "limit {limit}");
+        }
+    }
+}
+
+pub async fn list_gives_no_bytes(trial: &mut Trial) {
+    trial.queued("live").await;
+    trial.ended("done", complete(b"result")).await;
+    let page = trial.store.list(&ALL, at(0)).await.unwrap();
+    assert!(page.jobs.iter().all(|job| job.payload.is_none()));
+    let result = page.jobs[1].ending.clone();
+    assert_eq!(result, Some(Ending::Done(Payload::binary(&b""[..]))));
+    let one = trial
+        .store
+        .get(page.jobs[1].header.id, Parts::NONE, at(0))
+        .await
+        .unwrap();
+    assert_eq!(one.as_ref(), Some(&page.jobs[1]));
+}
+
+pub async fn list_of_live_jobs_survives_reopening(trial: &mut Trial) {
+    let mut live = Vec::new();
+    for number in 0..12 {
+        let tag = format!("tag-{number}");
+        match number % 4 {
+            0 => live.push(trial.queued(&tag).await),
+            1 => live.push(trial.running(&tag).await.0),
+            2 => drop(trial.ended(&tag, complete(b"")).await),
+            _ => drop(trial.cancelled(&tag).await),
+        }
+    }
+    let running = Filter {
+        statuses: vec![Status::Running],
+        ..ALL
+    };
+    assert_eq!(list(trial, &running, at(0)).await, live);
+    if trial.reopen().await {
+        assert_eq!(list(trial, &running, at(0)).await, live);
+    }
+}
