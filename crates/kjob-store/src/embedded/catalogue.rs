@@ -35,13 +35,15 @@ pub(crate) struct SegmentRecord {
 #[derive(Debug)]
 pub(crate) enum CatalogueError {
     Foreign,
+    /// It is missing or empty where there must be one.
+    Missing,
     Version(i64),
     Store(StoreError),
 }
 
 impl Catalogue {
-    /// Opens the catalogue, or makes one with no segments.
-    pub(crate) fn open(path: &Path) -> Result<Self, CatalogueError> {
+    /// Opens the catalogue, or, where it `may_be_new`, makes one with no segments.
+    pub(crate) fn open(path: &Path, may_be_new: bool) -> Result<Self, CatalogueError> {
         let opening = || sql("open the catalogue");
         let store = |error| CatalogueError::Store(opening()(error));
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -57,6 +59,9 @@ impl Catalogue {
         let id = number("application_id").map_err(store)?;
         let version = number("user_version").map_err(store)?;
         let is_new = tables == 0 && id == 0 && version == 0;
+        if is_new && !may_be_new {
+            return Err(CatalogueError::Missing);
+        }
         if !is_new && id != APPLICATION_ID {
             return Err(CatalogueError::Foreign);
         }

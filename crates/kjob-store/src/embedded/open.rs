@@ -73,7 +73,12 @@ pub(crate) fn prepare(layout: &Layout) -> Result<(), OpenError> {
 pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
     let layout = &shared.layout;
     let dir = layout.root().to_owned();
-    let catalogue = match Catalogue::open(&layout.catalogue()) {
+    let is_empty = is_empty(layout).map_err(|source| OpenError::Io {
+        doing: "read",
+        path: dir.clone(),
+        source,
+    })?;
+    let catalogue = match Catalogue::open(&layout.catalogue(), is_empty) {
         Ok(catalogue) => catalogue,
         Err(CatalogueError::Version(found)) => {
             return Err(OpenError::UnknownVersion {
@@ -86,9 +91,24 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
             let what = "catalogue.sqlite is not a kjob catalogue".to_owned();
             return Err(OpenError::Corrupt { dir, what });
         }
+        // Without it nobody knows which files are in use, and left-over ones are deleted.
+        Err(CatalogueError::Missing) => {
+            let what = "catalogue.sqlite is missing or empty, but there are jobs".to_owned();
+            return Err(OpenError::Corrupt { dir, what });
+        }
         Err(CatalogueError::Store(error)) => return Err(open_error(layout, error)),
     };
     read(shared, catalogue).map_err(|error| open_error(layout, error))
+}
+
+/// Whether there are no segments and no blobs.
+fn is_empty(layout: &Layout) -> io::Result<bool> {
+    for dir in [layout.segments(), layout.blobs()] {
+        if fs::read_dir(dir)?.next().transpose()?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn open_error(layout: &Layout, error: StoreError) -> OpenError {
@@ -104,6 +124,8 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
     let mut records = catalogue.segments()?;
     remove_left_over(layout, &records)?;
     if records.is_empty() {
+        // The catalogue's own entry: a directory with segments and without it counts as damaged.
+        layout::sync_dir(layout.root()).map_err(file("make the catalogue"))?;
         let (number, first_id) = (catalogue.next_number(), JobId::FIRST.get());
         segment::create(&layout.segment(number, 0))?;
         layout::sync_dir(&layout.segments()).map_err(file("begin a segment"))?;

@@ -17,8 +17,13 @@ use super::{blobs, error};
 /// Segments that one sweep drops.
 const DROPPED_MAX: u64 = 4;
 
-/// A sealed segment is rewritten once less than one in this many of its jobs is needed.
-const NEEDED_SHARE: u64 = 4;
+/// A segment is rewritten once less than one in this many of its jobs is needed: what is copied
+/// is then never more than what is freed.
+const NEEDED_SHARE: u64 = 2;
+
+/// The newest segment is not sealed for being mostly expired while it is smaller than both.
+const WORTH_JOBS: u64 = 1_000;
+const WORTH_BYTES: u64 = 1 << 20;
 
 impl Writer {
     /// Drops segments of which nothing is needed, and says which one to rewrite. Looks at counts,
@@ -30,7 +35,10 @@ impl Writer {
             let old = newest
                 .opened_at
                 .is_some_and(|at| now.as_millis().saturating_sub(at) >= age);
-            newest.jobs > 0 && (needed == 0 || old)
+            // One job that is kept must not hold on to the bytes of all that have expired.
+            let worth = newest.jobs >= WORTH_JOBS || newest.bytes() >= WORTH_BYTES;
+            let mostly_expired = worth && needed < newest.jobs / NEEDED_SHARE;
+            newest.jobs > 0 && (needed == 0 || old || mostly_expired)
         });
         if rolls {
             self.roll()?;

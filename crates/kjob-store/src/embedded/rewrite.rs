@@ -210,7 +210,7 @@ CROSS JOIN main.jobs j ON j.id = e.id
 WHERE e.seq > ?1";
 
 const LATE_USAGE: &str = "
-UPDATE main.usage SET bytes = bytes + late.bytes FROM
+UPDATE main.usage SET bytes = usage.bytes + late.bytes FROM
 (SELECT j.owner, sum(e.result_len) AS bytes FROM main.ends e
  CROSS JOIN main.jobs j ON j.id = e.id WHERE e.seq > ?1 GROUP BY j.owner) late
 WHERE main.usage.owner = late.owner";
