@@ -7,7 +7,7 @@ use kjob_core::{IdBlock, JobId, StoreError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::error::sql;
-use super::segment::{APPLICATION_ID, FORMAT};
+use super::segment::{APPLICATION_ID, FORMAT, checkpoint};
 
 /// The catalogue's connection; the writer's alone.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ impl Catalogue {
                 connection.pragma_update(None, "application_id", APPLICATION_ID)?;
                 connection.pragma_update(None, "user_version", FORMAT)?;
                 connection.execute_batch("COMMIT")?;
+                checkpoint(&connection)?;
             }
             connection.query_row("SELECT next_id, next_segment FROM ids", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))
@@ -103,6 +104,11 @@ impl Catalogue {
             .map_err(sql("reserve ids"))?;
         self.next_id = next;
         Ok(IdBlock::new(first, count.max(1)))
+    }
+
+    /// Gives no id below this one: there are jobs up to it, whatever the file says.
+    pub(crate) fn skip_ids(&mut self, next_id: i64) {
+        self.next_id = self.next_id.max(next_id.min(JobId::MAX + 1));
     }
 
     /// All segments, oldest first.
@@ -139,6 +145,7 @@ impl Catalogue {
         };
         begin().map_err(sql("begin a segment"))?;
         self.next_segment = next;
+        self.settle();
         Ok(())
     }
 
@@ -154,25 +161,37 @@ impl Catalogue {
         summary: Option<&[u8]>,
     ) -> Result<(), StoreError> {
         let update = "UPDATE segments SET summary = ?2 WHERE number = ?1";
-        self.update(update, params![number, summary])
+        self.update(update, params![number, summary])?;
+        if summary.is_none() {
+            self.settle();
+        }
+        Ok(())
     }
 
     /// Keeps a sealed segment's filter, or drops it before the segment gets another tag.
     pub(crate) fn set_filter(&self, number: u32, filter: Option<&[u8]>) -> Result<(), StoreError> {
         let update = "UPDATE segments SET filter = ?2 WHERE number = ?1";
-        self.update(update, params![number, filter])
+        self.update(update, params![number, filter])?;
+        if filter.is_none() {
+            self.settle();
+        }
+        Ok(())
     }
 
     /// A rewritten segment takes the place of what it was made from.
     pub(crate) fn set_generation(&self, number: u32, generation: u32) -> Result<(), StoreError> {
         let update = "UPDATE segments SET generation = ?2, summary = NULL, filter = NULL \
                       WHERE number = ?1";
-        self.update(update, params![number, generation])
+        self.update(update, params![number, generation])?;
+        self.settle();
+        Ok(())
     }
 
     /// Forgets a segment; its files may be deleted after that.
     pub(crate) fn remove(&self, number: u32) -> Result<(), StoreError> {
-        self.update("DELETE FROM segments WHERE number = ?1", params![number])
+        self.update("DELETE FROM segments WHERE number = ?1", params![number])?;
+        self.settle();
+        Ok(())
     }
 
     /// Writes the log back into the file.
@@ -180,6 +199,14 @@ impl Catalogue {
         self.connection
             .close()
             .map_err(|(_, error)| sql("close the catalogue")(error))
+    }
+
+    /// Moves the log into the file, after every change that something else relies on: files are
+    /// deleted and jobs stored because of it. So what may get lost with the end of the log is
+    /// only what is found again in the segments: ids set aside, and notes that save opening them.
+    fn settle(&self) {
+        // The change is durable either way, in the log.
+        let _ = checkpoint(&self.connection);
     }
 
     fn update(&self, update: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), StoreError> {

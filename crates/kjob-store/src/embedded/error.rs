@@ -86,6 +86,19 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreE
     }
 }
 
+/// As [`sql`], with the name of the record or file that is damaged, if it is that.
+pub(crate) fn sql_of(
+    doing: &'static str,
+    name: impl FnOnce() -> String,
+) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| match sql(doing)(error) {
+        StoreError::Corrupt { what } => StoreError::Corrupt {
+            what: format!("{}: {what}", name()),
+        },
+        other => other,
+    }
+}
+
 /// A [`StoreError`] of a failed file operation.
 pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
     move |error| match error.kind() {

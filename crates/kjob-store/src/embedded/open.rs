@@ -122,7 +122,7 @@ fn open_error(layout: &Layout, error: StoreError) -> OpenError {
 fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError> {
     let layout = &shared.layout;
     let mut records = catalogue.segments()?;
-    remove_left_over(layout, &records)?;
+    remove_left_over(layout, &records, catalogue.next_number())?;
     if records.is_empty() {
         // The catalogue's own entry: a directory with segments and without it counts as damaged.
         layout::sync_dir(layout.root()).map_err(file("make the catalogue"))?;
@@ -156,6 +156,8 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         for (owner, usage) in &ledger.usage {
             shared.count(owner, usage.jobs.cast_signed(), usage.bytes.cast_signed());
         }
+        let next_id = ledger.first_id.max(ledger.max_id.saturating_add(1));
+        opened.catalogue.skip_ids(next_id);
         opened.segments.insert(number, ledger);
     }
     Ok(opened)
@@ -163,7 +165,11 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
 
 /// Deletes files that the catalogue does not name: of a segment that was about to begin, or to
 /// go, when the process ended.
-fn remove_left_over(layout: &Layout, records: &[SegmentRecord]) -> Result<(), StoreError> {
+fn remove_left_over(
+    layout: &Layout,
+    records: &[SegmentRecord],
+    next_number: u32,
+) -> Result<(), StoreError> {
     let doing = "remove left-over files";
     let mut names = HashSet::new();
     for record in records {
@@ -180,6 +186,7 @@ fn remove_left_over(layout: &Layout, records: &[SegmentRecord]) -> Result<(), St
             .extension()
             .is_some_and(|extension| extension == "sqlite");
         if is_database && !names.contains(&path) {
+            refuse_unknown(&path, next_number)?;
             layout::remove_database(&path).map_err(file(doing))?;
         }
     }
@@ -193,6 +200,30 @@ fn remove_left_over(layout: &Layout, records: &[SegmentRecord]) -> Result<(), St
         if is_ours && !numbers.contains(&path) {
             ignore_missing(fs::remove_dir_all(&path)).map_err(file(doing))?;
         }
+    }
+    Ok(())
+}
+
+/// Fails if a file that is about to be deleted holds jobs of a segment that the catalogue has yet
+/// to begin: then the catalogue is an old one, and the file is not left over.
+fn refuse_unknown(path: &Path, next_number: u32) -> Result<(), StoreError> {
+    let Some((name, number)) = path.file_name().and_then(|name| {
+        let name = name.to_str()?;
+        Some((name, name.split_once('-')?.0.parse::<u32>().ok()?))
+    }) else {
+        return Ok(());
+    };
+    if number < next_number {
+        return Ok(());
+    }
+    let has_jobs = segment::open(path, Access::Read).is_ok_and(|connection| {
+        connection
+            .query_row("SELECT EXISTS (SELECT 1 FROM jobs)", [], |row| row.get(0))
+            .unwrap_or(false)
+    });
+    if has_jobs {
+        let what = format!("{name} holds jobs, but catalogue.sqlite is older than that file");
+        return Err(StoreError::Corrupt { what });
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use kjob_core::{Ending, Job, JobId, JobTag, Owner, Parts, StoreError, Timestamp}
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::blobs::{self, BlobKind, BlobName};
-use super::error::sql;
+use super::error::{sql, sql_of};
 use super::job_row::{self, Extent, JobRow};
 use super::layout::Layout;
 use super::state_row::{self, StateRow};
@@ -137,6 +137,24 @@ impl Segment<'_> {
         })
     }
 
+    /// The job that has the tag, by the index of this segment, expired or not.
+    pub(crate) fn tagged(&self, owner: &Owner, tag: &JobTag) -> Result<Option<Stored>, StoreError> {
+        let TagRow::Job(id) = self.tag(owner, tag)? else {
+            return Ok(None);
+        };
+        let Some(stored) = self.stored(id)? else {
+            return Ok(None);
+        };
+        let header = &stored.job.header;
+        // The index has no checksums: the job itself says whether it is the one.
+        if header.owner != *owner || header.tag != *tag {
+            return Err(StoreError::Corrupt {
+                what: format!("tag {tag} leads to job {id}, which has another"),
+            });
+        }
+        Ok(Some(stored))
+    }
+
     /// Shows `visit` the rows of the jobs above `after`, up to `last`, by rising id, for
     /// [`Stored::read`], until it says that this is enough.
     pub(crate) fn scan(
@@ -177,7 +195,10 @@ impl Segment<'_> {
         parts: Parts,
         read: impl FnOnce(&Row<'_>, Stored) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        let doing = || sql("read a job");
+        let doing = || {
+            let name = move || format!("job {id} in segment {}", self.number);
+            sql_of("read a job", name)
+        };
         let mut query = self.connection.prepare_cached(&JOB).map_err(doing())?;
         let mut rows = query
             .query(params![id.get(), parts.payload, parts.result])

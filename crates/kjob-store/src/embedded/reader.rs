@@ -9,7 +9,7 @@ use kjob_core::{Filter, Job, JobId, JobTag, Owner, Page, Parts, Status, StoreErr
 use rusqlite::{Connection, Row};
 
 use super::error::sql;
-use super::query::{Segment, Stored, TagRow};
+use super::query::{Segment, Stored};
 use super::segment::{self, Access};
 use super::shared::{SegmentEntry, Shared};
 use super::tags;
@@ -78,11 +78,7 @@ impl Reader {
             {
                 continue;
             }
-            let found =
-                self.in_segment(entry.number, |segment| match segment.tag(owner, tag)? {
-                    TagRow::Job(id) => segment.stored(id),
-                    TagRow::None | TagRow::Gone => Ok(None),
-                })?;
+            let found = self.in_segment(entry.number, |segment| segment.tagged(owner, tag))?;
             if let Some(stored) = found.flatten().filter(|stored| !stored.is_expired(now)) {
                 return Ok(Some(stored.job.header.id));
             }

@@ -6,7 +6,7 @@ use kjob_core::{Owner, StoreError, Usage};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::sql;
+use super::error::{sql, sql_of};
 use super::summary::OwnerUsage;
 
 /// "kjob", so that `file` and `sqlite3` can tell what a file is.
@@ -28,7 +28,11 @@ pub(crate) enum Access {
 
 /// Opens an existing segment.
 pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
-    connect(path, access).map_err(sql("open a segment"))
+    let name = || {
+        let name = path.file_name().unwrap_or_default();
+        format!("segment file {}", name.display())
+    };
+    connect(path, access).map_err(sql_of("open a segment", name))
 }
 
 /// Makes a new segment, durably but for its name in the directory.
@@ -45,9 +49,16 @@ pub(crate) fn create(path: &Path) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         connection.execute_batch("COMMIT")?;
+        checkpoint(&connection)?;
         Ok(connection)
     };
     create().map_err(sql("make a segment"))
+}
+
+/// Moves the whole log into the file. What is in the file is out of reach of anything that
+/// happens to the end of a log, which is where disks that lose power lose what they promised.
+pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 /// What each owner has in a segment.

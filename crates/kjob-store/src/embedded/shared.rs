@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use kjob_core::{Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
@@ -22,6 +24,7 @@ pub(crate) struct Shared {
     headers: Mutex<HeaderCache>,
     usage: Mutex<UsageBook>,
     closed: AtomicBool,
+    failure: OnceLock<StoreError>,
 }
 
 /// The segments, oldest first.
@@ -64,6 +67,7 @@ impl Shared {
             headers: Mutex::default(),
             usage: Mutex::default(),
             closed: AtomicBool::new(false),
+            failure: OnceLock::new(),
         }
     }
 
@@ -77,6 +81,17 @@ impl Shared {
 
     pub(crate) fn set_closed(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Why the writer acknowledges nothing any more.
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        self.failure.get().cloned()
+    }
+
+    /// Stops the writer from acknowledging anything. The first reason stays.
+    pub(crate) fn set_failure(&self, error: StoreError) {
+        // A second one changes nothing.
+        let _ = self.failure.set(error);
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

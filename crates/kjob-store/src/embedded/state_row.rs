@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kjob_core::{Ending, JobId, Lease, Payload, Phase, State, StoreError, Timestamp};
 use kjob_proto::Text;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use super::blobs::Content;
@@ -120,7 +121,12 @@ impl StateRow {
                 end,
             }));
         }
+        let is_null = |column| row.get_ref(column).map(|v| v == ValueRef::Null);
         let Some(phase) = row.get::<_, Option<u8>>(at)? else {
+            // A row whose first value alone was lost is damaged, not absent.
+            if !(is_null(at + 6)? && is_null(end + 12)?) {
+                return Ok(None);
+            }
             return Ok(Some(Self {
                 state: None,
                 end: None,
@@ -138,7 +144,7 @@ impl StateRow {
             started_at: time(at + 5)?,
             ended_at: None,
         };
-        let right = state_checksum(id, &state) == row.get::<_, u32>(at + 6)?;
+        let right = state_checksum(id, &state) == row.get::<_, u32>(at + 6)? && is_null(end + 12)?;
         Ok(right.then_some(Self {
             state: Some(state),
             end: None,

@@ -11,7 +11,7 @@ use super::blobs::Content;
 
 use super::job_row::{self, millis};
 use super::live::{Live, first_state};
-use super::query::{Stored, TagRow};
+use super::query::Stored;
 use super::requests::{Ack, Action, Reply, Step, Submit};
 use super::state_row::{self, NewEnding};
 use super::summary::Expiries;
@@ -130,11 +130,8 @@ impl Writer {
             if number != target && self.pending.contains_key(&number) {
                 return Ok(Holder::Undecided(number));
             }
-            let segment = self.reading(number)?;
-            let TagRow::Job(id) = segment.tag(owner, tag)? else {
-                continue;
-            };
-            if let Some(stored) = segment.stored(id)?.filter(|stored| !stored.is_expired(now)) {
+            let found = self.reading(number)?.tagged(owner, tag)?;
+            if let Some(stored) = found.filter(|stored| !stored.is_expired(now)) {
                 return Ok(Holder::Job(number, Box::new(stored)));
             }
         }

@@ -83,7 +83,7 @@ impl EmbeddedStore {
     /// jobs; so the time it takes does not grow with finished jobs.
     ///
     /// # Errors
-    /// An [`OpenError`] that says what is in the way; the directory is then as it was.
+    /// An [`OpenError`] that says what is in the way; nothing that is stored has changed then.
     pub fn open(dir: impl AsRef<Path>, options: EmbeddedOptions) -> Result<Self, OpenError> {
         let layout = Layout::new(dir.as_ref());
         open::prepare(&layout)?;
@@ -110,7 +110,6 @@ impl EmbeddedStore {
             background: Arc::clone(&background),
             requests: requests.downgrade(),
             failed_commits: BTreeMap::new(),
-            poisoned: None,
             lock,
         };
         writer.publish_table();
@@ -271,15 +270,17 @@ impl Store for EmbeddedStore {
     }
 
     async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
-        let state = self.step(id, Action::Start, at).await?;
+        // Read first: once the start is durable, there is no way back to waiting.
         let parts = Parts {
             payload: true,
             result: false,
         };
-        let job = self.read(move |reader| reader.get(id, parts, at)).await?;
-        let payload = job
-            .and_then(|job| job.payload)
-            .ok_or(StepError::Unknown(id))?;
+        let payload = match self.read(move |reader| reader.get(id, parts, at)).await {
+            Ok(job) => job.and_then(|job| job.payload),
+            Err(StoreError::Corrupt { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let state = self.step(id, Action::Start, at).await?;
         Ok(Started { state, payload })
     }
 
@@ -362,6 +363,10 @@ impl Store for EmbeddedStore {
 
     fn usage(&self, owner: &Owner) -> StoreUsage {
         self.shared.usage(owner)
+    }
+
+    fn failure(&self) -> Option<StoreError> {
+        self.shared.failure()
     }
 
     async fn close(&self) -> Result<(), StoreError> {

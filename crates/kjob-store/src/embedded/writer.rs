@@ -42,8 +42,6 @@ pub(crate) struct Writer {
     pub(crate) requests: WeakSender<Request>,
     /// Segments whose last commit in this batch failed.
     pub(crate) failed_commits: BTreeMap<u32, StoreError>,
-    /// Why nothing is acknowledged any more.
-    pub(crate) poisoned: Option<StoreError>,
     /// Let go last.
     pub(crate) lock: DirLock,
 }
@@ -97,18 +95,16 @@ impl Writer {
     /// Does one step, but for its commit. Gives the request back if it depends on changes of this
     /// batch in another segment, with that segment's number.
     fn handle(&mut self, request: Request) -> Option<(u32, Request)> {
-        if let Some(error) = &self.poisoned {
-            request.refuse(error);
+        if let Some(error) = self.shared.failure() {
+            request.refuse(&error);
             return None;
         }
         match request {
             Request::Reserve { count, reply } => {
                 let block = self.catalogue.reserve(count);
-                self.poisoned = block
-                    .as_ref()
-                    .err()
-                    .filter(|error| is_fatal(error))
-                    .cloned();
+                if let Some(error) = block.as_ref().err().filter(|error| is_fatal(error)) {
+                    self.shared.set_failure(error.clone());
+                }
                 drop(reply.send(block));
             }
             Request::Submit(submit) => {
@@ -144,8 +140,8 @@ impl Writer {
     /// Makes the batch durable, and answers it.
     pub(crate) fn commit(&mut self) {
         for (number, mut pending) in std::mem::take(&mut self.pending) {
-            let done = match (&self.poisoned, pending.failed.take()) {
-                (Some(error), _) => Err(error.clone()),
+            let done = match (self.shared.failure(), pending.failed.take()) {
+                (Some(error), _) => Err(error),
                 (None, Some(error)) => Err(error),
                 (None, None) => self.commit_segment(number, &pending),
             };
@@ -154,7 +150,7 @@ impl Writer {
                 Err(error) => {
                     self.roll_back(number);
                     if is_fatal(&error) {
-                        self.poisoned = Some(error.clone());
+                        self.shared.set_failure(error.clone());
                     }
                     for ack in pending.acks {
                         ack.send(Err(error.clone()));
