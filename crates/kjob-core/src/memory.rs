@@ -131,7 +131,7 @@ impl Store for MemoryStore {
     async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
         let mut inner = self.open()?;
         let state = inner.step(id, Event::Start, at)?;
-        let payload = inner.jobs[&id].payload.clone().unwrap_or_default();
+        let payload = inner.jobs[&id].payload.clone();
         Ok(Started { state, payload })
     }
 

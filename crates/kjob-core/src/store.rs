@@ -42,7 +42,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// (one that carries the id of this very job) is always free.
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError>;
 
-    /// Starts a queued job and hands out its payload.
+    /// Starts a queued job and hands out its payload. If the payload cannot be read for now, the
+    /// job is not started.
     async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError>;
 
     /// Notes how far a running job is, and answers with its state.
@@ -96,6 +97,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// What is stored, in all and of `owner`. Answers from memory.
     fn usage(&self, owner: &Owner) -> StoreUsage;
 
+    /// Why nothing can be written any more until the store is opened anew; `None` while it can.
+    /// A store that is out of space for now can. Answers from memory.
+    fn failure(&self) -> Option<StoreError> {
+        None
+    }
+
     /// Makes everything durable and lets go of the files. Later steps get [`StoreError::Closed`].
     async fn close(&self) -> Result<(), StoreError>;
 }
@@ -148,8 +155,9 @@ impl Difference {
 pub struct Started {
     /// Its state, running.
     pub state: State,
-    /// What its handler gets, in the encoding of the job's header.
-    pub payload: Bytes,
+    /// What its handler gets, in the encoding of the job's header. `None` if it is damaged: the
+    /// job is started all the same, so that it can be failed and does not wait for ever.
+    pub payload: Option<Bytes>,
 }
 
 /// How a run is over, with what is to be kept of it.

@@ -6,9 +6,10 @@
 //! `KJOB_SEEDS=n` runs the first n.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/shuffled.rs"]
-mod shuffled;
 mod support;
+#[path = "support/troubled.rs"]
+#[allow(dead_code, reason = "other tests make other trouble")]
+mod troubled;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,8 +22,8 @@ use kjob_core::engine::{
 use kjob_core::{Ending, Job, JobId, JobTag, MemoryStore, Payload, Phase, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use shuffled::Shuffled;
 use support::*;
+use troubled::Troubled;
 
 const KILLS: usize = 3;
 const USERS: usize = 4;
@@ -200,7 +201,7 @@ fn run(seed: u64) {
         let turns = rng.random_range(50..3_000);
         let order = rng.next_u64();
         until_killed(async {
-            let shared: Arc<dyn Store> = Arc::new(Shuffled::new(store.clone(), order, 40));
+            let shared: Arc<dyn Store> = Arc::new(Troubled::shuffled(store.clone(), order, 40));
             let opening = tokio::spawn({
                 let config = config(|c| c.workers = 5);
                 let clock = Arc::new(clock.clone());

@@ -29,7 +29,10 @@ async fn a_directory_that_lost_its_catalogue_is_refused_and_kept() {
         }
         for _ in 0..2 {
             let refused = EmbeddedStore::open(dir.path(), EmbeddedOptions::default());
-            assert!(matches!(refused, Err(OpenError::Corrupt { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(OpenError::Corrupt { .. })),
+                "{refused:?}"
+            );
         }
         assert_eq!(files(), before);
     }

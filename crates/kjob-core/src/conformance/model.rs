@@ -382,7 +382,7 @@ impl Run {
                 let found = store.start(id, now).await;
                 if let Ok(started) = &found {
                     let payload = self.model.jobs[&id].payload.as_ref();
-                    prop_assert_eq!(Some(&started.payload), payload);
+                    prop_assert_eq!(started.payload.as_ref(), payload);
                 }
                 prop_assert_eq!(told(found.map(|started| started.state))?, expected);
             }

@@ -29,6 +29,8 @@ struct Cell {
     stop: Option<Stop>,
     run: Option<CancellationToken>,
     ended: Option<Arc<Job>>,
+    /// The submit made no job after all.
+    void: bool,
 }
 
 /// Why a run is to stop.
@@ -59,6 +61,7 @@ impl Live {
             stop: None,
             run: None,
             ended: None,
+            void: false,
         };
         Arc::new(Self {
             header,
@@ -173,13 +176,26 @@ impl Live {
         })
     }
 
-    /// Completes when the job has ended.
+    /// The submit made no job after all: nobody is to wait for it.
+    pub(super) fn void(&self) {
+        let mut cell = self.cell();
+        cell.void = true;
+        cell.waiting = false;
+        drop(cell);
+        self.changed.notify_waiters();
+    }
+
+    /// Completes when the job has ended, or will never have been.
     pub(super) async fn ended(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Listen first, look second: a change in between is not missed.
             changed.as_mut().enable();
-            if self.cell().ended.is_some() {
+            let is_over = {
+                let cell = self.cell();
+                cell.ended.is_some() || cell.void
+            };
+            if is_over {
                 return;
             }
             changed.await;

@@ -163,7 +163,8 @@ impl Engine {
     /// (which costs a job that is retried no attempt), and closes the store.
     ///
     /// # Errors
-    /// The store's, on closing.
+    /// The store's, on closing; and [`store_failure`](Engine::store_failure), as ends may then not
+    /// have been stored.
     pub async fn shut_down(&self, timeout: Duration) -> Result<(), StoreError> {
         let inner = &self.inner;
         self.drain();
@@ -178,7 +179,9 @@ impl Engine {
             }
         }
         inner.closed.cancel();
-        inner.store.close().await
+        let failure = inner.store.failure();
+        inner.store.close().await?;
+        failure.map_or(Ok(()), Err)
     }
 
     /// How busy it is.
@@ -194,6 +197,12 @@ impl Engine {
     /// How much is stored, in all and of `owner`.
     pub fn usage(&self, owner: &Owner) -> StoreUsage {
         self.inner.store.usage(owner)
+    }
+
+    /// Why the store cannot be written to any more; then nothing can be submitted or ended until
+    /// the process is started anew.
+    pub fn store_failure(&self) -> Option<StoreError> {
+        self.inner.store.failure()
     }
 
     /// The limits and times it works with.

@@ -18,7 +18,7 @@ pub(super) struct Room {
     inner: Mutex<Inner>,
     /// Told when the last run is over.
     idle: Notify,
-    /// Told when the earliest delayed job has changed.
+    /// Told when there is an earlier moment to come again at.
     pub(super) delayed: Notify,
     workers: usize,
     limits: Vec<Option<usize>>,
@@ -29,6 +29,10 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct Inner {
     open: bool,
+    /// Nothing is started before this, because the store could not be written to.
+    paused_until: Option<Timestamp>,
+    /// Whether the newest start failed for the store.
+    failing: bool,
     queue: Scheduler,
     delayed: BTreeMap<(Timestamp, JobId), Waiting>,
     running: usize,
@@ -41,6 +45,8 @@ impl Room {
     pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>]) -> Self {
         let inner = Inner {
             open: true,
+            paused_until: None,
+            failing: false,
             queue: Scheduler::new(config.ageing),
             delayed: BTreeMap::new(),
             running: 0,
@@ -138,25 +144,44 @@ impl Room {
         inner.queue.remove(job);
     }
 
-    /// Moves delayed jobs whose time has come to the queue, and says when to come again.
+    /// Moves delayed jobs whose time has come to the queue, ends a pause whose time is over, and
+    /// says when to come again.
     pub(super) fn release_delayed(&self, now: Timestamp) -> Option<Timestamp> {
         let mut inner = self.lock();
-        loop {
-            let entry = inner.delayed.first_entry()?;
+        let inner = &mut *inner;
+        inner.paused_until = inner.paused_until.filter(|until| *until > now);
+        while let Some(entry) = inner.delayed.first_entry() {
             let (at, _) = *entry.key();
             if at > now {
-                return Some(at);
+                return Some(inner.paused_until.map_or(at, |until| until.min(at)));
             }
-            let job = entry.remove();
-            inner.queue.push(job);
+            inner.queue.push(entry.remove());
         }
+        inner.paused_until
+    }
+
+    /// Starts nothing before `until`: the store could not be written to. Says whether that is
+    /// news.
+    pub(super) fn pause(&self, until: Timestamp) -> bool {
+        let mut inner = self.lock();
+        inner.paused_until = inner.paused_until.max(Some(until));
+        let is_news = !std::mem::replace(&mut inner.failing, true);
+        drop(inner);
+        self.delayed.notify_one();
+        is_news
+    }
+
+    /// Notes that a job was started, and says whether the store had failed before.
+    pub(super) fn started(&self) -> bool {
+        std::mem::take(&mut self.lock().failing)
     }
 
     /// The next job to run, with a place taken for it.
     pub(super) fn next(&self, now: Timestamp) -> Option<(JobId, RouteId)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        if !inner.open || inner.running >= self.workers || inner.queue.is_empty() {
+        let paused = inner.paused_until.is_some_and(|until| until > now);
+        if !inner.open || paused || inner.running >= self.workers || inner.queue.is_empty() {
             return None;
         }
         let running_on = &inner.running_on;

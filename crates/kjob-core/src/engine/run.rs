@@ -60,10 +60,19 @@ impl Inner {
         };
         match self.store.start(id, self.now()).await {
             Ok(started) => {
+                if self.room.started() {
+                    tracing::info!("jobs can be started again");
+                }
                 live.observe(started.state);
                 self.no_longer_waits(&live);
-                self.run(live, route, started.state, started.payload, place)
-                    .await;
+                if let Some(payload) = started.payload {
+                    self.run(live, route, started.state, payload, place).await;
+                } else {
+                    let reason = Text::from_static("the payload is damaged in the store");
+                    let finish = Finish::Fail(reason);
+                    self.finish(&live, &route, started.state.lease, finish)
+                        .await;
+                }
             }
             Err(StepError::Refused(Refused::TooEarly { not_before })) => {
                 self.room
@@ -71,10 +80,12 @@ impl Inner {
             }
             // It was cancelled while it was on its way here: whoever did that has settled it.
             Err(StepError::Refused(_) | StepError::Unknown(_)) => {}
+            // All jobs wait a moment: one after another would fail the same way.
             Err(StepError::Store(error)) => {
-                tracing::error!(job_id = %id, %error, "job cannot be started; will try again");
-                let again = self.now().after(super::RETRY_AFTER);
-                self.room.enqueue(self.waiting(&live, &route), Some(again));
+                if self.room.pause(self.now().after(super::RETRY_AFTER)) {
+                    tracing::error!(%error, "no jobs can be started; will try again");
+                }
+                self.room.enqueue(self.waiting(&live, &route), None);
             }
         }
     }
@@ -255,9 +266,9 @@ impl Inner {
             None => {}
         }
         match error {
-            HandlerError::Failed(message) => Finish::Fail(message),
+            HandlerError::Failed(message) => Finish::Fail(bounded(message)),
             HandlerError::Transient(reason) => Finish::Interrupt {
-                reason,
+                reason: bounded(reason),
                 then: self.after_interrupt(route, state, true),
             },
             HandlerError::Stopped => {
@@ -332,6 +343,21 @@ impl Inner {
         let jitter = self.with_rng(|rng| rand::RngExt::random_range(rng, 0.5..=1.0));
         full.mul_f64(jitter)
     }
+}
+
+/// A handler's message, cut where it is longer than a message should be: it is stored beside the
+/// job and not counted as a result.
+fn bounded(message: Text) -> Text {
+    const LEN_MAX: usize = 16 * 1024;
+    if message.len() <= LEN_MAX {
+        return message;
+    }
+    let cut = message.floor_char_boundary(LEN_MAX);
+    Text::from(format!(
+        "{}… ({} bytes in all)",
+        &message[..cut],
+        message.len()
+    ))
 }
 
 fn is_text(payload: &Payload) -> bool {

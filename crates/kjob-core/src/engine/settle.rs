@@ -23,7 +23,7 @@ impl Inner {
             let now = self.now();
             match self.store.finish(id, lease, finish.clone(), now).await {
                 Ok(state) if state.phase == Phase::Queued => {
-                    return self.queue_again(live, route, state, &finish);
+                    return self.queue_again(live, route, state);
                 }
                 Ok(state) => {
                     if let Some(ending) = finish.into_ending(&state) {
@@ -39,8 +39,11 @@ impl Inner {
                     tracing::warn!(job_id = %id, "the store was closed before the job's end was stored");
                     return;
                 }
-                Err(StepError::Store(error)) if self.is_interrupting() => {
-                    // The server is to stop; at its next start the job counts as interrupted.
+                Err(StepError::Store(error))
+                    if self.is_interrupting() || self.store.failure().is_some() =>
+                {
+                    // Trying again cannot help, or there is no time to; at the next start the job
+                    // counts as interrupted.
                     tracing::error!(job_id = %id, %error, "job's end cannot be stored");
                     return;
                 }
@@ -57,24 +60,13 @@ impl Inner {
         }
     }
 
-    fn queue_again(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        route: &Route,
-        state: State,
-        finish: &Finish,
-    ) {
+    fn queue_again(self: &Arc<Self>, live: &Arc<Live>, route: &Route, state: State) {
         let header = &live.header;
-        let reason = match finish {
-            Finish::Interrupt { reason, .. } => reason.as_str(),
-            _ => "",
-        };
         tracing::warn!(
             job_id = %header.id,
             job_tag = %header.tag,
             query_id = %header.query_id,
             attempt = state.attempt,
-            reason,
             "job is queued again"
         );
         // Counted first: whoever cancels it from now on takes it out of the count again.
@@ -92,10 +84,6 @@ impl Inner {
         let took = state
             .ended_at
             .map(|end| end.since(header.received_at).as_millis() as u64);
-        let error = match &ending {
-            Ending::Failed(message) => Some(message.as_str()),
-            _ => None,
-        };
         tracing::info!(
             job_id = %header.id,
             job_tag = %header.tag,
@@ -104,9 +92,13 @@ impl Inner {
             status = state.phase.status().as_str(),
             attempt = state.attempt,
             total_ms = took,
-            error,
             "job ended"
         );
+        // Handlers' messages may quote payloads, which do not belong in logs.
+        if let Ending::Failed(message) = &ending {
+            let start = &message[..message.floor_char_boundary(200)];
+            tracing::debug!(job_id = %header.id, message = start, "job failed");
+        }
         live.end(state, ending);
         self.no_longer_waits(live);
         self.table.remove(live);
@@ -127,6 +119,7 @@ impl Inner {
                 // It has expired meanwhile: nobody can ask for it any more.
                 Ok(_) => return self.table.remove(live),
                 Err(StoreError::Closed) => return,
+                Err(_) if self.is_interrupting() => return,
                 Err(error) => {
                     tracing::error!(job_id = %id, %error, "job's end cannot be read; will try again");
                     self.clock

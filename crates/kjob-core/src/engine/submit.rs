@@ -166,8 +166,8 @@ impl Inner {
             }
             Err(error) => Err(error.into()),
         };
-        live.stop_waiting();
         self.table.remove(&live);
+        live.void();
         existing
     }
 

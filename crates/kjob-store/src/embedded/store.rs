@@ -71,6 +71,9 @@ pub struct Statistics {
     /// Segment files that were read when the store was opened: the newest, and older ones that
     /// had live jobs.
     pub segments_read_at_open: usize,
+    /// Segments whose tags are looked up in memory before their files are: in time, all but the
+    /// newest.
+    pub segments_with_filter: usize,
     /// Jobs that have not ended.
     pub live_jobs: usize,
 }
@@ -130,9 +133,12 @@ impl EmbeddedStore {
 
     /// What the store's files are like now.
     pub fn statistics(&self) -> Statistics {
+        let table = self.shared.table();
+        let with_filter = table.segments.iter().filter(|s| s.filter.is_some());
         Statistics {
-            segments: self.shared.table().segments.len(),
+            segments: table.segments.len(),
             segments_read_at_open: self.files_opened,
+            segments_with_filter: with_filter.count(),
             live_jobs: self.shared.live().len(),
         }
     }

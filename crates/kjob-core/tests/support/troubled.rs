@@ -1,6 +1,7 @@
-//! A store whose answers come in any order, late, or as errors: what a real one may do.
+//! Stores that give trouble: answers in any order, late, or errors.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -11,45 +12,80 @@ use kjob_core::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Passes every step on to another store, after a random number of turns of the other tasks, and
-/// answers after as many. One step in `fail_one_in` is refused before it is done.
-pub(crate) struct Shuffled {
+/// Passes every step on to another store, through some trouble.
+pub(crate) struct Troubled {
     inner: Arc<dyn Store>,
-    rng: Mutex<StdRng>,
-    fail_one_in: u32,
+    trouble: Trouble,
 }
 
-impl Shuffled {
-    pub(crate) fn new(inner: Arc<dyn Store>, seed: u64, fail_one_in: u32) -> Self {
+enum Trouble {
+    /// A step waits a random number of turns of the other tasks before it is done, and as many
+    /// before it is answered. One in `fail_one_in` is refused before it is done.
+    Shuffle {
+        rng: Box<Mutex<StdRng>>,
+        fail_one_in: u32,
+    },
+    /// Steps are refused while a switch is on.
+    Full(Arc<Switch>),
+}
+
+/// Makes a store full, and counts the steps that it refuses.
+#[derive(Default)]
+pub(crate) struct Switch {
+    pub(crate) is_full: AtomicBool,
+    pub(crate) refused: AtomicUsize,
+}
+
+impl Troubled {
+    pub(crate) fn shuffled(inner: Arc<dyn Store>, seed: u64, fail_one_in: u32) -> Self {
+        let rng = Box::new(Mutex::new(StdRng::seed_from_u64(seed)));
         Self {
             inner,
-            rng: Mutex::new(StdRng::seed_from_u64(seed)),
-            fail_one_in,
+            trouble: Trouble::Shuffle { rng, fail_one_in },
+        }
+    }
+
+    pub(crate) fn full(inner: Arc<dyn Store>, switch: Arc<Switch>) -> Self {
+        Self {
+            inner,
+            trouble: Trouble::Full(switch),
         }
     }
 
     async fn step<T>(&self, step: impl Future<Output = T>) -> Result<T, StoreError> {
-        let (before, after, fails) = {
-            let mut rng = self.rng.lock().unwrap();
-            let fails = rng.random_ratio(1, self.fail_one_in);
-            (rng.random_range(0..8), rng.random_range(0..8), fails)
-        };
-        for _ in 0..before {
-            tokio::task::yield_now().await;
+        match &self.trouble {
+            Trouble::Shuffle { rng, fail_one_in } => {
+                let (before, after, fails) = {
+                    let mut rng = rng.lock().unwrap();
+                    let fails = rng.random_ratio(1, *fail_one_in);
+                    (rng.random_range(0..8), rng.random_range(0..8), fails)
+                };
+                turns(before).await;
+                if fails {
+                    return Err(StoreError::Full);
+                }
+                let answer = step.await;
+                turns(after).await;
+                Ok(answer)
+            }
+            Trouble::Full(switch) if switch.is_full.load(Ordering::SeqCst) => {
+                switch.refused.fetch_add(1, Ordering::SeqCst);
+                Err(StoreError::Full)
+            }
+            Trouble::Full(_) => Ok(step.await),
         }
-        if fails {
-            return Err(StoreError::Full);
-        }
-        let answer = step.await;
-        for _ in 0..after {
-            tokio::task::yield_now().await;
-        }
-        Ok(answer)
+    }
+}
+
+/// Lets the other tasks go on, `count` times.
+async fn turns(count: u32) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
     }
 }
 
 #[async_trait]
-impl Store for Shuffled {
+impl Store for Troubled {
     async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
         self.step(self.inner.reserve_ids(count)).await?
     }
@@ -114,8 +150,8 @@ impl Store for Shuffled {
     }
 }
 
-impl fmt::Debug for Shuffled {
+impl fmt::Debug for Troubled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shuffled").finish_non_exhaustive()
+        f.debug_struct("Troubled").finish_non_exhaustive()
     }
 }
