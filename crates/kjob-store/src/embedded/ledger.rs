@@ -42,7 +42,8 @@ pub(crate) struct Ledger {
     pub(crate) summary_stored: bool,
     /// Whether the stored counts are behind. They err on the side of keeping jobs.
     pub(crate) summary_stale: bool,
-    /// Counts late submits: what was copied from the segment before one is not whole.
+    /// Counts late submits and tags given away: what was copied from the segment before one is
+    /// not as it should be.
     pub(crate) changes: u64,
 }
 

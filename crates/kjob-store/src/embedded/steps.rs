@@ -198,10 +198,14 @@ impl Writer {
                 .prepare_cached("DELETE FROM tags WHERE tag = ?1 AND owner = ?2")
                 .and_then(|mut delete| delete.execute(params![TagKey::of(tag), owner.as_str()]))
         };
-        match change {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.failed(place, doing, error)),
+        if let Err(error) = change {
+            return Err(self.failed(place, doing, error));
         }
+        if let Some(ledger) = self.segments.get_mut(&place) {
+            // A copy of the segment that is being made may have the entry already.
+            ledger.changes += 1;
+        }
+        Ok(())
     }
 
     fn store(&mut self, number: u32, mut submit: Submit) {
