@@ -48,11 +48,18 @@ impl Filter {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.bits.num_hashes().to_le_bytes().to_vec();
         bytes.extend(self.bits.iter().flat_map(u64::to_le_bytes));
+        // A lost bit would deny a tag that is there, and its call would be run twice.
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
         bytes
     }
 
-    /// A stored filter; `None` if it is not one, or is of other hash functions.
+    /// A stored filter; `None` if it is not one, is damaged, or is of other hash functions.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (bytes, crc) = bytes.split_last_chunk()?;
+        if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) {
+            return None;
+        }
         let (hashes, words) = bytes.split_first_chunk()?;
         let (words, rest) = words.as_chunks::<8>();
         let hashes = u32::from_le_bytes(*hashes);
@@ -112,6 +119,16 @@ mod tests {
         });
         assert!(Filter::decode(&Filter { bits }.encode()).is_none());
         assert!(Filter::decode(&[]).is_none());
-        assert!(Filter::decode(&Filter::new(10).encode()[..20][..19]).is_none());
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let bytes = Filter::new(10).encode();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(Filter::decode(&damaged).is_none(), "byte {at}");
+            assert!(Filter::decode(&bytes[..at]).is_none(), "cut at {at}");
+        }
     }
 }

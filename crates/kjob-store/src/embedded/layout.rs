@@ -60,8 +60,10 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Deletes a database with what belongs to it; what is not there is fine.
+///
+/// The database goes last: as long as it is there, the next open knows what else is left over.
 pub(crate) fn remove_database(path: &Path) -> io::Result<()> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
+    for suffix in ["-wal", "-shm", "-journal", ""] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         ignore_missing(fs::remove_file(name))?;

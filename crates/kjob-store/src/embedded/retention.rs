@@ -2,10 +2,10 @@
 //! rewriting them.
 
 use std::fs;
+use std::path::Path;
 
 use kjob_core::{Expired, StoreError, Timestamp};
 
-use super::error::file;
 use super::job_row::millis;
 use super::layout::{self, Layout, ignore_missing};
 use super::requests::Swept;
@@ -80,7 +80,7 @@ impl Writer {
 
     /// Forgets a segment, then deletes its files.
     fn drop_segment(&mut self, number: u32) -> Result<(), StoreError> {
-        self.catalogue.remove(number)?;
+        self.shared.noted(self.catalogue.remove(number))?;
         let Some(ledger) = self.segments.remove(&number) else {
             return Ok(());
         };
@@ -99,7 +99,7 @@ impl Writer {
     }
 
     /// Puts a rewritten segment in the place of the old one.
-    pub(crate) fn swap(&mut self, copied: &Copied) -> Result<Expired, StoreError> {
+    pub(crate) fn swap(&mut self, copied: Copied) -> Result<Expired, StoreError> {
         let layout = self.shared.layout.clone();
         let RewritePlan {
             number,
@@ -112,16 +112,17 @@ impl Writer {
             .get(&number)
             .filter(|ledger| (ledger.generation, ledger.changes) == (generation, changes));
         let Some(old) = same else {
-            // A late submit came between, or the whole segment went: begin anew, if at all.
-            layout::remove_database(&layout.segment(number, generation + 1))
-                .map_err(file("remove a rewritten segment"))?;
+            // A job or a tag came or went between, or the whole segment did: begin anew, if at all.
             return Ok(Expired {
                 more: true,
                 ..Expired::default()
             });
         };
         let new = copied.complete(&layout, old)?;
-        self.catalogue.set_generation(number, new.generation)?;
+        let named = self.catalogue.set_generation(number, new.generation);
+        // Also if that failed: it may be so on disk.
+        copied.keep();
+        self.shared.noted(named)?;
         let expired = Expired {
             jobs: old.jobs.saturating_sub(new.jobs),
             bytes: old.bytes().saturating_sub(new.bytes()),
@@ -140,9 +141,10 @@ impl Writer {
         self.connections.remove(&number);
         self.publish_table();
         self.delete_unnamed(move || {
-            layout::remove_database(&layout.segment(number, generation))?;
-            // The blobs of jobs that stayed behind; nobody writes for those any more.
-            prune_blobs(&layout, number, &path).map_err(std::io::Error::other)
+            let old = layout.segment(number, generation);
+            let pruned = prune_blobs(&layout, number, &old, &path);
+            layout::remove_database(&old)?;
+            pruned.map_err(std::io::Error::other)
         });
         Ok(expired)
     }
@@ -155,16 +157,26 @@ impl Writer {
     }
 }
 
-/// Deletes the blobs in a segment's directory that belong to no job of the file.
-fn prune_blobs(layout: &Layout, number: u32, path: &std::path::Path) -> Result<(), StoreError> {
-    let connection = segment::open(path, Access::Read)?;
+/// Deletes the blobs of jobs that stayed behind in the old file. Nobody writes for those any more,
+/// while a blob that belongs to no job of either may be that of a submit under way.
+fn prune_blobs(layout: &Layout, number: u32, old: &Path, new: &Path) -> Result<(), StoreError> {
+    let dir = layout.blobs_of(number);
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let doing = || error::sql("remove old blob files");
+    let (old, new) = (
+        segment::open(old, Access::Read)?,
+        segment::open(new, Access::Read)?,
+    );
     let known = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)";
-    let mut known = connection
-        .prepare(known)
-        .map_err(error::sql("remove old blob files"))?;
-    blobs::prune(&layout.blobs_of(number), |name| {
-        known
-            .query_row([name.id.get()], |row| row.get(0))
-            .map_err(error::sql("remove old blob files"))
+    let mut before = old.prepare(known).map_err(doing())?;
+    let mut after = new.prepare(known).map_err(doing())?;
+    blobs::prune(&dir, |name| {
+        let is_in = |file: &mut rusqlite::Statement<'_>| {
+            file.query_row([name.id.get()], |row| row.get::<_, bool>(0))
+                .map_err(doing())
+        };
+        Ok(!is_in(&mut before)? || is_in(&mut after)?)
     })
 }

@@ -1,6 +1,6 @@
 //! Carrying the survivors of a nearly dead segment to a new file, in pieces, beside the writer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kjob_core::{StoreError, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -29,6 +29,8 @@ pub(crate) struct Rewrite {
     plan: RewritePlan,
     /// To the new file, with the old one attached.
     connection: Connection,
+    /// After the connection, so that it goes after it.
+    file: NewFile,
     /// Jobs up to this id are done.
     done: i64,
     /// Ends after this one are the writer's to copy.
@@ -40,7 +42,17 @@ pub(crate) struct Rewrite {
 pub(crate) struct Copied {
     pub(crate) plan: RewritePlan,
     connection: Connection,
+    file: NewFile,
     last_end: i64,
+}
+
+/// A file that the catalogue does not name yet: deleted when dropped, unless it is kept. Nothing
+/// else ever has its name, so this cannot hit another's.
+#[derive(Debug)]
+struct NewFile {
+    path: PathBuf,
+    generation: u32,
+    kept: bool,
 }
 
 /// How far a rewriting is.
@@ -54,9 +66,10 @@ impl Rewrite {
     /// Makes the new file.
     pub(crate) fn begin(layout: &Layout, plan: RewritePlan) -> Result<Self, StoreError> {
         let old = layout.segment(plan.number, plan.generation);
-        let new = layout.segment(plan.number, plan.generation + 1);
-        layout::remove_database(&new).map_err(file("rewrite a segment"))?;
-        let connection = segment::create(&new)?;
+        let file = NewFile::choose(layout, &plan)?;
+        drop(segment::create(&file.path)?);
+        // Opened anew, so that attaching does not make the old file in case it is gone.
+        let connection = segment::open(&file.path, Access::Newest)?;
         let attach = || {
             // Nothing names the file before it is synced as a whole.
             connection.pragma_update(None, "synchronous", "off")?;
@@ -68,6 +81,7 @@ impl Rewrite {
         Ok(Self {
             plan,
             connection,
+            file,
             done: 0,
             last_end,
         })
@@ -80,12 +94,14 @@ impl Rewrite {
                 let Self {
                     plan,
                     connection,
+                    file,
                     last_end,
                     ..
                 } = self;
                 Ok(Progress::Copied(Copied {
                     plan,
                     connection,
+                    file,
                     last_end,
                 }))
             }
@@ -143,7 +159,7 @@ impl Copied {
         let usage = complete().map_err(sql("rewrite a segment"))?;
         layout::sync_dir(&layout.segments()).map_err(file("rewrite a segment"))?;
         Ok(Ledger {
-            generation: self.plan.generation + 1,
+            generation: self.file.generation,
             sealed: ledger.sealed,
             jobs: usage.values().map(|usage| usage.jobs).sum(),
             max_id: ledger.max_id,
@@ -155,6 +171,39 @@ impl Copied {
             changes: ledger.changes,
             ..Ledger::new(ledger.number, ledger.first_id)
         })
+    }
+
+    /// The catalogue names the new file now, or may do so.
+    pub(crate) fn keep(mut self) {
+        self.file.kept = true;
+    }
+}
+
+impl NewFile {
+    /// The first generation that has no file: those of rewritings that were given up while this
+    /// store is open are passed over.
+    fn choose(layout: &Layout, plan: &RewritePlan) -> Result<Self, StoreError> {
+        let mut generation = plan.generation;
+        loop {
+            generation = generation.saturating_add(1);
+            let path = layout.segment(plan.number, generation);
+            if !path.try_exists().map_err(file("rewrite a segment"))? {
+                return Ok(Self {
+                    path,
+                    generation,
+                    kept: false,
+                });
+            }
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What is left over is removed at the next open.
+            let _ = layout::remove_database(&self.path);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{
 use kjob_core::{Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
 use super::EmbeddedOptions;
+use super::error::is_fatal;
 use super::filter::Filter;
 use super::layout::Layout;
 use super::live::Live;
@@ -92,6 +93,15 @@ impl Shared {
     pub(crate) fn set_failure(&self, error: StoreError) {
         // A second one changes nothing.
         let _ = self.failure.set(error);
+    }
+
+    /// Passes on what came of a change to a file; if that left the file in an unknown state,
+    /// nothing is acknowledged from here on.
+    pub(crate) fn noted<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Some(error) = done.as_ref().err().filter(|error| is_fatal(error)) {
+            self.set_failure(error.clone());
+        }
+        done
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

@@ -175,7 +175,11 @@ impl EmbeddedStore {
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.background.submit(move |()| drop(reply.send(work())));
+        let shared = Arc::clone(&self.shared);
+        self.background.submit(move |()| {
+            let done = shared.check_open().and_then(|()| work());
+            drop(reply.send(done));
+        });
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -224,6 +228,12 @@ impl EmbeddedStore {
         let mut rewriting = self.rewriting.lock().await;
         let (current, shared) = (rewriting.take(), Arc::clone(&self.shared));
         let jobs = shared.options.sweep_jobs;
+        // Another call may have carried out the same plan since it was made.
+        let plan = plan.filter(|plan| {
+            let table = shared.table();
+            let segment = table.by_number(plan.number);
+            segment.is_some_and(|segment| segment.generation == plan.generation)
+        });
         let progress = match (current, plan) {
             (Some(current), _) => self.work(move || current.advance(jobs)).await?,
             (None, Some(plan)) => {
@@ -376,6 +386,9 @@ impl Store for EmbeddedStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
+        // Its files go while the directory is still ours.
+        let mut rewriting = self.rewriting.lock().await;
+        *rewriting = None;
         match self.ask(|reply| Request::Close { reply }).await {
             Err(StoreError::Closed) => Ok(()),
             done => done,
@@ -386,6 +399,7 @@ impl Store for EmbeddedStore {
 impl Drop for EmbeddedStore {
     /// The writer ends when nobody can ask any more, and lets go of the lock as the last thing.
     fn drop(&mut self) {
+        *self.rewriting.get_mut() = None;
         self.requests = None;
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has said so; there is nobody to tell here.

@@ -83,6 +83,10 @@ impl Writer {
             self.failed_commits.clear();
             if !closing.is_empty() {
                 requests.close();
+                // What came after the close, and must not outlive the lock.
+                while let Ok(late) = requests.try_recv() {
+                    late.refuse(&StoreError::Closed);
+                }
                 self.close(closing);
                 return;
             }
@@ -102,10 +106,7 @@ impl Writer {
         match request {
             Request::Reserve { count, reply } => {
                 let block = self.catalogue.reserve(count);
-                if let Some(error) = block.as_ref().err().filter(|error| is_fatal(error)) {
-                    self.shared.set_failure(error.clone());
-                }
-                drop(reply.send(block));
+                drop(reply.send(self.shared.noted(block)));
             }
             Request::Submit(submit) => {
                 let (awaited, submit) = self.submit(submit)?;
@@ -120,7 +121,7 @@ impl Writer {
             }
             Request::Swap { copied, reply } => {
                 self.commit();
-                drop(reply.send(self.swap(&copied)));
+                drop(reply.send(self.swap(*copied)));
             }
             Request::InstallFilter {
                 number,
@@ -387,7 +388,8 @@ impl Writer {
         let connection = segment::create(&path)?;
         layout::sync_dir(&self.shared.layout.segments())
             .map_err(super::error::file("begin a segment"))?;
-        self.catalogue.begin_segment(number, first_id)?;
+        let begun = self.catalogue.begin_segment(number, first_id);
+        self.shared.noted(begun)?;
         self.segments.insert(number, Ledger::new(number, first_id));
         self.connections.insert(number, connection);
         if let Some(ledger) = self.segments.get_mut(&sealed) {
@@ -480,12 +482,13 @@ impl Writer {
         };
         ledger.changes += 1;
         if ledger.summary_stored {
-            self.catalogue.set_summary(number, None)?;
+            self.shared
+                .noted(self.catalogue.set_summary(number, None))?;
             ledger.summary_stored = false;
         }
         let Some(tag) = tag else { return Ok(()) };
         if ledger.filter_stored {
-            self.catalogue.set_filter(number, None)?;
+            self.shared.noted(self.catalogue.set_filter(number, None))?;
             ledger.filter_stored = false;
         }
         if let Some(filter) = &ledger.filter {
@@ -524,12 +527,15 @@ impl Writer {
     /// Lets go of all files, the lock last.
     fn finish(mut self) -> Result<(), StoreError> {
         self.refresh_summaries();
-        // The last one to close a file writes its log back, and that is to be us.
+        // The last one to close a file writes its log back, and that is to be us. And whoever
+        // opens the directory next is to find nobody at work in it.
         let (done, wait) = std::sync::mpsc::channel::<()>();
+        let idle = done.clone();
         self.readers.submit_to_each(move |reader| {
             reader.close();
             drop(done.clone());
         });
+        self.background.submit_to_each(move |()| drop(idle.clone()));
         let _ = wait.recv();
         for (_, connection) in std::mem::take(&mut self.connections) {
             connection

@@ -1,5 +1,5 @@
 //! A store in a directory of its own, with what it takes to fill it with jobs and look at its files.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
@@ -23,7 +23,7 @@ pub struct Trial {
 }
 
 /// The moment `seconds` after the beginning of time.
-pub fn at(seconds: i64) -> Timestamp {
+pub const fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_700_000_000_000 + seconds * 1000)
 }
 
