@@ -7,6 +7,7 @@ pub mod builtin;
 pub mod config;
 mod connection;
 pub mod demo;
+mod files;
 mod health;
 pub mod logging;
 mod options;

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use crate::builtin::{self, BuiltinError};
 use crate::config::{Config, StoreKind};
 use crate::demo::{self, DemoError};
+use crate::files;
 use crate::signals::{Signal, Signals};
 use crate::{Server, SystemInfo};
 
@@ -79,10 +80,12 @@ pub async fn run(config: &Config) -> Result<Ended, RunError> {
 
     let system = system_info(config, address);
     let registry = registry(config, &system)?;
+    let mut options = config.server();
+    options.max_connections = files::connections_that_fit(options.max_connections);
     let store = open_store(config).await?;
     let clock = Arc::new(SystemClock);
     let engine = Engine::open(store, registry, config.engine(), clock, rand::random()).await?;
-    let server = Server::from_listener(listener, engine.clone(), system.clone(), config.server());
+    let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
     let server = server.map_err(bind)?;
     let handle = server.handle();
     let serving = tokio::spawn(server.serve());

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kjob_core::engine::Engine;
 use kjob_proto::Limits;
@@ -22,6 +22,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// The longest such wait.
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// How often it is logged that all connections are in use: clients could fill the log otherwise.
+const FULL_LOGGED_EVERY: Duration = Duration::from_secs(10);
+
 /// What a server may be made to take, and for how long.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -33,9 +36,11 @@ pub struct ServerOptions {
     pub max_header_bytes: usize,
     /// Connections at a time. Default 10,000. Further ones wait in the system's backlog until one
     /// ends: a short burst is waited out, where an answer of 503 would make clients leave.
+    /// Each is an open file: the process's limit of those is the caller's affair.
     pub max_connections: usize,
-    /// Bytes of memory that the bodies of all requests in progress may take together. Default 1 GiB.
-    /// A request that would need more is answered 429.
+    /// Bytes of memory that the bodies of all requests and answers in progress may take together;
+    /// answers count from 64 KiB on. Default 1 GiB. A request that would need more, or whose answer
+    /// would, is answered 429, and a body that alone is larger 413.
     pub max_body_memory: usize,
     /// Time for a request's head, from its first byte, and from the start of a connection to its first
     /// request. Default 15 s. After it the connection is closed.
@@ -224,8 +229,9 @@ async fn accept_all(
     tracker: &TaskTracker,
 ) {
     let mut backoff = ACCEPT_BACKOFF;
+    let mut full_logged = None;
     loop {
-        let Ok(place) = place(places).await else {
+        let Ok(place) = place(places, &mut full_logged).await else {
             return;
         };
         match listener.accept().await {
@@ -247,11 +253,17 @@ async fn accept_all(
     }
 }
 
-async fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
+async fn place(
+    places: &Arc<Semaphore>,
+    full_logged: &mut Option<Instant>,
+) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
     if let Ok(place) = places.clone().try_acquire_owned() {
         return Ok(place);
     }
-    tracing::warn!("all connections are in use; new ones wait");
+    if full_logged.is_none_or(|logged| logged.elapsed() >= FULL_LOGGED_EVERY) {
+        tracing::warn!("all connections are in use; new ones wait");
+        *full_logged = Some(Instant::now());
+    }
     places.clone().acquire_owned().await
 }
 

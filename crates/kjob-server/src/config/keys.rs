@@ -71,7 +71,7 @@ macro_rules! keys {
                 $(#[doc = $doc])+
                 #[arg(
                     long, global = true, env = $variable, hide_env_values = true, value_name = $value,
-                    value_parser = given($parse) $(, $($extra)+)?
+                    allow_negative_numbers = true, value_parser = given($parse) $(, $($extra)+)?
                 )]
                 pub(super) $name: Option<Given<$type>>,
             )+
@@ -198,10 +198,11 @@ keys! {
     max_depth: usize, "KJOB_MAX_DEPTH", value::depth, "N", default "32";
     /// How many bytes the head of a request may have.
     max_header_bytes: usize, "KJOB_MAX_HEADER_BYTES", value::head, "SIZE", default "64KiB";
-    /// How many connections may be open; more wait to be accepted.
+    /// How many connections may be open; more wait to be accepted. Fewer where the limit of open
+    /// files leaves no room for as many and for the store.
     max_connections: usize, "KJOB_MAX_CONNECTIONS", value::count, "N", default "10000";
-    /// How many bytes the bodies of all requests in progress may take together; a request that
-    /// needs more is refused as busy.
+    /// How many bytes the bodies of all requests and answers in progress may take together, at least
+    /// max_body and max_result; a request that needs more is refused as busy.
     max_body_memory: usize, "KJOB_MAX_BODY_MEMORY", value::size, "SIZE", default "1GiB";
     /// How long the head of a request may take to arrive.
     header_timeout: Duration, "KJOB_HEADER_TIMEOUT", value::positive_duration, "DURATION", default "15s";

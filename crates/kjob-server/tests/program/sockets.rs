@@ -152,29 +152,89 @@ fn connections_that_rest_do_not_hold_up_the_end() {
     assert_closed(&mut rested);
 }
 
-/// Accepts that fail for want of files are tried again, without burning time, until one can be had.
-#[test]
-fn running_out_of_files_is_survived() {
-    let dir = tempdir().unwrap();
+/// The server, started after `ulimit` commands.
+fn start_limited(dir: &TempDir, limits: &str, arguments: &[&str]) -> Running {
     let server = program();
     let mut limited = std::process::Command::new("sh");
     limited
-        .args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""])
+        .args(["-c", &format!("{limits}; exec \"$0\" \"$@\"")])
         .arg(server.get_program())
-        .args(["--listen", "127.0.0.1:0", "--store", "memory"]);
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .args(arguments);
     for (name, _) in server.get_envs() {
         limited.env_remove(name);
     }
+    Running::spawn(limited, &dir.path().join("log"))
+}
+
+/// Waits until the log has these words.
+fn wait_for_log(dir: &TempDir, words: &str) {
     let log = dir.path().join("log");
-    let server = Running::spawn(limited, &log);
-    let many: Vec<TcpStream> = (0..64).map(|_| connect(&server)).collect();
     let end = Instant::now() + READ_TIMEOUT;
-    while !std::fs::read_to_string(&log)
-        .unwrap()
-        .contains("cannot be accepted")
-    {
-        assert!(Instant::now() < end, "64 connections fit into 32 files");
+    while !std::fs::read_to_string(&log).unwrap().contains(words) {
+        assert!(Instant::now() < end, "{words:?} is never logged");
+        std::thread::yield_now();
     }
+}
+
+/// Connections that do nothing must not take the files that jobs need.
+#[test]
+fn idle_connections_leave_files_for_the_store() {
+    let dir = tempdir().unwrap();
+    let server = start_limited(&dir, "ulimit -n 128", &[]);
+    let mut stream = connect(&server);
+    assert_eq!(ask(&mut stream, &json(STATUS, "{}")).0, 200);
+    let idle: Vec<TcpStream> = (0..128).map(|_| connect(&server)).collect();
+    wait_for_log(&dir, "all connections are in use");
+
+    let submit = r#"{"endpoint":"/demo/echo","request_encoding":"json",
+        "data_str":"{\"message\":\"there\"}","options":{"job_tag":"echo"}}"#;
+    let (status, reply) = ask(&mut stream, &json("/create/job", submit));
+    assert_eq!(status, 200, "{reply}");
+    let wait = r#"{"options":{"job_tag":"echo","wait_ms":"30000"}}"#;
+    let (status, reply) = ask(&mut stream, &json("/get/job", wait));
+    assert!(status == 200 && reply.contains("there"), "{reply}");
+    drop(idle);
+    server.signal("TERM");
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let warning = log.lines().find(|line| line.contains("is lowered"));
+    let warning = warning.unwrap_or_else(|| panic!("no warning in {log}"));
+    for number in [
+        "\"max_connections\":10000",
+        "\"open_files_max\":128",
+        "\"connections\":64",
+    ] {
+        assert!(warning.contains(number), "{warning}");
+    }
+    assert!(!log.contains("cannot be accepted"), "{log}");
+}
+
+#[test]
+fn the_soft_limit_of_files_is_raised() {
+    let dir = tempdir().unwrap();
+    let arguments = ["--store", "memory", "--max-connections", "300"];
+    let server = start_limited(&dir, "ulimit -Sn 64; ulimit -Hn 600", &arguments);
+    let mut many: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
+    for stream in &mut many {
+        assert_eq!(ask(stream, &json(STATUS, "{}")).0, 200);
+    }
+    server.signal("TERM");
+    let (_, _, log) = server.end();
+    assert!(!log.contains("is lowered"), "{log}");
+}
+
+/// Accepts that fail for want of files are tried again, without burning time, until one can be had.
+/// The limit is lowered while the server runs: it makes do with one that it finds.
+#[cfg(target_os = "linux")]
+#[test]
+fn running_out_of_files_is_survived() {
+    let (dir, server) = start(&["--store", "memory"]);
+    let pid = server.pid().try_into().unwrap();
+    rlimit::prlimit(pid, rlimit::Resource::NOFILE, Some((32, 32)), None).unwrap();
+    let many: Vec<TcpStream> = (0..64).map(|_| connect(&server)).collect();
+    wait_for_log(&dir, "cannot be accepted");
     drop(many);
     let mut stream = connect(&server);
     assert_eq!(ask(&mut stream, &json(STATUS, "{}")).0, 200);
