@@ -64,7 +64,7 @@ def test_an_endpoint_that_runs_no_jobs(db, endpoint):
     calls.assert_plain_error(create(db, endpoint, data=ECHO_AVRO), endpoint)
 
 
-@pytest.mark.parametrize("word", ["avro", "xml", ""])
+@pytest.mark.parametrize("word", ["avro", "xml", "Binary"])
 def test_an_unknown_payload_encoding(db, word):
     calls.assert_plain_error(create(db, encoding=word, data=ECHO_AVRO), "request_encoding")
 

@@ -64,9 +64,13 @@ pub(super) async fn call(
     })
 }
 
-/// The payload, from the field that its encoding names; the other field is not looked at.
+/// The payload, from the field that its encoding names; the other field is not looked at. No word
+/// means `binary` (docs/protocol.md section 4).
 fn payload(request: &CreateJobRequest) -> Result<Payload, Refusal> {
-    let encoding = request.request_encoding.parse();
+    let encoding = match request.request_encoding.as_str() {
+        "" => Ok(Encoding::Binary),
+        word => word.parse(),
+    };
     let encoding: Encoding = encoding.map_err(|_| Refusal::PayloadEncoding {
         found: request.request_encoding.clone(),
     })?;

@@ -243,7 +243,7 @@ async fn unknown_endpoints_encodings_and_payloads_are_refused() {
             "avro",
             "request_encoding cannot be \"avro\"; allowed: binary, json, snappy",
         ),
-        ("/raw", "", "request_encoding"),
+        ("/raw", "Binary", "request_encoding"),
         ("/echo", "binary", "/echo"),
         ("/echo", "json", "/echo"),
         ("/raw", "snappy", "/raw"),
@@ -257,6 +257,34 @@ async fn unknown_endpoints_encodings_and_payloads_are_refused() {
         let refusal = outcome.unwrap_err();
         assert!(refusal.contains(expected), "{refusal}");
     }
+}
+
+/// docs/protocol.md section 4: binary is the default.
+#[tokio::test]
+async fn no_payload_encoding_means_binary() {
+    let server = TestServer::start().await;
+    let mut raw = server.connect().await;
+    let empty = CreateJobRequest {
+        endpoint: "/raw".into(),
+        data: b"\xff\0bytes".as_slice().into(),
+        data_str: "not looked at".into(),
+        ..Default::default()
+    };
+    for encoding in Encoding::ALL {
+        let outcome = raw.call_in(encoding, "/create/job", &empty).await;
+        let job: CreateJobResponse = outcome.unwrap();
+        let done = raw.end_of(job.job_id).await;
+        assert_eq!(done.response_encoding, "binary");
+        assert_eq!(done.job_response, empty.data);
+    }
+    let absent = r#"{"endpoint":"/raw","data":"bytes"}"#;
+    raw.post("/create/job", "application/json", absent.as_bytes())
+        .await;
+    let job: CreateJobResponse = raw.reply().await.open(Encoding::Json).unwrap();
+    assert_eq!(
+        raw.end_of(job.job_id).await.job_response,
+        b"bytes".as_slice()
+    );
 }
 
 #[tokio::test]
