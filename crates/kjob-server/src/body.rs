@@ -1,4 +1,5 @@
-//! Request bodies: read whole, within bounds of size, time and memory.
+//! Request bodies: read whole, within bounds of size, time and memory. And the budget of memory,
+//! which they share with answers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ const FIRST_CAPACITY_MAX: usize = 1 << 20;
 /// How much a buffer grows by when it is full. A large factor, since what was not written to costs no
 /// memory, while what was written may have to be copied.
 const GROWTH: usize = 8;
+
+/// Answers below this size are not counted: they are too many and too short-lived to be worth it.
+const COUNTED_ANSWER_MIN: usize = 64 << 10;
 
 /// Bounds of reading a body.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +53,31 @@ pub(crate) enum BodyError {
     #[error("body: {0}")]
     Broken(String),
     /// All bodies that are being worked on take too much memory together.
-    #[error("busy: the bodies of requests in progress take the {limit} bytes they may")]
-    Busy { limit: usize },
+    #[error("busy: {0}")]
+    Busy(#[from] OverBudget),
+}
+
+/// The bodies of requests and answers in progress leave no room for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the bodies of requests and answers in progress may take {limit} bytes together, and {wanted} \
+     more do not fit now"
+)]
+pub(crate) struct OverBudget {
+    pub(crate) wanted: usize,
+    pub(crate) limit: usize,
+}
+
+/// An error and what it comes from: hyper says only there what is wrong with a body.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 fn found_words(announced: Option<u64>, limit: usize) -> String {
@@ -71,15 +98,17 @@ pub(crate) async fn collect<B>(
 ) -> Result<(Bytes, Held), BodyError>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: std::error::Error,
 {
     let announced = body.size_hint().exact();
+    // What would not fit if it were alone is not worth another try.
+    let len_max = bounds.len_max.min(budget.limit);
     let too_large = BodyError::TooLarge {
         announced,
-        limit: bounds.len_max,
+        limit: len_max,
     };
     let expected = match announced.map(usize::try_from) {
-        Some(Ok(len)) if len <= bounds.len_max => Some(len),
+        Some(Ok(len)) if len <= len_max => Some(len),
         Some(_) => return Err(too_large),
         None => None,
     };
@@ -93,7 +122,7 @@ where
         let idle_end = Instant::now() + bounds.idle_max;
         let frame = match timeout_at(end.min(idle_end), body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(BodyError::Broken(error.to_string())),
+            Ok(Some(Err(error))) => return Err(BodyError::Broken(with_sources(&error))),
             Ok(None) => return Ok((Bytes::from(whole), held)),
             Err(_) if idle_end < end => {
                 return Err(BodyError::Stalled {
@@ -113,27 +142,38 @@ where
             continue;
         };
         let len = whole.len() + data.len();
-        if len > bounds.len_max {
+        if len > len_max {
             return Err(too_large);
         }
         if len > held.bytes {
             let roomy = held.bytes.saturating_mul(GROWTH);
-            held.grow_to(roomy.min(expected.unwrap_or(bounds.len_max)).max(len))?;
+            held.grow_to(roomy.min(expected.unwrap_or(len_max)).max(len))?;
             whole.reserve_exact(held.bytes - whole.len());
         }
         whole.extend_from_slice(&data);
     }
 }
 
-/// Reads on and throws away, within the bounds of time, so that a client that is still sending reads
-/// its answer and no reset of the connection.
-pub(crate) async fn discard<B: Body + Unpin>(body: Pin<&mut B>, bounds: &BodyBounds) {
+/// Reads on and throws away, within the bounds of time and up to `bytes_max`, so that a client that is
+/// still sending reads its answer and no reset of the connection or the stream.
+pub(crate) async fn discard<B: Body<Data = Bytes> + Unpin>(
+    body: Pin<&mut B>,
+    bounds: &BodyBounds,
+    bytes_max: usize,
+) {
     let body = body.get_mut();
     let end = Instant::now() + bounds.time_max;
+    let mut left = bytes_max;
     loop {
         let idle_end = Instant::now() + bounds.idle_max;
         match timeout_at(end.min(idle_end), body.frame()).await {
-            Ok(Some(Ok(_))) => {}
+            Ok(Some(Ok(frame))) => {
+                let len = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(len) {
+                    Some(rest) => left = rest,
+                    None => return,
+                }
+            }
             _ => return,
         }
     }
@@ -170,14 +210,40 @@ impl Budget {
 }
 
 impl Held {
-    fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
+    /// Gives all of it back: the body is gone.
+    pub(crate) fn release(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = 0;
+    }
+
+    /// Holds as much as an answer of this size takes: nothing for a small one, and for one that is
+    /// larger than the whole budget all of it, so that it can be had when nothing else is going on.
+    pub(crate) fn grow_to_answer(&mut self, bytes: usize) -> Result<(), OverBudget> {
+        if bytes < COUNTED_ANSWER_MIN {
+            return Ok(());
+        }
+        self.grow_to(bytes.min(self.budget.limit))
+    }
+
+    /// Whether it holds anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Holds `bytes` instead, which are no more than are held already or there is room for.
+    fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         let more = bytes.saturating_sub(self.bytes);
         let limit = self.budget.limit;
         let grown = |used: usize| used.checked_add(more).filter(|used| *used <= limit);
         let used = &self.budget.used;
         match used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
             Ok(_) => self.bytes += more,
-            Err(_) => return Err(BodyError::Busy { limit }),
+            Err(_) => {
+                return Err(OverBudget {
+                    wanted: more,
+                    limit,
+                });
+            }
         }
         Ok(())
     }
@@ -185,7 +251,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.release();
     }
 }
 
@@ -298,14 +364,60 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_announced_length_costs_one_step_until_it_comes() {
-        let budget = Budget::new(FIRST_CAPACITY_MAX);
-        // It lies: 8 MiB announced, none sent. The budget has room for one first step only.
+        let budget = Budget::new(8 << 20);
+        // The budget has room for one first step only.
+        let mut others = budget.hold();
+        others.grow_to((8 << 20) - FIRST_CAPACITY_MAX).unwrap();
+        // It lies: 8 MiB announced, none sent.
         let stalled = read(Pieces::new(&[]).announcing(8 << 20).silent(), &budget).await;
         assert!(matches!(
             stalled,
             Err(BodyError::Stalled { received: 0, .. })
         ));
+        drop(others);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0, "given back");
+    }
+
+    #[tokio::test]
+    async fn what_never_fits_is_too_large_and_not_busy() {
+        let too_large = |announced| {
+            Err(BodyError::TooLarge {
+                announced,
+                limit: 9,
+            })
+        };
+        let body = Pieces::new(&[10]);
+        assert_eq!(read(body, &Budget::new(9)).await, too_large(None));
+        let body = Pieces::new(&[10]).announcing(10);
+        assert_eq!(read(body, &Budget::new(9)).await, too_large(Some(10)));
+    }
+
+    #[test]
+    fn answers_share_the_budget_from_their_least_size_on() {
+        let budget = Budget::new(100 << 10);
+        let (mut first, mut second) = (budget.hold(), budget.hold());
+        first.grow_to_answer(COUNTED_ANSWER_MIN - 1).unwrap();
+        assert!(first.is_empty());
+        first.grow_to_answer(COUNTED_ANSWER_MIN).unwrap();
+        let wanted = COUNTED_ANSWER_MIN;
+        let refused = second.grow_to_answer(wanted);
+        let limit = 100 << 10;
+        assert_eq!(refused, Err(OverBudget { wanted, limit }));
+        first.release();
+        // Larger than the budget, but alone.
+        second.grow_to_answer(1 << 20).unwrap();
+        assert!(first.grow_to_answer(wanted).is_err());
+        drop(second);
+        first.grow_to_answer(wanted).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_much_is_thrown_away() {
+        for (bytes_max, left) in [(0, 2), (11, 1), (12, 0), (usize::MAX, 0)] {
+            let mut body = Pieces::new(&[6, 6, 6]);
+            discard(Pin::new(&mut body), &BOUNDS, bytes_max).await;
+            assert_eq!(body.pieces.len(), left, "{bytes_max}");
+        }
     }
 
     #[tokio::test]
@@ -313,7 +425,8 @@ mod tests {
         let budget = Budget::new(1000);
         let mut first = Pieces::new(&[600]).announcing(600);
         let kept = collect(&mut first, &BOUNDS, &budget).await.unwrap();
-        let busy = Err(BodyError::Busy { limit: 1000 });
+        let (wanted, limit) = (401, 1000);
+        let busy = Err(BodyError::Busy(OverBudget { wanted, limit }));
         assert_eq!(
             read(Pieces::new(&[401]).announcing(401), &budget).await,
             busy

@@ -53,7 +53,7 @@ impl Config {
     /// Takes what was given, fills in the rest, and checks what settings ask of each other.
     ///
     /// # Errors
-    /// [`ConfigError::NotLoopback`]; a bad value was refused when it was read.
+    /// [`ConfigError::NotLoopback`], [`ConfigError::BodyMemory`]; a bad value was refused when it was read.
     pub fn resolve(keys: Keys) -> Result<Self, ConfigError> {
         let has_file = keys.has_file;
         let listing = keys.listing();
@@ -63,6 +63,15 @@ impl Config {
             return Err(ConfigError::NotLoopback {
                 listen: settings.listen,
             });
+        }
+        for (key, found) in [
+            ("max_body", settings.max_body),
+            ("max_result", settings.max_result),
+        ] {
+            let limit = settings.max_body_memory;
+            if found > limit {
+                return Err(ConfigError::BodyMemory { key, found, limit });
+            }
         }
         Ok(Self {
             demo: settings.demo.as_told().unwrap_or(!has_file),

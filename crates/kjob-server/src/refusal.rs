@@ -7,7 +7,7 @@ use kjob_core::engine::SubmitError;
 use kjob_core::{JobTag, StoreError};
 use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
 
-use crate::body::BodyError;
+use crate::body::{BodyError, OverBudget};
 use crate::options::OptionError;
 
 /// How long a caller is to wait if the store is full. Space comes back when jobs expire, or when
@@ -29,6 +29,9 @@ pub(crate) enum Refusal {
     /// The body was not read.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// The answer takes too much memory beside all others.
+    #[error("busy: the answer is there, but {0}")]
+    AnswerBusy(OverBudget),
     /// The body is not the endpoint's request record.
     #[error("{record}: {error}")]
     Decode {
@@ -44,6 +47,12 @@ pub(crate) enum Refusal {
          application/json, application/x-snappy"
     )]
     MediaType { found: String },
+    /// The body is compressed in HTTP's way, which the protocol does not have: it has snappy.
+    #[error(
+        "Content-Encoding {found:?} is not supported; send the body as it is, or as \
+         application/x-snappy"
+    )]
+    ContentEncoding { found: String },
     /// Another method than the path has.
     #[error("method {found} is not allowed here; allowed: {allowed}")]
     Method {
@@ -76,7 +85,7 @@ pub(crate) enum Refusal {
     ResultEncoding(Text),
     /// The engine refused the job.
     #[error(transparent)]
-    Submit(#[from] SubmitError),
+    Submit(SubmitError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -112,7 +121,9 @@ impl Refusal {
                 StatusCode::REQUEST_TIMEOUT
             }
             Self::Decode { error, .. } if is_too_large(error) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MediaType { .. } | Self::ContentEncoding { .. } => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             // It is our fault and not the caller's: another cluster may do better.
             Self::Store(_) | Self::Submit(SubmitError::Store(_)) => {
@@ -133,7 +144,7 @@ impl Refusal {
             Self::Submit(SubmitError::Store(StoreError::Full)) | Self::Store(StoreError::Full) => {
                 Some(RETRY_AFTER_FULL)
             }
-            Self::Body(BodyError::Busy { .. }) => Some(RETRY_AFTER_BUSY),
+            Self::Body(BodyError::Busy(_)) | Self::AnswerBusy(_) => Some(RETRY_AFTER_BUSY),
             _ => None,
         }
     }
@@ -168,6 +179,19 @@ impl Refusal {
     }
 }
 
+impl From<SubmitError> for Refusal {
+    /// The decoder calls what it is given the body; here that would be taken for the request's.
+    fn from(mut error: SubmitError) -> Self {
+        if let SubmitError::BadPayload { why, .. } = &mut error
+            && let Some(rest) = why.strip_prefix(DecodeError::BODY)
+            && rest.starts_with(':')
+        {
+            *why = Text::from(format!("payload{rest}"));
+        }
+        Self::Submit(error)
+    }
+}
+
 /// Whether it is the body as a whole that is too large, which only decompression can show.
 fn is_too_large(error: &DecodeError) -> bool {
     error.field == DecodeError::BODY && matches!(error.kind, DecodeErrorKind::TooLong { .. })
@@ -182,10 +206,14 @@ mod tests {
     fn only_our_own_failures_make_clients_leave() {
         let plain = [400, 405, 408, 413, 415, 429];
         let store = || StoreError::Corrupt { what: "x".into() };
+        let (wanted, limit) = (2, 1);
+        let over = OverBudget { wanted, limit };
         let refusals = [
-            Refusal::Body(BodyError::Busy { limit: 1 }),
+            Refusal::Body(BodyError::Busy(over)),
+            Refusal::AnswerBusy(over),
             Refusal::Body(BodyError::Broken("x".into())),
             Refusal::MediaType { found: "x".into() },
+            Refusal::ContentEncoding { found: "x".into() },
             Refusal::UnknownPath { path: "/x".into() },
             Refusal::UnknownId(7),
             Refusal::Store(StoreError::Full),
@@ -211,6 +239,26 @@ mod tests {
         ] {
             assert_eq!(refusal.signal(), Some(signal));
             assert_eq!(refusal.status(), StatusCode::BAD_REQUEST);
+        }
+    }
+
+    #[test]
+    fn the_payload_is_not_called_the_body() {
+        let message = |why: &'static str| {
+            Refusal::from(SubmitError::BadPayload {
+                endpoint: "/x".into(),
+                encoding: kjob_proto::Encoding::Json,
+                why: why.into(),
+            })
+            .message()
+        };
+        let head = "the payload is not a valid json request of /x: ";
+        for (why, told) in [
+            ("body: not JSON, at byte 0", "payload: not JSON, at byte 0"),
+            ("body.x: too long", "body.x: too long"),
+            ("message: too long", "message: too long"),
+        ] {
+            assert_eq!(message(why), format!("{head}{told}"));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Segments, reply_error, reply_failover};
 
 use crate::activity::InFlight;
+use crate::body::Held;
 use crate::refusal::Refusal;
 
 /// How long the request took, in seconds, as text: the Python client raises unless it is a float
@@ -97,6 +99,20 @@ pub(crate) struct ReplyBody {
     left: u64,
     delivery: Option<Delivery>,
     in_flight: Option<InFlight>,
+    held: Option<Arc<Held>>,
+}
+
+/// A piece on its way out. The connection may keep it long after the body was handed over whole, and
+/// until then it takes memory.
+struct HeldPiece {
+    piece: Bytes,
+    _held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for HeldPiece {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
 }
 
 /// Tells the engine that a result went out whole.
@@ -114,7 +130,13 @@ impl ReplyBody {
             piece: Bytes::new(),
             delivery: None,
             in_flight: None,
+            held: None,
         }
+    }
+
+    /// Keeps a part of the budget of memory until the last piece has left, or was given up.
+    pub(crate) fn set_held(&mut self, held: Held) {
+        self.held = (!held.is_empty()).then(|| Arc::new(held));
     }
 
     /// Makes the engine told when this was sent whole.
@@ -147,7 +169,10 @@ impl ReplyBody {
         {
             delivery.complete();
         }
-        Some(piece)
+        Some(match self.held.clone() {
+            Some(_held) => Bytes::from_owner(HeldPiece { piece, _held }),
+            None => piece,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, ORIGIN};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -24,6 +24,9 @@ use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
 use crate::wire::{Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
+
+/// How much of a body that nobody wants is read over HTTP/2 however small bodies are to be.
+const HTTP2_DISCARD_MIN: usize = 1 << 20;
 
 /// Answers requests, of all connections.
 #[derive(Debug)]
@@ -156,6 +159,11 @@ impl Service {
                 found: found.clone(),
             });
         }
+        if let Some(found) = &head.coding {
+            return Err(Refusal::ContentEncoding {
+                found: found.clone(),
+            });
+        }
         let (request, held) = collect(body, &self.bounds, &self.budget).await?;
         if head.media == Media::Missing {
             *encoding = guessed_encoding(&request);
@@ -167,7 +175,7 @@ impl Service {
         &self,
         endpoint: Endpoint,
         head: &Head,
-        (request, _held): (Bytes, Held),
+        (request, mut held): (Bytes, Held),
         encoding: Encoding,
         peer: &Peer,
     ) -> Result<Response<ReplyBody>, Refusal> {
@@ -184,9 +192,12 @@ impl Service {
             trace: head.trace,
             ip: peer.ip,
         };
-        let answer = endpoint.answer(&call, request).await?;
+        let answer = endpoint.answer(&call, request, &mut held).await?;
         let mut response = reply::envelope(StatusCode::OK, encoding, answer.segments);
         response.body_mut().set_delivery(answer.delivery);
+        if matches!(endpoint, Endpoint::GetJob | Endpoint::ShowJobs) {
+            response.body_mut().set_held(held);
+        }
         Ok(response)
     }
 
@@ -206,6 +217,8 @@ struct Head {
     method: Method,
     target: Target,
     media: Media,
+    /// What was done to the body on top, if anything was.
+    coding: Option<String>,
     caller: Caller,
     trace: Option<TraceParent>,
     is_http2: bool,
@@ -244,6 +257,7 @@ impl Head {
         Self {
             target,
             media: Media::of(headers),
+            coding: coding(headers),
             caller: auth.caller(headers),
             trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
             is_http2: parts.version == Version::HTTP_2,
@@ -286,6 +300,17 @@ impl Media {
     }
 }
 
+/// The `Content-Encoding` that is one: `identity` is none.
+fn coding(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let is_one = |value: &&HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
+    };
+    let found = values.find(is_one)?;
+    Some(String::from_utf8_lossy(found.as_bytes()).into_owned())
+}
+
 /// The encoding of a body without a `Content-Type`: an object is JSON, and no binary request begins
 /// with a brace, since that byte is a negative length or id.
 fn guessed_encoding(body: &Bytes) -> Encoding {
@@ -309,15 +334,23 @@ fn unknown_path(path: &str, head: &Head) -> Response<ReplyBody> {
 }
 
 /// Reads the rest of a body that nobody wants. A client that is still sending would otherwise meet a
-/// reset connection before it reads its answer, and the connection could not be used again.
+/// reset connection before it reads its answer, and the connection could not be used again. In HTTP/2
+/// it would meet a reset stream, which some clients (curl 7.88) take for a failure of the whole call.
 fn put_aside(head: &Head, body: Incoming, bounds: BodyBounds, peer: &Peer) {
-    // One that waits for "100 Continue" does not send, and HTTP/2 resets the stream alone.
-    if !body.is_end_stream() && !head.expects && !head.is_http2 {
-        let in_flight = peer.activity.hold();
-        tokio::spawn(drain(body, bounds, in_flight));
+    // One that waits for "100 Continue" does not send.
+    if body.is_end_stream() || head.expects {
+        return;
     }
+    let bytes_max = if head.is_http2 {
+        // A reset ends the stream alone, so beyond a fair measure it does.
+        bounds.len_max.saturating_mul(2).max(HTTP2_DISCARD_MIN)
+    } else {
+        usize::MAX
+    };
+    let in_flight = peer.activity.hold();
+    tokio::spawn(drain(body, bounds, bytes_max, in_flight));
 }
 
-async fn drain(body: Incoming, bounds: BodyBounds, _in_flight: InFlight) {
-    discard(pin!(body), &bounds).await;
+async fn drain(body: Incoming, bounds: BodyBounds, bytes_max: usize, _in_flight: InFlight) {
+    discard(pin!(body), &bounds, bytes_max).await;
 }

@@ -15,6 +15,7 @@ use kjob_core::engine::{Caller, Engine};
 use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok};
 
 use crate::SystemInfo;
+use crate::body::Held;
 use crate::refusal::Refusal;
 use crate::reply::Delivery;
 
@@ -88,8 +89,14 @@ impl Endpoint {
             .find(|endpoint| endpoint.path() == path)
     }
 
-    /// Does what the body asks for.
-    pub(crate) async fn answer(self, call: &Call<'_>, body: Bytes) -> Result<Answer, Refusal> {
+    /// Does what the body asks for. `held` is the memory that counts for the body, and is made to count
+    /// for the answer.
+    pub(crate) async fn answer(
+        self,
+        call: &Call<'_>,
+        body: Bytes,
+        held: &mut Held,
+    ) -> Result<Answer, Refusal> {
         match self {
             Self::CreateJob => {
                 let request = call.decode(body).await?;
@@ -97,13 +104,17 @@ impl Endpoint {
             }
             Self::GetJob => {
                 let request = call.decode(body).await?;
-                let (response, delivery) = get_job::call(call, request).await?;
+                let (response, delivery) = get_job::call(call, request, held).await?;
                 let answer = call.encode(response).await?;
+                answer.hold(held)?;
                 Ok(Answer { delivery, ..answer })
             }
             Self::ShowJobs => {
                 let request = call.decode(body).await?;
-                call.encode(show_jobs::call(call, request).await?).await
+                let answer = call.encode(show_jobs::call(call, request).await?).await?;
+                held.release();
+                answer.hold(held)?;
+                Ok(answer)
             }
             Self::AlterJobs => {
                 let request = call.decode(body).await?;
@@ -118,6 +129,14 @@ impl Endpoint {
                 call.encode(system::properties(call, &request)?).await
             }
         }
+    }
+}
+
+impl Answer {
+    /// Counts the reply's body, which may be larger than the record: JSON escapes.
+    fn hold(&self, held: &mut Held) -> Result<(), Refusal> {
+        held.grow_to_answer(self.segments.total_len())
+            .map_err(Refusal::AnswerBusy)
     }
 }
 

@@ -68,4 +68,16 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// One body alone would not fit into the memory for all of them.
+    #[error(
+        "{key}: {found} bytes are more than max_body_memory, which is {limit}; lower {key}, or raise max_body_memory"
+    )]
+    BodyMemory {
+        /// The setting that asks for more.
+        key: &'static str,
+        /// Its value.
+        found: usize,
+        /// The value of `max_body_memory`.
+        limit: usize,
+    },
 }

@@ -14,6 +14,7 @@ use kjob_core::{Ending, Job, JobId, JobTag, Payload, Phase, StoreError, Timestam
 use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 
 use super::{Call, HEAVY_LEN_MIN, off_thread};
+use crate::body::Held;
 use crate::options::Options;
 use crate::refusal::Refusal;
 use crate::reply::Delivery;
@@ -23,6 +24,7 @@ const OPTIONS: &[&str] = &["job_tag", "wait_ms", "response_encoding"];
 pub(super) async fn call(
     call: &Call<'_>,
     request: GetJobRequest,
+    held: &mut Held,
 ) -> Result<(GetJobResponse, Option<Delivery>), Refusal> {
     let options = Options::new(&request.options, OPTIONS)?;
     let words = [("binary", Encoding::Binary), ("json", Encoding::Json)];
@@ -32,12 +34,15 @@ pub(super) async fn call(
     let key = key(request.job_id, options.job_tag()?)?;
     // What waits is to be small.
     drop(request);
+    held.release();
 
     let job = call.engine.wait(call.caller, &key, wait).await?;
     let mut job = job.ok_or_else(|| unknown(&key))?;
     let mut response = describe(&job);
     match job.ending.take() {
         Some(Ending::Done(result)) => {
+            let busy = Refusal::AnswerBusy;
+            held.grow_to_answer(result.data.len()).map_err(busy)?;
             let result = turned(call, &job, result, wanted).await?;
             put_result(&mut response, result)?;
             return Ok((response, Delivery::of(call.engine, job)));

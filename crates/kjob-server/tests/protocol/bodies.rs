@@ -3,7 +3,7 @@
 use kjob_proto::{Encoding, GetJobResponse, Record};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::raw::{Raw, in_time, post_head};
+use crate::raw::{Raw, Reply, in_time, post_head};
 use crate::server::TestServer;
 
 const BINARY: &str = "application/octet-stream";
@@ -110,15 +110,105 @@ async fn what_unfolds_too_far_is_refused_too() {
 #[tokio::test]
 async fn bodies_that_are_too_much_together_are_asked_to_come_again() {
     let server = TestServer::with_options(|options| options.max_body_memory = 1000).await;
+    let mut first = server.connect().await;
+    let more = "Expect: 100-continue\r\nContent-Length: 600";
+    first.send(post_head("/get/job", JSON, more)).await;
+    // The server begins to read it.
+    assert_eq!(first.bare_reply(false).await.status, 100);
+
+    let mut second = server.connect().await;
+    second.post("/get/job", JSON, &[b' '; 401]).await;
+    assert_busy(&second.reply().await);
+    second.post("/get/job", JSON, &[b' '; 400]).await;
+    assert_eq!(second.reply().await.status, 400);
+
+    first.send([b' '; 600]).await;
+    assert_eq!(first.reply().await.status, 400);
+    // This one could come again for ever.
+    second.post("/get/job", JSON, &[b' '; 1001]).await;
+    let message = refused(&mut second, Encoding::Json, 413).await;
+    assert_eq!(message, "body: 1001 bytes, limit 1000");
+    second.assert_usable().await;
+}
+
+fn assert_busy(reply: &Reply) {
+    let retry_after = reply.header("retry-after");
+    assert_eq!((reply.status, retry_after), (429, Some("1")));
+    let encoding = match reply.header("content-type") {
+        Some(JSON) => Encoding::Json,
+        _ => Encoding::Binary,
+    };
+    assert!(reply.plain_error(encoding).starts_with("busy: "));
+}
+
+/// Answers that their clients do not take stay in memory, of which there is only so much.
+#[tokio::test]
+async fn answers_that_are_not_taken_count_as_well() {
+    let server = TestServer::with_options(|options| options.max_body_memory = 24 << 20).await;
     let mut raw = server.connect().await;
-    raw.post("/get/job", JSON, &[b' '; 1001]).await;
-    let reply = raw.reply().await;
-    assert_eq!(
-        (reply.status, reply.header("retry-after")),
-        (429, Some("1"))
-    );
-    reply.plain_error(Encoding::Json);
-    raw.assert_usable().await;
+    let small = raw.submit("/raw", b"small", &[]).await.unwrap();
+    // Far more than the system keeps of what one socket sends to another.
+    let payload = vec![7; 16 << 20].leak();
+    let big = raw.submit("/raw", payload, &[]).await.unwrap();
+    raw.end_of(small.job_id).await;
+    raw.end_of(big.job_id).await;
+
+    let mut unread = server.connect().await;
+    unread.end_of_unread(big.job_id).await;
+    let get = |job_id| kjob_proto::GetJobRequest {
+        job_id,
+        ..Default::default()
+    };
+    let get_big = get(big.job_id).encode_to_bytes();
+    // Its answer is there before long; until then there is room for ours.
+    let busy = async {
+        loop {
+            raw.post("/get/job", BINARY, &get_big).await;
+            let reply = raw.reply().await;
+            if reply.status != 200 {
+                break reply;
+            }
+        }
+    };
+    assert_busy(&in_time("a refusal", busy).await);
+    // So is a request of that size, and small results are not counted.
+    raw.post("/get/job", BINARY, payload).await;
+    assert_busy(&raw.reply().await);
+    let got = raw.get(small.job_id, &[]).await.unwrap();
+    assert_eq!(got.job_response, b"small".as_slice());
+
+    drop(unread);
+    let room = async {
+        loop {
+            raw.post("/get/job", BINARY, &get_big).await;
+            let reply = raw.reply().await;
+            if reply.status == 200 {
+                break reply;
+            }
+        }
+    };
+    let reply = in_time("an answer", room).await;
+    let got: GetJobResponse = reply.open(Encoding::Binary).unwrap();
+    assert!(got.job_response == *payload);
+}
+
+/// JSON makes an answer longer than its result: here longer than all answers may be together.
+#[tokio::test]
+async fn an_answer_that_has_all_the_budget_to_itself_is_given() {
+    let server = TestServer::with_options(|options| options.max_body_memory = 200 << 10).await;
+    let mut raw = server.connect().await;
+    let payload = vec![0; 150 << 10].leak();
+    let job = raw.submit("/raw", payload, &[]).await.unwrap();
+    raw.end_of(job.job_id).await;
+    for _ in 0..3 {
+        let request = kjob_proto::GetJobRequest {
+            job_id: job.job_id,
+            ..Default::default()
+        };
+        let outcome = raw.call_in(Encoding::Json, "/get/job", &request).await;
+        let got: GetJobResponse = outcome.unwrap();
+        assert!(got.job_response == *payload);
+    }
 }
 
 #[tokio::test]
@@ -140,13 +230,19 @@ async fn a_truncated_body_runs_nothing() {
 #[tokio::test]
 async fn bad_chunks_are_a_plain_error() {
     let server = TestServer::start().await;
-    for chunks in ["zz\r\n", "2\r\n{}", "2\r\n{}xx", "ffffffffffffffffff\r\n"] {
+    for (chunks, words) in [
+        ("zz\r\n", "chunk size"),
+        ("2\r\n{}", "chunk body"),
+        ("2\r\n{}xx", "chunk body"),
+        ("ffffffffffffffffff\r\n", "chunk size"),
+    ] {
         let mut raw = server.connect().await;
         let head = post_head("/get/job", JSON, "Transfer-Encoding: chunked");
         raw.send(head + chunks + "no chunk at all\r\n\r\n").await;
         let reply = raw.reply().await;
         assert_eq!(reply.status, 400, "{chunks:?}");
-        reply.plain_error(Encoding::Json);
+        let message = reply.plain_error(Encoding::Json);
+        assert!(message.contains(words), "{chunks:?}: {message}");
         raw.assert_closed().await;
     }
 }

@@ -7,7 +7,7 @@ use kjob_proto::{
     GetJobRequest, GetJobResponse, StringMap,
 };
 
-use crate::raw::{assert_plain, map};
+use crate::raw::{assert_plain, map, post_head};
 use crate::server::TestServer;
 
 const PATHS: [&str; 6] = [
@@ -93,6 +93,40 @@ async fn unsupported_types_are_415_and_missing_ones_are_guessed() {
     assert_eq!(reply.status, 415);
     reply.plain_error(Encoding::Json);
     raw.assert_usable().await;
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_415_unless_they_are_not() {
+    let server = TestServer::start().await;
+    let mut raw = server.connect().await;
+    let request = |coding: &str| {
+        let body = "{\"job_id\":7}";
+        let more = format!(
+            "Content-Encoding: {coding}\r\nContent-Length: {}",
+            body.len()
+        );
+        post_head("/get/job", "application/json", &more) + body
+    };
+    for coding in [
+        "gzip",
+        "GZIP",
+        "snappy",
+        "identity, gzip",
+        "identity\r\nContent-Encoding: br",
+    ] {
+        raw.send(request(coding)).await;
+        let reply = raw.reply().await;
+        assert_eq!(reply.status, 415, "{coding}");
+        let message = reply.plain_error(Encoding::Json);
+        let last = coding.rsplit(' ').next().unwrap();
+        assert!(message.starts_with("Content-Encoding \""), "{message}");
+        assert!(message.contains(last), "{message}");
+    }
+    for none in ["identity", "Identity", ""] {
+        raw.send(request(none)).await;
+        let message = raw.reply().await.plain_error(Encoding::Json);
+        assert_eq!(message, "job 7 not found", "{none}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use kjob_proto::{
     CreateJobRequest, CreateJobResponse, Encoding, GetJobRequest, GetJobResponse, Limits, Record,
     Reply,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::raw::{in_time, map};
@@ -164,4 +165,89 @@ async fn a_client_that_takes_nothing_of_an_answer_is_cut() {
     };
     in_time("the cut", cut).await;
     assert!(in_time("the rest", unread.collect()).await.is_err());
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [len[1], len[2], len[3], kind, flags, 0, 0, 0, stream];
+    [head.as_slice(), payload].concat()
+}
+
+/// Header fields as literals that are neither indexed nor compressed.
+fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// Reads frames until one is the last of the kind that is wanted: kind and flags of each.
+async fn frames_until(stream: &mut TcpStream, kind: u8, flag: u8) -> Vec<(u8, u8)> {
+    let mut seen = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        in_time("a frame", stream.read_exact(&mut head))
+            .await
+            .unwrap();
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; len];
+        in_time("its payload", stream.read_exact(&mut payload))
+            .await
+            .unwrap();
+        seen.push((head[3], head[4]));
+        if head[3] == kind && head[4] & flag != 0 {
+            return seen;
+        }
+    }
+}
+
+/// A reset, even one that says that nothing is wrong, makes curl 7.88 forget the answer.
+#[tokio::test]
+async fn a_client_refused_early_may_send_the_rest_of_its_body() {
+    let server = TestServer::start().await;
+    for (path, content_type) in [
+        ("/create/job", "text/plain"),
+        ("/no/such", "application/json"),
+        ("/healthz", "text/plain"),
+    ] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let head = fields(&[
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "test"),
+            ("content-type", content_type),
+        ]);
+        let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        request.extend(frame(SETTINGS, 0, 0, b""));
+        request.extend(frame(HEADERS, END_HEADERS, 1, &head));
+        stream.write_all(&request).await.unwrap();
+        let mut seen = frames_until(&mut stream, DATA, END_STREAM).await;
+
+        // As much as the first window of the connection lets everybody send.
+        for part in 0..4 {
+            let flags = if part == 3 { END_STREAM } else { 0 };
+            let data = frame(DATA, flags, 1, &[0; 0x3fff]);
+            stream.write_all(&data).await.unwrap();
+        }
+        stream.write_all(&frame(PING, 0, 0, &[7; 8])).await.unwrap();
+        seen.extend(frames_until(&mut stream, PING, 1).await);
+        assert!(
+            seen.iter().all(|(kind, _)| *kind != RST_STREAM),
+            "{path}: {seen:?}"
+        );
+    }
 }
