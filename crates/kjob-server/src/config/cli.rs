@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::{Config, ConfigError, Keys};
@@ -51,7 +52,9 @@ impl Cli {
     /// # Errors
     /// What to print and how to exit: for a mistake as well as for `--help` and `--version`.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(arguments)?;
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let matches = command().try_get_matches_from(&arguments);
+        let matches = matches.map_err(|error| naming_variable(error, &arguments))?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.keys.note_variables(&matches);
         Ok(cli)
@@ -88,6 +91,31 @@ pub fn misspelt_variables<'a>(
         Some((name, *variable))
     };
     names.into_iter().filter_map(variable_meant).collect()
+}
+
+/// clap names the flag where a variable has a bad value; names the variable instead.
+fn naming_variable(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    // Such as "--workers <N>" or "--demo[=<BOOL>]".
+    let flag = arg.split([' ', '[', '=']).next().unwrap_or_default();
+    let is_flag_given = arguments.iter().any(|given| {
+        let given = given.to_string_lossy();
+        given
+            .strip_prefix(flag)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    });
+    let key = flag.trim_start_matches('-').replace('-', "_");
+    let row = Keys::TABLE.iter().find(|(name, ..)| *name == key);
+    if let Some((_, variable, _)) = row
+        && !is_flag_given
+        && std::env::var_os(variable).is_some()
+    {
+        let named = ContextValue::String((*variable).to_owned());
+        error.insert(ContextKind::InvalidArg, named);
+    }
+    error
 }
 
 /// The command line, with each setting's default in its help. clap must not fill them in itself:

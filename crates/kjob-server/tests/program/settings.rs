@@ -82,6 +82,16 @@ fn mistakes_are_one_line_that_says_where_what_and_what_is_allowed() {
         ),
         ("listen =", &[], &["kjob.toml:1: "]),
         (
+            "max_body_memory = '32MiB'\nmax_body = '33MiB'\nmax_result = '1MiB'",
+            &[],
+            &["max_body: 34603008 bytes are more than max_body_memory, which is 33554432"],
+        ),
+        (
+            "max_result = '2GiB'",
+            &[],
+            &["max_result: 2147483648 bytes are more than max_body_memory"],
+        ),
+        (
             "listen = '0.0.0.0:9191'",
             &[],
             &["listen: 0.0.0.0:9191 is no loopback address", "--insecure"],
@@ -133,6 +143,20 @@ fn bad_flags_and_variables_are_named_with_what_is_allowed() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(error.contains("one of auto, human, json"), "{error}");
+    assert!(error.contains("'KJOB_LOG_FORMAT'"), "{error}");
+
+    // A variable that a flag wins over is not to blame.
+    let output = program()
+        .env("KJOB_WORKERS", "2")
+        .args(["check", "--workers", "-1"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        error.contains("'--workers <N>'") && error.contains("\"-1\" is not a number from 1 to"),
+        "{error}"
+    );
 }
 
 #[test]
