@@ -1,6 +1,7 @@
 //! A tag that is given away while its old job's segment is being rewritten stays given away: the
 //! copy of the segment, made piece by piece beside the writer, may hold the tag's entry already.
 #![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod trial;
 
