@@ -2,6 +2,8 @@
 
 use http::{Method, Response, StatusCode};
 
+use kjob_core::StoreError;
+
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
 
@@ -17,8 +19,10 @@ pub(crate) enum Page {
 }
 
 /// Why no jobs are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum NotReady {
+    /// Nothing can be stored until the process is started anew.
+    StoreFailed(StoreError),
     /// Jobs that run may end, no new ones are taken.
     Draining,
     /// The server is about to end.
@@ -59,6 +63,10 @@ impl Page {
             (Self::Home, _) => reply::text(StatusCode::OK, HOME),
             (Self::Health, _) => reply::text(StatusCode::OK, "ok\n"),
             (Self::Ready, None) => reply::text(StatusCode::OK, "ready\n"),
+            (Self::Ready, Some(NotReady::StoreFailed(error))) => {
+                let reason = format!("the store failed: {error}\n");
+                reply::text(StatusCode::SERVICE_UNAVAILABLE, reason)
+            }
             (Self::Ready, Some(NotReady::Draining)) => {
                 reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }

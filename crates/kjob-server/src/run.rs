@@ -1,8 +1,10 @@
 //! From a config to a running server, and to its end.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
@@ -15,6 +17,9 @@ use crate::demo::{self, DemoError};
 use crate::files;
 use crate::signals::{Signal, Signals};
 use crate::{Server, SystemInfo};
+
+/// How often it is looked whether the store has failed.
+const STORE_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +96,10 @@ pub async fn run(config: &Config) -> Result<Ended, RunError> {
     let serving = tokio::spawn(server.serve());
     announce(address);
 
-    let first = signals.next().await;
+    let first = tokio::select! {
+        first = signals.next() => first,
+        never = watch_store(&engine, &system) => match never {},
+    };
     tracing::info!(signal = %first, running = engine.stats().running, "draining");
     let ending = async {
         // Clients that connect are told first, then submits are refused.
@@ -113,6 +121,22 @@ pub async fn run(config: &Config) -> Result<Ended, RunError> {
             tracing::info!("stopped");
             Ok(Ended::Drained)
         }
+    }
+}
+
+/// Says once, in the log and to clients that connect, that the store has failed for good. Results
+/// that are there can still be fetched, so the process goes on until somebody ends it.
+async fn watch_store(engine: &Engine, system: &SystemInfo) -> Infallible {
+    loop {
+        if let Some(error) = engine.store_failure() {
+            tracing::error!(
+                %error,
+                "the store has failed: no job can be taken or ended until the server is restarted"
+            );
+            system.fail();
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(STORE_LOOKED_AT_EVERY).await;
     }
 }
 

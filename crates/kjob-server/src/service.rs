@@ -205,6 +205,9 @@ impl Service {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Some(NotReady::Stopping);
         }
+        if let Some(error) = self.engine.store_failure() {
+            return Some(NotReady::StoreFailed(error));
+        }
         let is_draining = self.system.is_draining() || self.engine.stats().draining;
         is_draining.then_some(NotReady::Draining)
     }

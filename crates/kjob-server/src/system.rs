@@ -26,6 +26,7 @@ const PROTOCOL_VERSION: &str = "7.2.3.0";
 pub struct SystemInfo {
     properties: Arc<[(&'static str, Text)]>,
     draining: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
 }
 
 impl SystemInfo {
@@ -58,6 +59,7 @@ impl SystemInfo {
         Self {
             properties: properties.into(),
             draining: Arc::default(),
+            failed: Arc::default(),
         }
     }
 
@@ -71,18 +73,33 @@ impl SystemInfo {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The answer to `/show/system/status`: JSON texts under `system` and `ha_status`.
+    /// From now on says that the server cannot work any more, so that clients that connect count it as
+    /// down.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`fail`](Self::fail) was called.
+    pub fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The answer to `/show/system/status`: JSON texts under `system` and `ha_status`. One of a server
+    /// that has failed says under both that clients are to go elsewhere, as some look at one alone
+    /// (docs/protocol.md section 8).
     pub fn status(&self) -> ShowSystemStatusResponse {
-        let ha_status = if self.is_draining() {
+        let system = if self.is_failed() {
+            r#"{"status":"failed"}"#
+        } else {
+            r#"{"status":"running"}"#
+        };
+        let ha_status = if self.is_draining() || self.is_failed() {
             r#"{"drained":"draining"}"#
         } else {
             r#"{"drained":"not_drained"}"#
         };
         ShowSystemStatusResponse {
-            status_map: StringMap::from_iter([
-                ("system", r#"{"status":"running"}"#),
-                ("ha_status", ha_status),
-            ]),
+            status_map: StringMap::from_iter([("system", system), ("ha_status", ha_status)]),
             info: StringMap::new(),
         }
     }
@@ -175,5 +192,17 @@ mod tests {
         );
         system.drain();
         assert!(clone.is_draining());
+    }
+
+    #[test]
+    fn a_failed_server_counts_as_down() {
+        let system = SystemInfo::new(None);
+        let clone = system.clone();
+        system.fail();
+        assert!(clone.is_failed() && !clone.is_draining());
+        let map = clone.status().status_map;
+        let value = |name: &str| map.get(name).map(Text::as_str);
+        assert_eq!(value("system"), Some(r#"{"status":"failed"}"#));
+        assert_eq!(value("ha_status"), Some(r#"{"drained":"draining"}"#));
     }
 }

@@ -14,6 +14,9 @@ pub(super) fn status(
     request: &ShowSystemStatusRequest,
 ) -> Result<ShowSystemStatusResponse, Refusal> {
     Options::new(&request.options, &[])?;
+    if call.engine.store_failure().is_some() {
+        call.system.fail();
+    }
     Ok(call.system.status())
 }
 

@@ -1,11 +1,14 @@
 //! How a server ends, and what it finds when it starts again.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use kjob_client::{Job, List, Payload, Status, Submit};
 use tempfile::tempdir;
 
-use crate::support::Running;
+use crate::support::{Running, program};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -147,4 +150,76 @@ fn assert_interrupted(job: &Job) {
         message.contains("interrupted: ") && message.contains("outcome unknown"),
         "{message}"
     );
+}
+
+/// The reply to a JSON request without any field, head and all.
+fn post(server: &Running, path: &str) -> String {
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    write!(
+        stream,
+        "POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+/// Writes fail beyond a size of files, of which the process is told by an error alone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_store_that_failed_for_good_is_told_and_ends_as_a_failure() {
+    let dir = tempdir().unwrap();
+    let program = program();
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(program.get_program())
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path().join("data"));
+    for (name, _) in program.get_envs() {
+        command.env_remove(name);
+    }
+    let server = Running::spawn(command, &dir.path().join("log"));
+    assert_eq!(server.get("/readyz").0, 200);
+    let client = server.client();
+    let kept = client.submit(&echo()).await.unwrap();
+    client.wait(&kept, SOON).await.unwrap();
+
+    // More than the log has, less than the next job, which goes into the database.
+    let pid = server.pid().try_into().unwrap();
+    let size = Some((96 << 10, 96 << 10));
+    rlimit::prlimit(pid, rlimit::Resource::FSIZE, size, None).unwrap();
+    let text = "x".repeat(200 << 10);
+    let big = Payload::json(format!(r#"{{"message":"{text}"}}"#));
+    client
+        .submit(&Submit::new("/demo/echo", big))
+        .await
+        .unwrap_err();
+    let (status, reason) = server.get("/readyz");
+    assert_eq!(status, 503, "{reason}");
+    assert!(reason.starts_with("the store failed: "), "{reason}");
+    assert_eq!(server.get("/healthz").0, 200);
+    let status = post(&server, "/show/system/status");
+    assert!(
+        status.contains("failed") && status.contains("draining"),
+        "{status}"
+    );
+    // What is there is given out still.
+    assert_eq!(client.get(&kept).await.unwrap().status, Status::Done);
+
+    // The log says it once, whoever asked before that.
+    let end = std::time::Instant::now() + SOON;
+    while !fs::read_to_string(dir.path().join("log"))
+        .unwrap()
+        .contains("the store has failed")
+    {
+        assert!(std::time::Instant::now() < end, "it is never logged");
+        tokio::task::yield_now().await;
+    }
+    server.signal("TERM");
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(log.matches("the store has failed").count(), 1, "{log}");
+    assert!(log.contains("kjob-server: the store cannot "), "{log}");
 }
