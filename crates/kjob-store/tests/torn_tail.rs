@@ -126,7 +126,7 @@ fn check_all(
             let expected = expected(intact);
             runtime.block_on(async {
                 check(dir.path(), &expected, history, &what).await;
-                if number % 7 == 0 {
+                if number.is_multiple_of(7) {
                     check_work(dir.path(), &expected, history, &what).await;
                 }
             });

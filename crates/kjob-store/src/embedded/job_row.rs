@@ -142,12 +142,15 @@ impl JobRow {
         let Some(priority) = Priority::new(row.get(9)?) else {
             return Ok(None);
         };
+        let (Some(remove_on_complete), Some(started)) = (flag(row, 13)?, flag(row, 15)?) else {
+            return Ok(None);
+        };
         let options = JobOptions {
             priority,
             not_before: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
             timeout: row.get::<_, Option<i64>>(11)?.map(duration),
             retention: duration(row.get(12)?),
-            remove_on_complete: row.get(13)?,
+            remove_on_complete,
             user_data: text(14)?,
         };
         let header = Header {
@@ -167,7 +170,7 @@ impl JobRow {
             crc: row.get(17)?,
             file: row.get(18)?,
         };
-        let first_state = first_state(&header, row.get(15)?);
+        let first_state = first_state(&header, started);
         Ok(Some((
             Self {
                 header,
@@ -195,6 +198,15 @@ pub(crate) fn inline(
 /// Milliseconds of a duration; those longer than 292 million years are kept as that.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A yes or no; `None` where it is neither, as the checksum has only what was read of it.
+fn flag(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<bool>> {
+    Ok(match row.get(column)? {
+        0_i64 => Some(false),
+        1 => Some(true),
+        _ => None,
+    })
 }
 
 fn duration(millis: i64) -> Duration {

@@ -17,6 +17,7 @@ use super::job_row::{self, JobRow, millis};
 use super::layout::{self, Layout, ignore_missing};
 use super::ledger::Ledger;
 use super::live::Live;
+use super::query::Segment;
 use super::segment::{self, APPLICATION_ID, Access, FORMAT};
 use super::shared::Shared;
 use super::state_row::{self, StateRow};
@@ -332,17 +333,21 @@ fn read_live(
 
 /// Deletes blob files that no commit names.
 fn remove_orphans(shared: &Shared, connection: &Connection, number: u32) -> Result<(), StoreError> {
-    let doing = || sql("remove left-over blob files");
-    let payload = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND payload_file = ?2)";
-    let result = "SELECT EXISTS (SELECT 1 FROM ends WHERE id = ?1 AND result_file = ?2)";
+    let segment = Segment {
+        connection,
+        layout: &shared.layout,
+        number,
+    };
     blobs::prune(&shared.layout.blobs_of(number), |name| {
-        let query = match name.kind {
-            BlobKind::Payload => payload,
-            BlobKind::Result => result,
+        let stored = match segment.stored(name.id) {
+            // What a damaged row said of the file is unknown, so the file stays.
+            Err(StoreError::Corrupt { .. }) => return Ok(true),
+            other => other?,
         };
-        connection
-            .prepare_cached(query)
-            .and_then(|mut query| query.query_row((name.id.get(), name.number), |row| row.get(0)))
-            .map_err(doing())
+        let file = stored.and_then(|stored| match name.kind {
+            BlobKind::Payload => stored.job.payload.file,
+            BlobKind::Result => stored.state.end.and_then(|end| end.result.file),
+        });
+        Ok(file == Some(name.number))
     })
 }
