@@ -416,3 +416,94 @@ impl fmt::Debug for EmbeddedStore {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kjob_core::{Header, JobOptions, Payload, QueryId, TagReuse};
+    use kjob_proto::{Encoding, Text};
+
+    use super::super::requests::Inspect;
+    use super::super::writer::Writer;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn job(id: JobId, tag: &str, payload: Bytes) -> NewJob {
+        let header = Header {
+            id,
+            tag: tag.parse().unwrap(),
+            owner: Owner::anonymous(),
+            endpoint: Text::from("/demo/echo"),
+            encoding: Encoding::Binary,
+            query_id: QueryId::from_bytes([7; 16]).unwrap(),
+            parent_span: 0,
+            received_at: NOW,
+            source_ip: Text::new(),
+            options: JobOptions::default(),
+        };
+        NewJob {
+            header,
+            payload,
+            tag_reuse: TagReuse::Never,
+        }
+    }
+
+    /// Does something inside the writer, before any step asked for later.
+    async fn inspect(store: &EmbeddedStore, inspect: impl FnOnce(&mut Writer) + Send + 'static) {
+        let requests = store.requests.as_ref().unwrap();
+        let request = Request::Inspect(Inspect(Box::new(inspect)));
+        assert!(requests.send(request).await.is_ok());
+    }
+
+    /// Lets the newest segment grow by so many pages and no more.
+    fn limit_growth(pages: i64) -> impl FnOnce(&mut Writer) + Send {
+        move |writer| {
+            let (_, connection) = writer.connections.last_key_value().unwrap();
+            let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            let now = connection.query_row("PRAGMA page_count", [], count);
+            let set = format!("PRAGMA max_page_count = {}", now.unwrap() + pages);
+            connection.query_row(&set, [], count).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_what_has_no_room_and_nothing_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let mut ids = store.reserve_ids(3).await.unwrap();
+        let (small, big) = (ids.take().unwrap(), ids.take().unwrap());
+        let small_job = job(small, "small", Bytes::from_static(b"payload"));
+        store.submit(small_job, true).await.unwrap();
+        let before = store.usage(&Owner::anonymous());
+
+        inspect(&store, limit_growth(2)).await;
+        let big_job = job(big, "big", Bytes::from(vec![7; 100_000]));
+        for _ in 0..2 {
+            let refused = store.submit(big_job.clone(), true).await;
+            assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+            assert!(store.failure().is_none(), "it can go on");
+            assert!(store.get(big, Parts::NONE, NOW).await.unwrap().is_none());
+            let tag = big_job.header.tag.clone();
+            let found = store.find(&Owner::anonymous(), &tag, NOW).await;
+            assert_eq!(found.unwrap(), None);
+            assert_eq!(store.usage(&Owner::anonymous()), before);
+            assert_eq!(store.statistics().live_jobs, 1);
+        }
+
+        inspect(&store, limit_growth(1_000)).await;
+        let stored = store.submit(big_job.clone(), true).await.unwrap();
+        assert!(matches!(stored, Submitted::Created(_)), "{stored:?}");
+        let finish = Finish::Complete(Payload::binary("result"));
+        store.finish(small, Lease(1), finish, NOW).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let payload = Parts {
+            payload: true,
+            result: false,
+        };
+        let read = store.get(big, payload, NOW).await.unwrap().unwrap();
+        assert_eq!(read.payload, Some(big_job.payload));
+        assert_eq!(store.usage(&Owner::anonymous()).total.jobs, 2);
+    }
+}
