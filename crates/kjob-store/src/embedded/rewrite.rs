@@ -1,5 +1,7 @@
 //! Carrying the survivors of a nearly dead segment to a new file, in pieces, beside the writer.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kjob_core::{StoreError, Timestamp};
@@ -180,19 +182,24 @@ impl Copied {
 }
 
 impl NewFile {
-    /// The first generation that has no file: those of rewritings that were given up while this
-    /// store is open are passed over.
+    /// The first generation that has no file, made at once: a rewriting that was given up may
+    /// still be at work on another thread, and two must never take the same name. Those that were
+    /// given up while this store is open are passed over.
     fn choose(layout: &Layout, plan: &RewritePlan) -> Result<Self, StoreError> {
         let mut generation = plan.generation;
         loop {
             generation = generation.saturating_add(1);
             let path = layout.segment(plan.number, generation);
-            if !path.try_exists().map_err(file("rewrite a segment"))? {
-                return Ok(Self {
-                    path,
-                    generation,
-                    kept: false,
-                });
+            match File::create_new(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => {
+                    made.map_err(file("rewrite a segment"))?;
+                    return Ok(Self {
+                        path,
+                        generation,
+                        kept: false,
+                    });
+                }
             }
         }
     }
