@@ -376,10 +376,15 @@ async fn a_flipped_bit_in_a_file_gives_the_right_bytes_or_an_error() {
                 match store.get(*id, all, at(0)).await {
                     Ok(Some(job)) => {
                         let what = format!("byte {place} of {}: job {id}", target.display());
+                        // Not the whole jobs: their bytes are long.
                         assert_eq!(job.header, right.header, "{what}");
-                        assert_eq!(job.payload, right.payload, "{what}");
-                        if job.ending.is_some() {
-                            assert_eq!(job, *right, "{what}");
+                        assert!(job.payload == right.payload, "{what}: other bytes");
+                        assert!(job.ending == right.ending, "{what}: another end");
+                        // A row of `states` or `expiries` that is not found leaves no trace: then
+                        // a live job is as it was submitted, or an ended one is kept for longer.
+                        if right.ending.is_some() {
+                            assert_eq!(job.state, right.state, "{what}");
+                            assert!(job.expires_at >= right.expires_at, "{what}");
                         }
                     }
                     Ok(None) | Err(_) => reported += 1,
@@ -393,6 +398,35 @@ async fn a_flipped_bit_in_a_file_gives_the_right_bytes_or_an_error() {
         fs::write(&target, original).unwrap();
     }
     assert!(reported > 300, "{reported}");
+}
+
+#[tokio::test]
+async fn an_ended_job_does_not_come_back_to_life_where_its_end_is_not_found() {
+    let (mut trial, ids) = one_of_each().await;
+    trial.close().await;
+    // Takes the end out of the table and its index, and puts it back while there is no index.
+    let connection = Connection::open(trial.segment_files().remove(0)).unwrap();
+    let lose = format!(
+        "CREATE TEMP TABLE lost AS SELECT * FROM ends WHERE id = {};
+         DELETE FROM ends WHERE id = {};
+         CREATE TEMP TABLE ends_index AS SELECT * FROM sqlite_master WHERE name = 'ends_id';
+         PRAGMA writable_schema = ON;
+         DELETE FROM sqlite_master WHERE name = 'ends_id';
+         PRAGMA writable_schema = RESET;
+         INSERT INTO ends SELECT * FROM lost;
+         PRAGMA writable_schema = ON;
+         INSERT INTO sqlite_master SELECT * FROM ends_index;
+         PRAGMA writable_schema = RESET;",
+        ids.big, ids.big
+    );
+    connection.execute_batch(&lose).unwrap();
+    connection.close().unwrap();
+    match EmbeddedStore::open(trial.dir.path(), trial.options.clone()) {
+        Err(OpenError::Corrupt { what, .. }) => {
+            assert!(what.contains(&format!("job {}", ids.big)), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

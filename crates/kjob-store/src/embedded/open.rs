@@ -274,6 +274,7 @@ fn read_segment(
     }
     read_counts(&connection, &mut ledger).map_err(sql("read a segment's counts"))?;
     read_live(shared, &connection, &mut ledger)?;
+    refuse_revived(shared, &connection, &ledger)?;
     remove_orphans(shared, &connection, record.number)?;
     Ok((ledger, connection))
 }
@@ -327,6 +328,34 @@ fn read_live(
             Live::new(job.header.owner, retention_ms, &state, stored.is_some()),
         );
         ledger.live += 1;
+    }
+    Ok(())
+}
+
+/// Fails if a job that has ended was taken for a live one, and would be run again: the index of
+/// ends has no checksum, and may have lost it. Looks only if the segment's counts say otherwise.
+fn refuse_revived(
+    shared: &Shared,
+    connection: &Connection,
+    ledger: &Ledger,
+) -> Result<(), StoreError> {
+    let ended: u64 = ledger.expiries.iter().map(|(_, jobs)| jobs).sum();
+    if ended.saturating_add(ledger.live) == ledger.jobs {
+        return Ok(());
+    }
+    let doing = || sql("count the ended jobs");
+    let ends = "SELECT id FROM ends NOT INDEXED";
+    let mut ends = connection.prepare(ends).map_err(doing())?;
+    let mut rows = ends.query([]).map_err(doing())?;
+    let live = shared.live();
+    while let Some(row) = rows.next().map_err(doing())? {
+        let id: i64 = row.get(0).map_err(doing())?;
+        if JobId::new(id).is_some_and(|id| live.contains_key(&id)) {
+            let number = ledger.number;
+            let what =
+                format!("the index of segment {number} does not lead to the end of job {id}");
+            return Err(StoreError::Corrupt { what });
+        }
     }
     Ok(())
 }
