@@ -20,6 +20,7 @@ mod reader;
 mod requests;
 mod retention;
 mod rewrite;
+mod sealing;
 mod segment;
 mod shared;
 mod state_row;
