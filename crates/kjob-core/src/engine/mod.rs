@@ -41,6 +41,7 @@ mod config;
 mod handler;
 mod ids;
 mod live;
+mod log;
 mod progress;
 mod query;
 mod recovery;

@@ -6,6 +6,7 @@ use kjob_proto::Text;
 
 use super::Inner;
 use super::live::Live;
+use super::log::job_log;
 use crate::{Ending, Filter, Finish, Job, OnInterrupt, Phase, Status, StoreError};
 
 /// Brings every job that has not ended into memory: queued ones wait again, those that ran follow
@@ -99,7 +100,7 @@ async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
         {
             Ok(started) => lease = started.state.lease,
             Err(error) => {
-                tracing::error!(job_id = %id, %error, "job of an endpoint no longer served stays queued");
+                job_log!(error, live.header, %error, "job of an endpoint no longer served stays queued");
                 return;
             }
         }
@@ -113,6 +114,6 @@ async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
             inner.settle(live, state, Ending::Cancelled)
         }
         Ok(state) => inner.settle(live, state, Ending::Failed(reason)),
-        Err(error) => tracing::error!(job_id = %id, %error, "job of an endpoint no longer served"),
+        Err(error) => job_log!(error, live.header, %error, "job of an endpoint no longer served"),
     }
 }

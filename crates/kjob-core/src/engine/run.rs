@@ -12,6 +12,7 @@ use kjob_proto::{Encoding, Text};
 use super::Inner;
 use super::handler::{Handler, HandlerError, JobContext, JobInfo};
 use super::live::{Live, Stop};
+use super::log::job_log;
 use super::progress::Progress;
 use super::registry::{Interrupted, Route};
 use super::schemas::Side;
@@ -68,6 +69,11 @@ impl Inner {
                 if let Some(payload) = started.payload {
                     self.run(live, route, started.state, payload, place).await;
                 } else {
+                    job_log!(
+                        error,
+                        live.header,
+                        "the job's payload is damaged in the store"
+                    );
                     let reason = Text::from_static("the payload is damaged in the store");
                     let finish = Finish::Fail(reason);
                     self.finish(&live, &route, started.state.lease, finish)
@@ -117,6 +123,7 @@ impl Inner {
         state: &State,
         payload: Payload,
     ) -> Finish {
+        job_log!(debug, live.header, attempt = state.attempt, "job started");
         let payload = match self.for_handler(route, &payload) {
             Ok(payload) => payload,
             Err(why) => return Finish::Fail(why),
@@ -223,7 +230,7 @@ impl Inner {
                     live.observe(state);
                 }
                 Err(error) => {
-                    tracing::debug!(job_id = %live.header.id, %error, "progress was not stored");
+                    job_log!(debug, live.header, %error, "progress was not stored");
                 }
             }
         }
@@ -243,6 +250,7 @@ impl Inner {
             Outcome::Returned(Err(error)) => error,
             Outcome::Dropped => HandlerError::Stopped,
             Outcome::Panicked => {
+                job_log!(error, live.header, "the job's handler panicked");
                 return Finish::Fail(Text::from(
                     "the handler panicked; the server's log says where",
                 ));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::live::Live;
+use super::log::job_log;
 use super::registry::Route;
 use crate::{Ending, Finish, Job, Lease, Parts, Phase, Refused, State, StepError, StoreError};
 
@@ -36,7 +37,11 @@ impl Inner {
                     return self.settle_as_stored(live).await;
                 }
                 Err(StepError::Store(StoreError::Closed)) => {
-                    tracing::warn!(job_id = %id, "the store was closed before the job's end was stored");
+                    job_log!(
+                        warn,
+                        live.header,
+                        "the store was closed before the job's end was stored"
+                    );
                     return;
                 }
                 Err(StepError::Store(error))
@@ -44,16 +49,16 @@ impl Inner {
                 {
                     // Trying again cannot help, or there is no time to; at the next start the job
                     // counts as interrupted.
-                    tracing::error!(job_id = %id, %error, "job's end cannot be stored");
+                    job_log!(error, live.header, %error, "job's end cannot be stored");
                     return;
                 }
                 Err(StepError::Store(error)) => {
-                    tracing::error!(job_id = %id, %error, "job's end cannot be stored; will try again");
+                    job_log!(error, live.header, %error, "job's end cannot be stored; will try again");
                     self.clock.sleep_until(now.after(wait)).await;
                     wait = (wait * 2).min(Duration::from_secs(5));
                 }
                 Err(error) => {
-                    tracing::warn!(job_id = %id, %error, "job's end was refused");
+                    job_log!(warn, live.header, %error, "job's end was refused");
                     return;
                 }
             }
@@ -62,13 +67,7 @@ impl Inner {
 
     fn queue_again(self: &Arc<Self>, live: &Arc<Live>, route: &Route, state: State) {
         let header = &live.header;
-        tracing::warn!(
-            job_id = %header.id,
-            job_tag = %header.tag,
-            query_id = %header.query_id,
-            attempt = state.attempt,
-            "job is queued again"
-        );
+        job_log!(warn, header, attempt = state.attempt, "job is queued again");
         // Counted first: whoever cancels it from now on takes it out of the count again.
         self.room.readmit(&header.owner);
         if live.wait_again(state) {
@@ -84,10 +83,9 @@ impl Inner {
         let took = state
             .ended_at
             .map(|end| end.since(header.received_at).as_millis() as u64);
-        tracing::info!(
-            job_id = %header.id,
-            job_tag = %header.tag,
-            query_id = %header.query_id,
+        job_log!(
+            info,
+            header,
             endpoint = %header.endpoint,
             status = state.phase.status().as_str(),
             attempt = state.attempt,
@@ -97,7 +95,7 @@ impl Inner {
         // Handlers' messages may quote payloads, which do not belong in logs.
         if let Ending::Failed(message) = &ending {
             let start = &message[..message.floor_char_boundary(200)];
-            tracing::debug!(job_id = %header.id, message = start, "job failed");
+            job_log!(debug, header, reason = start, "job failed");
         }
         live.end(state, ending);
         self.no_longer_waits(live);
@@ -121,7 +119,7 @@ impl Inner {
                 Err(StoreError::Closed) => return,
                 Err(_) if self.is_interrupting() => return,
                 Err(error) => {
-                    tracing::error!(job_id = %id, %error, "job's end cannot be read; will try again");
+                    job_log!(error, live.header, %error, "job's end cannot be read; will try again");
                     self.clock
                         .sleep_until(self.now().after(super::RETRY_AFTER))
                         .await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kjob_proto::Encoding;
 
 use super::live::Live;
+use super::log::job_log;
 use super::registry::Route;
 use super::run::Place;
 use super::schemas::Side;
@@ -240,10 +241,9 @@ fn accepted(header: &Header, existing: bool) -> Accepted {
 }
 
 fn log_accepted(header: &Header) {
-    tracing::debug!(
-        job_id = %header.id,
-        job_tag = %header.tag,
-        query_id = %header.query_id,
+    job_log!(
+        debug,
+        header,
         endpoint = %header.endpoint,
         owner = %header.owner,
         "job accepted"
