@@ -2,9 +2,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use kjob_core::{
@@ -103,8 +105,18 @@ impl Trial {
 
     /// What a process killed at this moment leaves behind, opened.
     pub fn killed(&self) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        copy(self.dir.path(), dir.path());
+        let begin = Instant::now();
+        // A copy takes longer than a moment: what the store does beside must not change it.
+        let dir = loop {
+            let dir = tempfile::tempdir().unwrap();
+            let before = stamps(self.dir.path());
+            let copied = copy(self.dir.path(), dir.path());
+            if copied.is_ok() && before == stamps(self.dir.path()) {
+                break dir;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "{copied:?}");
+            std::thread::yield_now();
+        };
         let store = EmbeddedStore::open(dir.path(), self.options.clone()).unwrap();
         Self {
             dir,
@@ -256,15 +268,28 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
+/// What tells whether any file has changed.
+fn stamps(dir: &Path) -> BTreeMap<PathBuf, Option<(u64, SystemTime)>> {
+    let stamp = |path: &PathBuf| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.len(), metadata.modified().ok()?))
+    };
+    let files = files(dir).into_iter();
+    // The index of a log is made anew from it.
+    let files = files.filter(|path| path.extension().is_none_or(|e| e != "sqlite-shm"));
+    files.map(|path| (path.clone(), stamp(&path))).collect()
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copy(&path, &target);
+            copy(&path, &target)?;
         } else if path.extension().is_none_or(|e| e != "sqlite-shm") {
-            fs::copy(&path, &target).unwrap();
+            fs::copy(&path, &target)?;
         }
     }
+    Ok(())
 }
