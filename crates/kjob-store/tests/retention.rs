@@ -74,6 +74,30 @@ async fn one_live_job_keeps_itself_and_nothing_else() {
     assert_eq!((expired.jobs, trial.segments()), (1, 1));
 }
 
+/// A job that is kept held on to the bytes of all expired ones in the newest segment until that was
+/// six hours old, so a byte budget stayed used up and submits were refused. Sizes are a server's.
+#[tokio::test]
+async fn one_kept_job_in_the_newest_segment_keeps_itself_and_nothing_else() {
+    let mut trial = Trial::new(EmbeddedOptions::default());
+    let kept = trial.submit("kept").await;
+    trial.finish(kept, "kept", at(1)).await;
+    for number in 0..25 {
+        let tag = format!("large-{number}");
+        let mut large = job(trial.id().await, &tag);
+        large.header.options.retention = Duration::from_secs(1);
+        large.payload = Bytes::from(vec![7; 100_000]);
+        let id = trial.submit_as(large).await;
+        trial.finish(id, &tag, at(1)).await;
+    }
+    let before = trial.total();
+    assert!(before.jobs == 26 && before.bytes > 2_500_000, "{before:?}");
+    trial.expire_all(at(2)).await;
+    let after = trial.total();
+    assert!(after.jobs == 1 && after.bytes < 1_000, "{after:?}");
+    trial.expect(kept, "kept", at(2)).await;
+    assert_eq!(trial.find("kept", at(2)).await, Some(kept));
+}
+
 #[tokio::test]
 async fn survivors_of_a_rewriting_are_found_as_before() {
     let mut trial = Trial::new(by_count(100));
