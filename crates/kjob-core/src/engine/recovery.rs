@@ -7,7 +7,7 @@ use kjob_proto::Text;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
-use crate::{Ending, Filter, Finish, Job, OnInterrupt, Phase, Status, StoreError};
+use crate::{Filter, Finish, Job, OnInterrupt, Phase, Status, StoreError};
 
 /// Brings every job that has not ended into memory: queued ones wait again, those that ran follow
 /// their route's rule.
@@ -73,14 +73,8 @@ async fn end_run(inner: Arc<Inner>, job: Job) {
     let reason =
         Text::from("interrupted: the server stopped while the job was running; outcome unknown");
     let then = inner.after_interrupt(&route, &state, true);
-    inner
-        .finish(
-            &live,
-            &route,
-            state.lease,
-            Finish::Interrupt { reason, then },
-        )
-        .await;
+    let finish = Finish::Interrupt { reason, then };
+    inner.finish(&live, state.lease, finish).await;
 }
 
 /// A job that nobody can run any more fails; it was waiting or running.
@@ -105,15 +99,8 @@ async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
             }
         }
     }
-    let finish = Finish::Interrupt {
-        reason: reason.clone(),
-        then: OnInterrupt::Fail,
-    };
-    match inner.store.finish(id, lease, finish, inner.now()).await {
-        Ok(state) if state.phase == Phase::Cancelled => {
-            inner.settle(live, state, Ending::Cancelled)
-        }
-        Ok(state) => inner.settle(live, state, Ending::Failed(reason)),
-        Err(error) => job_log!(error, live.header, %error, "job of an endpoint no longer served"),
-    }
+    let then = OnInterrupt::Fail;
+    inner
+        .finish(live, lease, Finish::Interrupt { reason, then })
+        .await;
 }

@@ -76,8 +76,7 @@ impl Inner {
                     );
                     let reason = Text::from_static("the payload is damaged in the store");
                     let finish = Finish::Fail(reason);
-                    self.finish(&live, &route, started.state.lease, finish)
-                        .await;
+                    self.finish(&live, started.state.lease, finish).await;
                 }
             }
             Err(StepError::Refused(Refused::TooEarly { not_before })) => {
@@ -112,7 +111,7 @@ impl Inner {
         };
         let finish = self.call(&live, &route, &state, payload).await;
         live.end_run();
-        self.finish(&live, &route, state.lease, finish).await;
+        self.finish(&live, state.lease, finish).await;
         drop(place);
     }
 

@@ -6,25 +6,18 @@ use std::time::Duration;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
-use super::registry::Route;
 use crate::{Ending, Finish, Job, Lease, Parts, Phase, Refused, State, StepError, StoreError};
 
 impl Inner {
     /// Makes the end of a run durable, however long the store takes, and settles the job.
-    pub(super) async fn finish(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        route: &Route,
-        lease: Lease,
-        finish: Finish,
-    ) {
+    pub(super) async fn finish(self: &Arc<Self>, live: &Arc<Live>, lease: Lease, finish: Finish) {
         let id = live.header.id;
         let mut wait = Duration::from_millis(100);
         loop {
             let now = self.now();
             match self.store.finish(id, lease, finish.clone(), now).await {
                 Ok(state) if state.phase == Phase::Queued => {
-                    return self.queue_again(live, route, state);
+                    return self.queue_again(live, state);
                 }
                 Ok(state) => {
                     if let Some(ending) = finish.into_ending(&state) {
@@ -65,7 +58,11 @@ impl Inner {
         }
     }
 
-    fn queue_again(self: &Arc<Self>, live: &Arc<Live>, route: &Route, state: State) {
+    fn queue_again(self: &Arc<Self>, live: &Arc<Live>, state: State) {
+        // Only a route's rule queues a job again, so there is one.
+        let Some(route) = self.registry.find(&live.header.endpoint) else {
+            return;
+        };
         let header = &live.header;
         job_log!(warn, header, attempt = state.attempt, "job is queued again");
         // Counted first: whoever cancels it from now on takes it out of the count again.
