@@ -12,6 +12,7 @@ mod health;
 pub mod logging;
 mod options;
 mod refusal;
+mod reload;
 mod reply;
 pub mod run;
 mod server;

@@ -10,12 +10,14 @@ use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::builtin::{self, BuiltinError};
 use crate::config::{Config, StoreKind};
 use crate::demo::{self, DemoError};
 use crate::files;
-use crate::signals::{Signal, Signals};
+use crate::reload::Reloads;
+use crate::signals::{Hangups, Signal, Signals};
 use crate::{Server, SystemInfo};
 
 /// How often it is looked whether the store has failed.
@@ -77,6 +79,8 @@ pub enum Ended {
 /// See [`RunError`].
 pub async fn run(config: &Config) -> Result<Ended, RunError> {
     let mut signals = Signals::new().map_err(system("wait for signals"))?;
+    // From the start on, so that a hangup that comes early ends nothing.
+    let hangups = Hangups::new().map_err(system("wait for signals"))?;
     let settings = &config.settings;
     let listen = settings.listen;
     let bind = |source| RunError::Bind { listen, source };
@@ -94,6 +98,8 @@ pub async fn run(config: &Config) -> Result<Ended, RunError> {
     let server = server.map_err(bind)?;
     let handle = server.handle();
     let serving = tokio::spawn(server.serve());
+    let reloads = Reloads::default();
+    let _reloading = AbortOnDropHandle::new(tokio::spawn(reloads.on_hangups(hangups)));
     announce(address);
 
     let first = tokio::select! {

@@ -4,6 +4,7 @@
 
 mod endings;
 mod endpoints;
+mod reload;
 mod settings;
 mod sockets;
 mod starts;

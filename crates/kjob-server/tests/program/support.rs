@@ -5,9 +5,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use kjob_client::Client;
 use tempfile::TempDir;
+
+/// A bound for a log line that never comes; no test waits for it to pass.
+const LOGGED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The program, not yet started, with nothing of this process's own settings.
 pub(crate) fn program() -> Command {
@@ -90,6 +94,19 @@ impl Running {
             .status()
             .unwrap();
         assert!(sent.success());
+    }
+
+    /// Waits until the log has a text this many times.
+    pub(crate) fn wait_logged(&self, text: &str, times: usize) {
+        let deadline = Instant::now() + LOGGED_WITHIN;
+        loop {
+            let log = fs::read_to_string(&self.log).unwrap();
+            if log.matches(text).count() >= times {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{times} × {text:?}:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for the end: how it was, what else was printed, and the log.
