@@ -11,6 +11,7 @@ mod files;
 mod health;
 pub mod logging;
 mod options;
+pub mod program;
 mod refusal;
 mod reload;
 mod reply;

@@ -1,8 +1,10 @@
 //! From a config to a running server, and to its end.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use crate::builtin::{self, BuiltinError};
 use crate::config::{Config, StoreKind};
 use crate::demo::{self, DemoError};
 use crate::files;
+use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::{Server, SystemInfo};
@@ -39,6 +42,15 @@ pub enum RunError {
     /// The data directory cannot be used.
     #[error("data_dir: {0}")]
     Open(#[from] OpenError),
+    /// The store that the program brings cannot be opened.
+    #[error("data_dir {}: {source}", dir.display())]
+    OwnStore {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The system endpoints cannot be served.
     #[error(transparent)]
     Builtin(#[from] BuiltinError),
@@ -70,14 +82,14 @@ pub enum Ended {
     AtOnce(Signal),
 }
 
-/// Runs a server until a signal ends it. Prints one line to the standard output when it is ready.
+/// Runs a server with what the program adds until a signal ends it. Prints one line to the standard output when it is ready.
 ///
 /// The order of a start: the address is taken first, so that a server that cannot listen starts
 /// no job; clients that connect from then on wait until the store is open.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(config: &Config) -> Result<Ended, RunError> {
+pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut signals = Signals::new().map_err(system("wait for signals"))?;
     // From the start on, so that a hangup that comes early ends nothing.
     let hangups = Hangups::new().map_err(system("wait for signals"))?;
@@ -88,12 +100,16 @@ pub async fn run(config: &Config) -> Result<Ended, RunError> {
     let address = listener.local_addr().map_err(bind)?;
 
     let system = system_info(config, address);
-    let registry = registry(config, &system)?;
+    let registry = registry(config, program.registry, &system)?;
     let mut options = config.server();
     options.max_connections = files::connections_that_fit(options.max_connections);
-    let store = open_store(config).await?;
+    let mut engine = config.engine();
+    if let Some(adjust) = program.engine {
+        adjust(&mut engine);
+    }
+    let store = open_store(config, program.store).await?;
     let clock = Arc::new(SystemClock);
-    let engine = Engine::open(store, registry, config.engine(), clock, rand::random()).await?;
+    let engine = Engine::open(store, registry, engine, clock, rand::random()).await?;
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
     let server = server.map_err(bind)?;
     let handle = server.handle();
@@ -146,9 +162,12 @@ async fn watch_store(engine: &Engine, system: &SystemInfo) -> Infallible {
     }
 }
 
-/// The endpoints that a server with this config has.
-fn registry(config: &Config, system: &SystemInfo) -> Result<Registry, RunError> {
-    let mut registry = Registry::default();
+/// The endpoints that a server with this config has, beside those of the program.
+fn registry(
+    config: &Config,
+    mut registry: Registry,
+    system: &SystemInfo,
+) -> Result<Registry, RunError> {
     builtin::add_routes(&mut registry, system)?;
     if config.demo {
         demo::add_routes(&mut registry)?;
@@ -168,7 +187,7 @@ fn system_info(config: &Config, address: SocketAddr) -> SystemInfo {
     SystemInfo::new(Some(&told.unwrap_or_else(|| format!("http://{address}"))))
 }
 
-async fn open_store(config: &Config) -> Result<Arc<dyn Store>, RunError> {
+async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn Store>, RunError> {
     let settings = &config.settings;
     match settings.store {
         StoreKind::Memory => {
@@ -177,10 +196,17 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, RunError> {
         }
         StoreKind::Embedded => {
             let dir = settings.data_dir.clone();
-            let open = move || EmbeddedStore::open(dir, EmbeddedOptions::default());
+            let open = move || -> Result<Arc<dyn Store>, RunError> {
+                match own {
+                    Some(open) => open(&dir).map_err(|source| RunError::OwnStore { dir, source }),
+                    None => Ok(Arc::new(EmbeddedStore::open(
+                        dir,
+                        EmbeddedOptions::default(),
+                    )?)),
+                }
+            };
             let opened = tokio::task::spawn_blocking(open).await;
-            let opened = opened.map_err(|error| system("open the store")(error.into()))?;
-            Ok(Arc::new(opened?))
+            opened.map_err(|error| system("open the store")(error.into()))?
         }
     }
 }

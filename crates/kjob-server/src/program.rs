@@ -1,0 +1,155 @@
+//! The program `kjob-server`, whole: command line, config, log, signals and exit code. With
+//! handlers of one's own it is a server of one's own.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use kjob_core::Payload;
+//! use kjob_core::engine::{HandlerError, JobContext, Registry, RouteOptions};
+//! use kjob_server::program::Program;
+//!
+//! async fn shout(_: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
+//!     Ok(Payload::binary(payload.data.to_ascii_uppercase()))
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     let mut registry = Registry::default();
+//!     let Ok(()) = registry.route("/shout", shout, RouteOptions::default()) else {
+//!         return ExitCode::FAILURE;
+//!     };
+//!     Program::default().registry(registry).main()
+//! }
+//! ```
+
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kjob_core::Store;
+use kjob_core::engine::{EngineConfig, Registry};
+
+use crate::config::{Cli, Command, Config, misspelt_variables};
+use crate::logging;
+use crate::run::{Ended, run};
+
+/// The server failed.
+const FAILED: u8 = 1;
+
+/// The command line or the config is wrong.
+const MISUSED: u8 = 2;
+
+/// How long threads that a job left behind are waited for, once all jobs have ended.
+const THREADS_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// What a program adds to the server, or does otherwise. By default nothing: that is `kjob-server`.
+#[derive(Default)]
+#[must_use = "a program does nothing until its main is called"]
+pub struct Program {
+    pub(crate) registry: Registry,
+    pub(crate) engine: Option<fn(&mut EngineConfig)>,
+    pub(crate) store: Option<OpenStore>,
+}
+
+/// Opens a store in the data directory. Called on a thread where it may block.
+pub(crate) type OpenStore =
+    Box<dyn FnOnce(&Path) -> Result<Arc<dyn Store>, Box<dyn Error + Send + Sync>> + Send>;
+
+impl Program {
+    /// Serves these endpoints too, beside those that the config names and the system's own.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Adjusts what the config has no key for. Called with all that the config says already set.
+    pub fn engine(mut self, adjust: fn(&mut EngineConfig)) -> Self {
+        self.engine = Some(adjust);
+        self
+    }
+
+    /// Keeps jobs in the store that `open` opens in the data directory, where the config says
+    /// `embedded`.
+    pub fn store<E: Into<Box<dyn Error + Send + Sync>>>(
+        mut self,
+        open: impl FnOnce(&Path) -> Result<Arc<dyn Store>, E> + Send + 'static,
+    ) -> Self {
+        self.store = Some(Box::new(|dir| open(dir).map_err(Into::into)));
+        self
+    }
+
+    /// Reads the command line and the environment of the process, does what they say, and tells
+    /// how to exit.
+    pub fn main(self) -> ExitCode {
+        let cli = match Cli::read(std::env::args_os()) {
+            Ok(cli) => cli,
+            Err(answer) => {
+                // With nowhere to print to there is only the exit code left to tell.
+                let _ = answer.print();
+                return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(MISUSED));
+            }
+        };
+        let command = cli.command;
+        let config = match cli.resolve() {
+            Ok(config) => config,
+            Err(error) => return fail(MISUSED, error),
+        };
+        match command {
+            Some(Command::Check) => check(&config),
+            _ => serve(&config, self),
+        }
+    }
+}
+
+fn check(config: &Config) -> ExitCode {
+    match io::stdout().write_all(config.to_toml().as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn serve(config: &Config, program: Program) -> ExitCode {
+    let settings = &config.settings;
+    if let Err(error) = logging::init(&settings.log, settings.log_format) {
+        return fail(FAILED, error);
+    }
+    let variables: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for (name, meant) in misspelt_variables(variables.iter().map(String::as_str)) {
+        tracing::warn!("the variable {name} is not known; did you mean {meant}?");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, error),
+    };
+    let ended = runtime.block_on(run(config, program));
+    // A job's thread that does not stop when it is told must not keep the process.
+    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    match ended {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::AtOnce(signal)) => ExitCode::from(signal.exit_code()),
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn fail(code: u8, error: impl Display) -> ExitCode {
+    // With nowhere to print to there is only the exit code left to tell.
+    let _ = writeln!(io::stderr(), "kjob-server: {error}");
+    ExitCode::from(code)
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program")
+            .field("registry", &self.registry)
+            .field("has_store", &self.store.is_some())
+            .finish_non_exhaustive()
+    }
+}
