@@ -5,6 +5,7 @@
 mod blobs;
 mod catalogue;
 mod checksum;
+mod counts;
 mod error;
 mod filter;
 mod job_row;
@@ -20,6 +21,7 @@ mod reader;
 mod requests;
 mod retention;
 mod rewrite;
+mod schema;
 mod sealing;
 mod segment;
 mod shared;
@@ -28,6 +30,7 @@ mod steps;
 mod store;
 mod summary;
 mod tags;
+mod totals;
 mod writer;
 
 pub use error::OpenError;

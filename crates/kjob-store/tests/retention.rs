@@ -126,7 +126,7 @@ async fn survivors_of_a_rewriting_are_found_as_before() {
         assert_eq!(trial.find("short-5", at(20)).await, None);
         assert_eq!(trial.total(), left, "round {round}");
         if round == 0 {
-            trial.filters_built().await;
+            trial.settled().await;
         }
         trial.reopen().await;
     }

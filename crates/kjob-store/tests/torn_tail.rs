@@ -181,7 +181,7 @@ impl History {
                 }
             }
         }
-        trial.filters_built().await;
+        trial.settled().await;
         for _ in 0..3 {
             trial.store().reserve_ids(10).await.unwrap();
         }

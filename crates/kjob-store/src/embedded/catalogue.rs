@@ -1,34 +1,47 @@
 //! The catalogue: format, ids handed out, and the segments there are. Small; written when a
 //! segment begins, ends or goes, and when ids are set aside.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use kjob_core::{IdBlock, JobId, StoreError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::checksum::Checksum;
 use super::error::sql;
-use super::segment::{APPLICATION_ID, FORMAT, checkpoint};
+use super::schema::{self, APPLICATION_ID, FORMAT, Schema};
+use super::segment::checkpoint;
+use super::totals::Sum;
 
 /// The catalogue's connection; the writer's alone.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     connection: Connection,
+    ids: Ids,
+    segments: BTreeMap<u32, SegmentRecord>,
+}
+
+/// The one row of `ids`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ids {
+    /// The next id that nobody has.
     next_id: i64,
+    /// Above every number that a segment ever had.
     next_segment: u32,
+    /// Over the rows of `segments`.
+    segments: Sum,
 }
 
 /// A segment as the catalogue knows it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentRecord {
     pub(crate) number: u32,
     pub(crate) generation: u32,
     /// Ids from here on, up to the next segment, are this one's.
     pub(crate) first_id: i64,
     pub(crate) sealed: bool,
-    /// [`super::summary::encode`], once no live job is left in a sealed segment.
-    pub(crate) summary: Option<Vec<u8>>,
-    /// [`super::filter::Filter::encode`], once built.
-    pub(crate) filter: Option<Vec<u8>>,
+    /// The checksum of its summary, once no live job is left in a sealed segment.
+    pub(crate) summary: Option<u32>,
 }
 
 /// What is wrong with a catalogue file.
@@ -71,125 +84,170 @@ impl Catalogue {
         let set_up = || {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "cell_size_check", true)?;
             if is_new {
                 connection.execute_batch("BEGIN IMMEDIATE")?;
-                connection.execute_batch(TABLES)?;
-                connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-                connection.pragma_update(None, "user_version", FORMAT)?;
+                make_tables(&connection)?;
+                Ids::FIRST.write(&connection)?;
                 connection.execute_batch("COMMIT")?;
                 checkpoint(&connection)?;
             }
-            connection.query_row("SELECT next_id, next_segment FROM ids", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
+            Ok(())
         };
-        let (next_id, next_segment) = set_up().map_err(store)?;
+        set_up().map_err(store)?;
+        if Schema::read(&connection).map_err(store)? != Schema::of(make_tables).map_err(store)? {
+            return Err(CatalogueError::Store(StoreError::Corrupt {
+                what: "catalogue.sqlite: its tables are not those of a catalogue of this format"
+                    .to_owned(),
+            }));
+        }
+        let ids = Ids::read(&connection).map_err(CatalogueError::Store)?;
+        let segments = read_segments(&connection).map_err(CatalogueError::Store)?;
+        let mut sum = Sum::default();
+        for segment in segments.values() {
+            sum.add(segment.number.into(), segment.checksum());
+        }
+        // A file that the catalogue lost sight of must not be taken for a left-over one.
+        if sum != ids.segments {
+            return Err(CatalogueError::Store(StoreError::Corrupt {
+                what: format!(
+                    "catalogue.sqlite: {} segments are not the {} that there were",
+                    sum.rows, ids.segments.rows
+                ),
+            }));
+        }
         Ok(Self {
             connection,
-            next_id,
-            next_segment,
+            ids,
+            segments,
         })
     }
 
     /// Sets ids aside, durably.
     pub(crate) fn reserve(&mut self, count: u32) -> Result<IdBlock, StoreError> {
-        let first = JobId::new(self.next_id).ok_or(StoreError::NoIdsLeft)?;
-        let next = self
-            .next_id
+        let first = JobId::new(self.ids.next_id).ok_or(StoreError::NoIdsLeft)?;
+        let next_id = first
+            .get()
             .saturating_add(i64::from(count.max(1)))
             .min(JobId::MAX + 1);
-        self.connection
-            .prepare_cached("UPDATE ids SET next_id = ?1")
-            .and_then(|mut update| update.execute([next]))
-            .map_err(sql("reserve ids"))?;
-        self.next_id = next;
+        let ids = Ids {
+            next_id,
+            ..self.ids
+        };
+        ids.write(&self.connection).map_err(sql("reserve ids"))?;
+        self.ids = ids;
         Ok(IdBlock::new(first, count.max(1)))
     }
 
     /// Gives no id below this one: there are jobs up to it, whatever the file says.
     pub(crate) fn skip_ids(&mut self, next_id: i64) {
-        self.next_id = self.next_id.max(next_id.min(JobId::MAX + 1));
+        self.ids.next_id = self.ids.next_id.max(next_id.min(JobId::MAX + 1));
     }
 
     /// All segments, oldest first.
-    pub(crate) fn segments(&self) -> Result<Vec<SegmentRecord>, StoreError> {
-        let read = || {
-            let query = "SELECT number, generation, first_id, sealed, summary, filter \
-                         FROM segments ORDER BY number";
-            let mut query = self.connection.prepare(query)?;
-            let rows = query.query_map([], |row| {
-                Ok(SegmentRecord {
-                    number: row.get(0)?,
-                    generation: row.get(1)?,
-                    first_id: row.get(2)?,
-                    sealed: row.get(3)?,
-                    summary: row.get(4)?,
-                    filter: row.get(5)?,
-                })
-            })?;
-            rows.collect::<Result<_, _>>()
-        };
-        read().map_err(sql("read the catalogue"))
+    pub(crate) fn segments(&self) -> Vec<SegmentRecord> {
+        self.segments.values().copied().collect()
+    }
+
+    /// A settled segment's [`super::summary::encode`]; `None` if there is none, or it is damaged.
+    pub(crate) fn summary(&self, of: &SegmentRecord) -> Result<Option<Vec<u8>>, StoreError> {
+        let summary = self.blob("SELECT summary FROM summaries WHERE number = ?1", of.number)?;
+        Ok(summary.filter(|bytes| Some(crc32fast::hash(bytes)) == of.summary))
+    }
+
+    /// A segment's [`super::filter::Filter::encode`], if it has one.
+    pub(crate) fn filter(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.blob("SELECT filter FROM filters WHERE number = ?1", number)
     }
 
     /// Adds the newest segment, and seals the one before it.
     pub(crate) fn begin_segment(&mut self, number: u32, first_id: i64) -> Result<(), StoreError> {
-        let next = number.saturating_add(1);
-        let mut begin = || {
-            let change = self.connection.transaction()?;
-            change.execute("UPDATE segments SET sealed = 1", [])?;
-            let insert = "INSERT INTO segments (number, generation, first_id) VALUES (?1, 0, ?2)";
-            change.execute(insert, params![number, first_id])?;
-            change.execute("UPDATE ids SET next_segment = ?1", [next])?;
-            change.commit()
-        };
-        begin().map_err(sql("begin a segment"))?;
-        self.next_segment = next;
+        let unsealed = self.segments.values().filter(|segment| !segment.sealed);
+        let mut changed: Vec<_> = unsealed.copied().collect();
+        changed.iter_mut().for_each(|segment| segment.sealed = true);
+        changed.push(SegmentRecord {
+            number,
+            generation: 0,
+            first_id,
+            sealed: false,
+            summary: None,
+        });
+        self.change("begin a segment", |_| Ok(changed))?;
         self.settle();
         Ok(())
     }
 
     /// The number for a new segment: above every one that ever was.
     pub(crate) fn next_number(&self) -> u32 {
-        self.next_segment
+        self.ids.next_segment
     }
 
-    /// Notes that a segment has no live job, with its counts, so that it need not be opened.
+    /// Notes that a segment has no live job, with its counts, so that it need not be opened; or
+    /// that this is no longer so.
     pub(crate) fn set_summary(
-        &self,
+        &mut self,
         number: u32,
         summary: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        let update = "UPDATE segments SET summary = ?2 WHERE number = ?1";
-        self.update(update, params![number, summary])?;
+        let segment = SegmentRecord {
+            summary: summary.map(crc32fast::hash),
+            ..self.segment(number)?
+        };
+        self.change("note a segment's counts", |change| {
+            if let Some(summary) = summary {
+                let put = "INSERT OR REPLACE INTO summaries VALUES (?1, ?2)";
+                change.execute(put, params![number, summary])?;
+            }
+            Ok(vec![segment])
+        })?;
         if summary.is_none() {
             self.settle();
         }
         Ok(())
     }
 
-    /// Keeps a sealed segment's filter, or drops it before the segment gets another tag.
-    pub(crate) fn set_filter(&self, number: u32, filter: Option<&[u8]>) -> Result<(), StoreError> {
-        let update = "UPDATE segments SET filter = ?2 WHERE number = ?1";
-        self.update(update, params![number, filter])?;
-        if filter.is_none() {
-            self.settle();
-        }
-        Ok(())
+    /// Keeps a segment's filter. It says itself what it is a filter of.
+    pub(crate) fn set_filter(&mut self, number: u32, filter: &[u8]) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached("INSERT OR REPLACE INTO filters VALUES (?1, ?2)")
+            .and_then(|mut put| put.execute(params![number, filter]))
+            .map(drop)
+            .map_err(sql("keep a filter"))
     }
 
     /// A rewritten segment takes the place of what it was made from.
-    pub(crate) fn set_generation(&self, number: u32, generation: u32) -> Result<(), StoreError> {
-        let update = "UPDATE segments SET generation = ?2, summary = NULL, filter = NULL \
-                      WHERE number = ?1";
-        self.update(update, params![number, generation])?;
+    pub(crate) fn set_generation(
+        &mut self,
+        number: u32,
+        generation: u32,
+    ) -> Result<(), StoreError> {
+        let segment = SegmentRecord {
+            generation,
+            summary: None,
+            ..self.segment(number)?
+        };
+        self.change("name a rewritten segment", |_| Ok(vec![segment]))?;
         self.settle();
         Ok(())
     }
 
     /// Forgets a segment; its files may be deleted after that.
-    pub(crate) fn remove(&self, number: u32) -> Result<(), StoreError> {
-        self.update("DELETE FROM segments WHERE number = ?1", params![number])?;
+    pub(crate) fn remove(&mut self, number: u32) -> Result<(), StoreError> {
+        let segment = self.segment(number)?;
+        let mut ids = self.ids;
+        ids.segments.remove(number.into(), segment.checksum());
+        let remove = || {
+            let change = self.connection.unchecked_transaction()?;
+            for table in ["segments", "summaries", "filters"] {
+                let delete = format!("DELETE FROM {table} WHERE number = ?1");
+                change.execute(&delete, [number])?;
+            }
+            ids.write(&change)?;
+            change.commit()
+        };
+        remove().map_err(sql("forget a segment"))?;
+        self.ids = ids;
+        self.segments.remove(&number);
         self.settle();
         Ok(())
     }
@@ -209,26 +267,204 @@ impl Catalogue {
         let _ = checkpoint(&self.connection);
     }
 
-    fn update(&self, update: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), StoreError> {
-        let changed = self.connection.execute(update, values);
-        match changed.optional().map_err(sql("write the catalogue"))? {
-            Some(1) => Ok(()),
-            _ => Err(StoreError::Corrupt {
-                what: "the catalogue lost a segment".to_owned(),
-            }),
-        }
+    fn segment(&self, number: u32) -> Result<SegmentRecord, StoreError> {
+        let found = self.segments.get(&number).copied();
+        found.ok_or_else(|| StoreError::Corrupt {
+            what: format!("the catalogue has no segment {number}"),
+        })
+    }
+
+    fn blob(&self, query: &str, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.connection
+            .prepare_cached(query)
+            .and_then(|mut query| query.query_row([number], |row| row.get(0)).optional())
+            .map_err(sql("read the catalogue"))
+    }
+
+    /// Writes the rows of segments that `prepare` gives, with what they add up to, in one
+    /// transaction.
+    fn change(
+        &mut self,
+        doing: &'static str,
+        prepare: impl FnOnce(&Connection) -> rusqlite::Result<Vec<SegmentRecord>>,
+    ) -> Result<(), StoreError> {
+        let mut ids = self.ids;
+        let change = || {
+            let change = self.connection.unchecked_transaction()?;
+            let changed = prepare(&change)?;
+            for segment in &changed {
+                let number = segment.number;
+                if let Some(old) = self.segments.get(&number) {
+                    ids.segments.remove(number.into(), old.checksum());
+                }
+                ids.segments.add(number.into(), segment.checksum());
+                ids.next_segment = ids.next_segment.max(number.saturating_add(1));
+                segment.write(&change)?;
+            }
+            ids.write(&change)?;
+            change.commit()?;
+            Ok(changed)
+        };
+        let changed = change().map_err(sql(doing))?;
+        self.ids = ids;
+        self.segments
+            .extend(changed.into_iter().map(|s| (s.number, s)));
+        Ok(())
     }
 }
 
+impl Ids {
+    const FIRST: Self = Self {
+        next_id: 1,
+        next_segment: 1,
+        segments: Sum {
+            rows: 0,
+            ids: 0,
+            crcs: 0,
+        },
+    };
+
+    fn read(connection: &Connection) -> Result<Self, StoreError> {
+        let damaged = || StoreError::Corrupt {
+            what: "catalogue.sqlite: the row of ids".to_owned(),
+        };
+        let query = "SELECT next_id, next_segment, segments, numbers, crcs, crc FROM ids";
+        let found = connection.query_row(query, [], |row| {
+            let segments = Sum {
+                rows: row.get(2)?,
+                ids: row.get(3)?,
+                crcs: row.get(4)?,
+            };
+            let ids = Self {
+                next_id: row.get(0)?,
+                next_segment: row.get(1)?,
+                segments,
+            };
+            Ok((ids, row.get(5)?))
+        });
+        let found: Option<(Self, u32)> = match found {
+            Err(rusqlite::Error::QueryReturnedNoRows) => None,
+            found => Some(found.map_err(sql("read the catalogue"))?),
+        };
+        match found {
+            Some((ids, crc)) if ids.checksum() == crc => Ok(ids),
+            _ => Err(damaged()),
+        }
+    }
+
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let Sum { rows, ids, crcs } = self.segments;
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO ids VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![
+                self.next_id,
+                self.next_segment,
+                rows,
+                ids,
+                crcs,
+                self.checksum()
+            ])?;
+        Ok(())
+    }
+
+    fn checksum(&self) -> u32 {
+        Checksum::default()
+            .int(self.next_id)
+            .int(self.next_segment)
+            .int(self.segments.rows)
+            .int(self.segments.ids)
+            .int(self.segments.crcs)
+            .end()
+    }
+}
+
+impl SegmentRecord {
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![
+                self.number,
+                self.generation,
+                self.first_id,
+                self.sealed,
+                self.summary,
+                self.checksum()
+            ])?;
+        Ok(())
+    }
+
+    fn checksum(&self) -> u32 {
+        Checksum::default()
+            .int(self.number)
+            .int(self.generation)
+            .int(self.first_id)
+            .int(self.sealed)
+            .maybe(self.summary.map(i64::from))
+            .end()
+    }
+}
+
+fn read_segments(connection: &Connection) -> Result<BTreeMap<u32, SegmentRecord>, StoreError> {
+    let doing = || sql("read the catalogue");
+    let query = "SELECT number, generation, first_id, sealed, summary_crc, crc FROM segments";
+    let mut query = connection.prepare(query).map_err(doing())?;
+    let mut rows = query.query([]).map_err(doing())?;
+    let mut segments = BTreeMap::new();
+    while let Some(row) = rows.next().map_err(doing())? {
+        let read = || -> rusqlite::Result<(SegmentRecord, i64, u32)> {
+            let sealed: i64 = row.get(3)?;
+            let segment = SegmentRecord {
+                number: row.get(0)?,
+                generation: row.get(1)?,
+                first_id: row.get(2)?,
+                sealed: sealed == 1,
+                summary: row.get(4)?,
+            };
+            Ok((segment, sealed, row.get(5)?))
+        };
+        let right = read()
+            .ok()
+            .filter(|(segment, sealed, crc)| segment.checksum() == *crc && [0, 1].contains(sealed));
+        let Some((segment, ..)) = right else {
+            let number: i64 = row.get(0).unwrap_or(0);
+            return Err(StoreError::Corrupt {
+                what: format!("catalogue.sqlite: the row of segment {number}"),
+            });
+        };
+        segments.insert(segment.number, segment);
+    }
+    Ok(segments)
+}
+
+fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(TABLES)?;
+    schema::mark(connection)
+}
+
 const TABLES: &str = "
-CREATE TABLE ids (next_id INTEGER NOT NULL, next_segment INTEGER NOT NULL);
-INSERT INTO ids VALUES (1, 1);
+CREATE TABLE ids (               -- one row
+    id INTEGER PRIMARY KEY,
+    next_id INTEGER NOT NULL,    -- of a job
+    next_segment INTEGER NOT NULL,
+    segments INTEGER NOT NULL,   -- what the rows of segments add up to
+    numbers INTEGER NOT NULL,
+    crcs INTEGER NOT NULL,
+    crc INTEGER NOT NULL         -- of the columns above
+);
 CREATE TABLE segments (
     number INTEGER PRIMARY KEY,
     generation INTEGER NOT NULL,
     first_id INTEGER NOT NULL,
-    sealed INTEGER NOT NULL DEFAULT 0,
-    summary BLOB, -- its counts, once it is sealed and all its jobs have ended
-    filter BLOB   -- over its tags, once it is sealed
+    sealed INTEGER NOT NULL,
+    summary_crc INTEGER,         -- once it is sealed and all its jobs have ended
+    crc INTEGER NOT NULL         -- of the columns above
+);
+CREATE TABLE summaries (         -- the counts of a segment without live jobs
+    number INTEGER PRIMARY KEY,
+    summary BLOB NOT NULL
+);
+CREATE TABLE filters (           -- over the tags of a segment
+    number INTEGER PRIMARY KEY,
+    filter BLOB NOT NULL
 );
 ";

@@ -79,11 +79,26 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreE
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt {
             what: format!("while trying to {doing}: {error}"),
         },
+        // A value that its column cannot have.
+        None if is_conversion(&error) => StoreError::Corrupt {
+            what: format!("while trying to {doing}: {error}"),
+        },
         _ => StoreError::Io {
             doing,
             source: Arc::new(error),
         },
     }
+}
+
+fn is_conversion(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+    )
 }
 
 /// As [`sql`], with the name of the record or file that is damaged, if it is that.

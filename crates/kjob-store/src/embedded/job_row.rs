@@ -64,19 +64,20 @@ impl Extent {
     }
 }
 
-/// Adds a job's row.
+/// Adds a job's row; gives its checksum.
 pub(crate) fn insert(
     connection: &Connection,
     header: &Header,
     started: bool,
     payload: &Content,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<u32> {
     let bytes = Extent::of(payload);
     let data = match payload {
         Content::Inline(data) => Some(&data[..]),
         Content::File { .. } => None,
     };
     let options = &header.options;
+    let crc = checksum(header, started, &bytes);
     connection.prepare_cached(INSERT)?.execute(params![
         header.id.get(),
         TagKey::of(&header.tag),
@@ -97,10 +98,10 @@ pub(crate) fn insert(
         bytes.len.cast_signed(),
         bytes.crc,
         bytes.file,
-        checksum(header, started, &bytes),
+        crc,
         data,
     ])?;
-    Ok(())
+    Ok(crc)
 }
 
 impl JobRow {

@@ -40,6 +40,12 @@ impl Layout {
             .join(format!("{number:08}-{generation}.sqlite"))
     }
 
+    /// The number and generation in the name of a segment's database.
+    pub(crate) fn parse_segment(path: &Path) -> Option<(u32, u32)> {
+        let (number, generation) = path.file_stem()?.to_str()?.split_once('-')?;
+        Some((number.parse().ok()?, generation.parse().ok()?))
+    }
+
     pub(crate) fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }

@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use kjob_core::{Header, JobId, Owner, StoreError};
-use rusqlite::{Connection, params};
+use kjob_core::{Header, JobId, Owner, StoreError, Timestamp};
+use rusqlite::Connection;
 
 use super::blobs::NewBlob;
-use super::filter::Filter;
+use super::counts;
+use super::filter::{Filter, FilterOf};
 use super::live::Live;
 use super::requests::Ack;
 use super::shared::{SegmentEntry, add};
 use super::summary::{Expiries, OwnerUsage};
+use super::totals::Totals;
 
 /// How far the low-water mark may lag behind, in ids: it saves a write a commit, and costs the
 /// next open at most this many rows.
@@ -30,13 +32,14 @@ pub(crate) struct Ledger {
     pub(crate) live: u64,
     pub(crate) usage: OwnerUsage,
     pub(crate) expiries: Expiries,
+    /// Over all rows.
+    pub(crate) totals: Totals,
     pub(crate) low_water: i64,
     /// The time of its first submit, in milliseconds.
     pub(crate) opened_at: Option<i64>,
-    pub(crate) filter: Option<Arc<Filter>>,
-    /// Whether the filter is being built.
-    pub(crate) filter_asked: bool,
-    /// Whether the catalogue has the filter.
+    /// Over its tags.
+    pub(crate) filter: Arc<Filter>,
+    /// Whether the catalogue has the filter as it is.
     pub(crate) filter_stored: bool,
     /// Whether the catalogue has the counts, and so the segment is not opened at start.
     pub(crate) summary_stored: bool,
@@ -45,6 +48,9 @@ pub(crate) struct Ledger {
     /// Counts late submits and tags given away: what was copied from the segment before one is
     /// not as it should be.
     pub(crate) changes: u64,
+    /// Expiries that were moved since a rewriting was last planned, which its copy may have missed.
+    /// `None` if none was.
+    pub(crate) moved: Option<Vec<(JobId, Timestamp)>>,
 }
 
 /// What a batch changes in one segment.
@@ -54,6 +60,9 @@ pub(crate) struct Pending {
     pub(crate) states: HashMap<JobId, Option<Live>>,
     pub(crate) usage: HashMap<Owner, (i64, i64)>,
     pub(crate) expiries: BTreeMap<i64, i64>,
+    /// By how much the totals change, but for those of the counts, which are not written yet.
+    pub(crate) totals: Totals,
+    pub(crate) moved: Vec<(JobId, Timestamp)>,
     pub(crate) jobs: u64,
     pub(crate) live: i64,
     pub(crate) max_id: i64,
@@ -64,6 +73,14 @@ pub(crate) struct Pending {
     pub(crate) acks: Vec<Ack>,
     /// Why the transaction was given up; then nothing of this is so.
     pub(crate) failed: Option<StoreError>,
+}
+
+/// What was written beside a batch's rows.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The low-water mark, if it moved.
+    low_water: Option<i64>,
+    totals: Totals,
 }
 
 impl Ledger {
@@ -79,14 +96,15 @@ impl Ledger {
             live: 0,
             usage: OwnerUsage::new(),
             expiries: Expiries::default(),
+            totals: Totals::default(),
             low_water: 0,
             opened_at: None,
-            filter: None,
-            filter_asked: false,
+            filter: Arc::new(Filter::new(0)),
             filter_stored: false,
             summary_stored: false,
             summary_stale: false,
             changes: 0,
+            moved: None,
         }
     }
 
@@ -96,7 +114,16 @@ impl Ledger {
             number: self.number,
             generation: self.generation,
             first_id: self.first_id,
-            filter: self.filter.clone(),
+            filter: Arc::clone(&self.filter),
+        }
+    }
+
+    /// What its filter is a filter of, as long as nothing of it is pending.
+    pub(crate) fn filter_of(&self) -> FilterOf {
+        FilterOf {
+            number: self.number,
+            generation: self.generation,
+            tags: self.totals.tags,
         }
     }
 
@@ -111,37 +138,51 @@ impl Ledger {
         connection: &Connection,
         pending: &Pending,
         first_live: Option<i64>,
-    ) -> rusqlite::Result<Option<i64>> {
-        let mut put =
-            connection.prepare_cached("INSERT OR REPLACE INTO usage VALUES (?1, ?2, ?3)")?;
+    ) -> rusqlite::Result<Written> {
+        let mut totals = self.totals.plus(&pending.totals);
         for (owner, (jobs, bytes)) in &pending.usage {
-            let mut usage = self.usage.get(owner).copied().unwrap_or_default();
+            let old = self.usage.get(owner).copied();
+            if let Some(old) = &old {
+                let crc = counts::usage_checksum(owner, old);
+                totals.usage.remove(0, crc);
+            }
+            let mut usage = old.unwrap_or_default();
             add(&mut usage, *jobs, *bytes);
-            let (jobs, bytes) = (usage.jobs.cast_signed(), usage.bytes.cast_signed());
-            put.execute(params![owner.as_str(), jobs, bytes])?;
+            let crc = counts::put_usage(connection, owner, &usage)?;
+            totals.usage.add(0, crc);
         }
-        let mut add = connection.prepare_cached(
-            "INSERT INTO expiry_seconds VALUES (?1, ?2) \
-             ON CONFLICT (second) DO UPDATE SET jobs = jobs + excluded.jobs",
-        )?;
         for (second, change) in &pending.expiries {
-            add.execute([second, change])?;
+            let old = self.expiries.at(*second);
+            if old > 0 {
+                let crc = counts::second_checksum(*second, old);
+                totals.expiry_seconds.remove(*second, crc);
+            }
+            let jobs = old.saturating_add_signed(*change);
+            if jobs > 0 {
+                let crc = counts::put_second(connection, *second, jobs)?;
+                totals.expiry_seconds.add(*second, crc);
+            } else {
+                counts::remove_second(connection, *second)?;
+            }
         }
-        let mut meta = connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?;
         if let Some(opened_at) = pending.opened_at {
-            meta.execute(params!["opened_at", opened_at])?;
+            counts::put_meta(connection, "opened_at", opened_at)?;
         }
         let lowest = [first_live, pending.min_new_id].into_iter().flatten().min();
         let low_water = lowest.unwrap_or_else(|| self.max_id.max(pending.max_id) + 1);
         let moved = low_water < self.low_water || low_water >= self.low_water + LOW_WATER_LAG;
         if moved {
-            meta.execute(params!["low_water", low_water])?;
+            counts::put_meta(connection, "low_water", low_water)?;
         }
-        Ok(moved.then_some(low_water))
+        totals.write(connection, Some(&self.totals))?;
+        Ok(Written {
+            low_water: moved.then_some(low_water),
+            totals,
+        })
     }
 
     /// Takes over what was committed.
-    pub(crate) fn take(&mut self, pending: &Pending, low_water: Option<i64>) {
+    pub(crate) fn take(&mut self, pending: &mut Pending, written: &Written) {
         for (owner, (jobs, bytes)) in &pending.usage {
             add(self.usage.entry(owner.clone()).or_default(), *jobs, *bytes);
         }
@@ -152,7 +193,11 @@ impl Ledger {
         self.live = self.live.saturating_add_signed(pending.live);
         self.max_id = self.max_id.max(pending.max_id);
         self.opened_at = self.opened_at.or(pending.opened_at);
-        self.low_water = low_water.unwrap_or(self.low_water);
+        self.low_water = written.low_water.unwrap_or(self.low_water);
+        self.totals = written.totals;
+        if let Some(moved) = &mut self.moved {
+            moved.append(&mut pending.moved);
+        }
         self.summary_stale |= self.summary_stored;
     }
 }

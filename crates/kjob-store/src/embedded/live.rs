@@ -1,6 +1,11 @@
 //! The state of a job that has not ended, small: there may be millions.
 
-use kjob_core::{Event, Header, Lease, NewJob, Owner, Phase, State, Timestamp, Transition, apply};
+use kjob_core::{
+    Event, Header, JobId, Lease, NewJob, Owner, Phase, State, Timestamp, Transition, apply,
+};
+
+use super::state_row;
+use super::totals::Totals;
 
 /// A live job in memory, with what its end will need.
 #[derive(Clone, Debug)]
@@ -67,6 +72,14 @@ impl Live {
                 _ => None,
             },
             ended_at: None,
+        }
+    }
+
+    /// Takes the row of this state, if there is one, out of the totals.
+    pub(crate) fn take_row(&self, id: JobId, totals: &mut Totals) {
+        if self.has_row {
+            let crc = state_row::state_checksum(id, &self.state());
+            totals.states.remove(id.get(), crc);
         }
     }
 

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kjob_core::{JobId, StoreError};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::blobs::{self, BlobKind};
 use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
+use super::counts::Meta;
 use super::error::{file, sql};
 use super::filter::Filter;
 use super::job_row::{self, JobRow, millis};
@@ -18,10 +19,12 @@ use super::layout::{self, Layout, ignore_missing};
 use super::ledger::Ledger;
 use super::live::Live;
 use super::query::Segment;
-use super::segment::{self, APPLICATION_ID, Access, FORMAT};
+use super::schema::FORMAT;
+use super::segment::{self, Access};
 use super::shared::Shared;
 use super::state_row::{self, StateRow};
-use super::{OpenError, summary};
+use super::totals::{Sum, Totals};
+use super::{OpenError, counts, summary, tags};
 
 /// What was found.
 pub(crate) struct Opened {
@@ -122,16 +125,16 @@ fn open_error(layout: &Layout, error: StoreError) -> OpenError {
 
 fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError> {
     let layout = &shared.layout;
-    let mut records = catalogue.segments()?;
+    let mut records = catalogue.segments();
     remove_left_over(layout, &records, catalogue.next_number())?;
     if records.is_empty() {
         // The catalogue's own entry: a directory with segments and without it counts as damaged.
         layout::sync_dir(layout.root()).map_err(file("make the catalogue"))?;
         let (number, first_id) = (catalogue.next_number(), JobId::FIRST.get());
-        segment::create(&layout.segment(number, 0))?;
+        segment::create(layout, number, 0)?;
         layout::sync_dir(&layout.segments()).map_err(file("begin a segment"))?;
         catalogue.begin_segment(number, first_id)?;
-        records = catalogue.segments()?;
+        records = catalogue.segments();
     }
     let mut opened = Opened {
         catalogue,
@@ -141,11 +144,11 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
     };
     for record in records {
         let number = record.number;
-        let known = settled(&record);
+        let known = settled(&opened.catalogue, &record)?;
         let ledger = match known {
             Some(ledger) => ledger,
             None => {
-                let (ledger, connection) = read_segment(shared, &record)?;
+                let (ledger, connection) = read_segment(shared, &opened.catalogue, &record)?;
                 opened.files_opened += 1;
                 // Only the newest is certain to be written to.
                 if !ledger.sealed {
@@ -230,24 +233,44 @@ fn refuse_unknown(path: &Path, next_number: u32) -> Result<(), StoreError> {
 }
 
 /// The ledger of a segment that has no live job, from the catalogue alone.
-fn settled(record: &SegmentRecord) -> Option<Ledger> {
-    let (usage, expiries) = summary::decode(record.summary.as_deref()?)?;
-    let filter = Filter::decode(record.filter.as_deref()?)?;
-    Some(Ledger {
+fn settled(catalogue: &Catalogue, record: &SegmentRecord) -> Result<Option<Ledger>, StoreError> {
+    let mut ledger = new_ledger(record);
+    let Some(summary) = catalogue.summary(record)? else {
+        return Ok(None);
+    };
+    if summary::decode(&summary, &mut ledger).is_none() {
+        return Ok(None);
+    }
+    ledger.summary_stored = true;
+    let known = take_filter(catalogue, &mut ledger)?;
+    Ok(known.then_some(ledger))
+}
+
+fn new_ledger(record: &SegmentRecord) -> Ledger {
+    Ledger {
         generation: record.generation,
         sealed: record.sealed,
-        jobs: usage.values().map(|usage| usage.jobs).sum(),
-        usage,
-        expiries,
-        filter: Some(Arc::new(filter)),
-        filter_stored: true,
-        summary_stored: true,
         ..Ledger::new(record.number, record.first_id)
-    })
+    }
+}
+
+/// Takes the filter that the catalogue has, if it is that of the segment's tags as they are.
+fn take_filter(catalogue: &Catalogue, ledger: &mut Ledger) -> Result<bool, StoreError> {
+    let stored = catalogue.filter(ledger.number)?;
+    let Some((filter, of)) = stored.as_deref().and_then(Filter::decode) else {
+        return Ok(false);
+    };
+    if of != ledger.filter_of() {
+        return Ok(false);
+    }
+    ledger.filter = Arc::new(filter);
+    ledger.filter_stored = true;
+    Ok(true)
 }
 
 fn read_segment(
     shared: &Shared,
+    catalogue: &Catalogue,
     record: &SegmentRecord,
 ) -> Result<(Ledger, Connection), StoreError> {
     let path = shared.layout.segment(record.number, record.generation);
@@ -257,47 +280,49 @@ fn read_segment(
         Access::Newest
     };
     let connection = segment::open(&path, access)?;
-    let number = |name| {
-        let value = connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        value.map_err(sql("open a segment"))
-    };
-    if (number("application_id")?, number("user_version")?) != (APPLICATION_ID, FORMAT) {
-        let what = format!("the file of segment {} is of another format", record.number);
-        return Err(StoreError::Corrupt { what });
+    let mut ledger = new_ledger(record);
+    read_counts(&connection, &mut ledger)?;
+    if !take_filter(catalogue, &mut ledger)? {
+        let (filter, tags) =
+            tags::scan(&connection, "tags").map_err(sql("read a segment's tags"))?;
+        refuse_other(record.number, "tags", tags, ledger.totals.tags)?;
+        ledger.filter = Arc::new(filter);
     }
-    let mut ledger = Ledger::new(record.number, record.first_id);
-    ledger.generation = record.generation;
-    ledger.sealed = record.sealed;
-    if let Some(filter) = record.filter.as_deref().and_then(Filter::decode) {
-        ledger.filter = Some(Arc::new(filter));
-        ledger.filter_stored = true;
-    }
-    read_counts(&connection, &mut ledger).map_err(sql("read a segment's counts"))?;
     read_live(shared, &connection, &mut ledger)?;
     refuse_revived(shared, &connection, &ledger)?;
     remove_orphans(shared, &connection, record.number)?;
     Ok((ledger, connection))
 }
 
-fn read_counts(connection: &Connection, ledger: &mut Ledger) -> rusqlite::Result<()> {
-    ledger.usage = segment::usage(connection)?;
-    ledger.jobs = ledger.usage.values().map(|usage| usage.jobs).sum();
-    let mut seconds =
-        connection.prepare("SELECT second, jobs FROM expiry_seconds WHERE jobs > 0")?;
-    let mut rows = seconds.query([])?;
-    while let Some(row) = rows.next()? {
-        ledger.expiries.add(row.get(0)?, row.get(1)?);
+/// Fails if the rows of a table do not add up to what they did when they were written.
+fn refuse_other(number: u32, table: &str, found: Sum, right: Sum) -> Result<(), StoreError> {
+    if found == right {
+        return Ok(());
     }
-    let meta = |name| {
-        let query = "SELECT value FROM meta WHERE name = ?1";
-        connection
-            .query_row(query, [name], |row| row.get::<_, i64>(0))
-            .optional()
-    };
-    ledger.low_water = meta("low_water")?.unwrap_or(0);
-    ledger.opened_at = meta("opened_at")?;
+    let what = format!(
+        "segment {number}: {} rows of {table} are not the {} that there were",
+        found.rows, right.rows
+    );
+    Err(StoreError::Corrupt { what })
+}
+
+fn read_counts(connection: &Connection, ledger: &mut Ledger) -> Result<(), StoreError> {
+    let number = ledger.number;
+    ledger.totals = Totals::read(connection, number)?;
+    let (usage, sum) = counts::read_usage(connection, number)?;
+    refuse_other(number, "usage", sum, ledger.totals.usage)?;
+    ledger.usage = usage;
+    ledger.jobs = ledger.usage.values().map(|usage| usage.jobs).sum();
+    let (expiries, sum) = counts::read_seconds(connection, number)?;
+    refuse_other(number, "expiry_seconds", sum, ledger.totals.expiry_seconds)?;
+    ledger.expiries = expiries;
+    let meta = Meta::read(connection, &format!("segment {number}"))?;
+    ledger.low_water = meta.low_water;
+    ledger.opened_at = meta.opened_at;
     let max_id = "SELECT coalesce(max(id), 0) FROM jobs";
-    ledger.max_id = connection.query_row(max_id, [], |row| row.get(0))?;
+    ledger.max_id = connection
+        .query_row(max_id, [], |row| row.get(0))
+        .map_err(sql("find a segment's last job"))?;
     Ok(())
 }
 
@@ -309,7 +334,7 @@ fn read_live(
 ) -> Result<(), StoreError> {
     let doing = || sql("find the live jobs");
     let query = format!(
-        "SELECT {}, {} FROM jobs j {} WHERE j.id >= ?1 AND e.id IS NULL ORDER BY j.id",
+        "SELECT {}, {} FROM jobs j {} WHERE j.id >= ?1 AND x.id IS NULL ORDER BY j.id",
         job_row::COLUMNS,
         state_row::COLUMNS,
         state_row::JOINS
@@ -332,15 +357,14 @@ fn read_live(
     Ok(())
 }
 
-/// Fails if a job that has ended was taken for a live one, and would be run again: the index of
-/// ends has no checksum, and may have lost it. Looks only if the segment's counts say otherwise.
+/// Fails if a job that has ended was taken for a live one, and would be run again: its row of
+/// `expiries` may be out of reach. Looks only if the segment's totals say otherwise.
 fn refuse_revived(
     shared: &Shared,
     connection: &Connection,
     ledger: &Ledger,
 ) -> Result<(), StoreError> {
-    let ended: u64 = ledger.expiries.iter().map(|(_, jobs)| jobs).sum();
-    if ended.saturating_add(ledger.live) == ledger.jobs {
+    if ledger.totals.live().rows.unsigned_abs() == ledger.live {
         return Ok(());
     }
     let doing = || sql("count the ended jobs");
@@ -353,7 +377,7 @@ fn refuse_revived(
         if JobId::new(id).is_some_and(|id| live.contains_key(&id)) {
             let number = ledger.number;
             let what =
-                format!("the index of segment {number} does not lead to the end of job {id}");
+                format!("the expiries of segment {number} do not lead to the end of job {id}");
             return Err(StoreError::Corrupt { what });
         }
     }

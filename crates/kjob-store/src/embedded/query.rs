@@ -12,7 +12,7 @@ use super::error::{sql, sql_of};
 use super::job_row::{self, Extent, JobRow};
 use super::layout::Layout;
 use super::state_row::{self, StateRow};
-use super::tags::TagKey;
+use super::tags::{self, TagKey};
 
 static JOB: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -47,7 +47,7 @@ pub(crate) enum TagRow {
     None,
     /// This job; whether it has expired is for the caller to see.
     Job(JobId),
-    /// It was given away, or its job is gone.
+    /// It was given away.
     Gone,
 }
 
@@ -117,24 +117,36 @@ impl Segment<'_> {
 
     /// Who has the tag, by the index of this segment.
     pub(crate) fn tag(&self, owner: &Owner, tag: &JobTag) -> Result<TagRow, StoreError> {
-        let doing = "look up a tag";
-        let query = "SELECT t.id, j.id IS NOT NULL FROM tags t LEFT JOIN jobs j ON j.id = t.id \
-                     WHERE t.tag = ?1 AND t.owner = ?2";
-        let found: Option<(i64, bool)> = self
+        Ok(match self.tag_id(owner, tag)? {
+            None => TagRow::None,
+            Some(id) => JobId::new(id).map_or(TagRow::Gone, TagRow::Job),
+        })
+    }
+
+    /// The id in the tag's row, 0 where the tag was given away; `None` if there is no row.
+    pub(crate) fn tag_id(&self, owner: &Owner, tag: &JobTag) -> Result<Option<i64>, StoreError> {
+        let key = TagKey::of(tag);
+        let name = || format!("tag {tag} in segment {}", self.number);
+        let query = "SELECT id, crc FROM tags WHERE tag = ?1 AND owner = ?2";
+        let found: Option<(i64, u32)> = self
             .connection
             .prepare_cached(query)
             .and_then(|mut query| {
-                let values = params![TagKey::of(tag), owner.as_str()];
                 query
-                    .query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))
+                    .query_row(params![key, owner.as_str()], |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })
                     .optional()
             })
-            .map_err(sql(doing))?;
-        Ok(match found {
-            None => TagRow::None,
-            Some((id, true)) => JobId::new(id).map_or(TagRow::Gone, TagRow::Job),
-            Some((_, false)) => TagRow::Gone,
-        })
+            .map_err(sql_of("look up a tag", name))?;
+        match found {
+            Some((id, crc)) if tags::checksum(&key, owner.as_str(), id) != crc => {
+                Err(StoreError::Corrupt {
+                    what: format!("the row of {}", name()),
+                })
+            }
+            found => Ok(found.map(|(id, _)| id)),
+        }
     }
 
     /// The job that has the tag, by the index of this segment, expired or not.
@@ -143,10 +155,11 @@ impl Segment<'_> {
             return Ok(None);
         };
         let Some(stored) = self.stored(id)? else {
-            return Ok(None);
+            return Err(StoreError::Corrupt {
+                what: format!("tag {tag} leads to job {id}, which is not there"),
+            });
         };
         let header = &stored.job.header;
-        // The index has no checksums: the job itself says whether it is the one.
         if header.owner != *owner || header.tag != *tag {
             return Err(StoreError::Corrupt {
                 what: format!("tag {tag} leads to job {id}, which has another"),

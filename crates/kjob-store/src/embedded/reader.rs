@@ -71,11 +71,7 @@ impl Reader {
         let hash = tags::hash_of(tag, owner);
         let table = self.shared.table();
         for entry in table.segments.iter().rev() {
-            if entry
-                .filter
-                .as_ref()
-                .is_some_and(|filter| !filter.may_hold(hash))
-            {
+            if !entry.filter.may_hold(hash) {
                 continue;
             }
             let found = self.in_segment(entry.number, |segment| segment.tagged(owner, tag))?;

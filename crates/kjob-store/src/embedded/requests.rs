@@ -9,7 +9,6 @@ use kjob_core::{
 use tokio::sync::oneshot;
 
 use super::blobs::{Content, NewBlob};
-use super::filter::Filter;
 use super::rewrite::{Copied, RewritePlan};
 use super::state_row::NewEnding;
 
@@ -34,12 +33,6 @@ pub(crate) enum Request {
     Swap {
         copied: Box<Copied>,
         reply: Reply<Expired>,
-    },
-    InstallFilter {
-        number: u32,
-        generation: u32,
-        changes: u64,
-        filter: Arc<Filter>,
     },
     Close {
         reply: Reply<()>,

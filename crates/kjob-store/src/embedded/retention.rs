@@ -53,7 +53,7 @@ impl Writer {
             .map(|l| l.number)
             .collect();
         for number in sealed {
-            let Some(ledger) = self.segments.get(&number) else {
+            let Some(ledger) = self.segments.get_mut(&number) else {
                 continue;
             };
             let needed = ledger.live + ledger.expiries.unexpired(now);
@@ -66,6 +66,7 @@ impl Writer {
                 expired.more = true;
             } else if needed < ledger.jobs / NEEDED_SHARE && rewrite.is_none() {
                 let (generation, changes) = (ledger.generation, ledger.changes);
+                ledger.moved.get_or_insert_default();
                 rewrite = Some(RewritePlan {
                     number,
                     generation,

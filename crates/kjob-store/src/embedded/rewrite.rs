@@ -2,18 +2,22 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use kjob_core::{StoreError, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use kjob_core::{Owner, StoreError, Timestamp, Usage};
+use rusqlite::{Connection, OptionalExtension};
 
+use super::counts;
 use super::error::{file, sql};
 use super::filter::Filter;
 use super::layout::{self, Layout};
 use super::ledger::Ledger;
 use super::segment::{self, Access};
+use super::state_row;
 use super::summary::Expiries;
 use super::tags::{self, TagKey, tag_from};
+use super::totals::{Sum, Totals};
 
 /// Which segment is to be rewritten, as it was when that was decided.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Rewrite {
     file: NewFile,
     /// Jobs up to this id are done.
     done: i64,
+    /// Over the rows of the old file's jobs that are done, copied or not.
+    read: Sum,
     /// Ends after this one are the writer's to copy.
     last_end: i64,
 }
@@ -45,6 +51,11 @@ pub(crate) struct Copied {
     pub(crate) plan: RewritePlan,
     connection: Connection,
     file: NewFile,
+    /// Over the rows of the old file's jobs.
+    read: Sum,
+    /// Of the new file.
+    totals: Totals,
+    filter: Arc<Filter>,
     last_end: i64,
 }
 
@@ -69,7 +80,7 @@ impl Rewrite {
     pub(crate) fn begin(layout: &Layout, plan: RewritePlan) -> Result<Self, StoreError> {
         let old = layout.segment(plan.number, plan.generation);
         let file = NewFile::choose(layout, &plan)?;
-        drop(segment::create(&file.path)?);
+        drop(segment::create(layout, plan.number, file.generation)?);
         // Opened anew, so that attaching does not make the old file in case it is gone.
         let connection = segment::open(&file.path, Access::Newest)?;
         let attach = || {
@@ -85,56 +96,75 @@ impl Rewrite {
             connection,
             file,
             done: 0,
+            read: Sum::default(),
             last_end,
         })
     }
 
     /// Looks at up to `jobs` more jobs.
     pub(crate) fn advance(mut self, jobs: u64) -> Result<Progress, StoreError> {
-        match self.copy(jobs.max(1)).map_err(sql("rewrite a segment"))? {
-            true => {
-                let Self {
-                    plan,
-                    connection,
-                    file,
-                    last_end,
-                    ..
-                } = self;
-                Ok(Progress::Copied(Copied {
-                    plan,
-                    connection,
-                    file,
-                    last_end,
-                }))
-            }
-            false => Ok(Progress::Going(self)),
+        if !self.copy(jobs.max(1)).map_err(sql("rewrite a segment"))? {
+            return Ok(Progress::Going(self));
         }
+        self.complete()
+            .map(Progress::Copied)
+            .map_err(sql("rewrite a segment"))
     }
 
+    /// Copies the next jobs; says whether there were none left.
     fn copy(&mut self, jobs: u64) -> rusqlite::Result<bool> {
-        let window = "SELECT max(id) FROM \
-                      (SELECT id FROM old.jobs WHERE id > ?1 ORDER BY id LIMIT ?2)";
-        let last: Option<i64> = self
-            .connection
-            .query_row(window, [self.done, jobs.cast_signed()], |row| row.get(0))
-            .optional()?
-            .flatten();
-        let Some(last) = last else {
-            self.connection.execute_batch(USAGE)?;
-            // From here on every commit is to be synced, and so is all that came before.
-            self.connection.pragma_update(None, "synchronous", "full")?;
-            let checkpoint = "PRAGMA main.wal_checkpoint(TRUNCATE)";
-            self.connection.query_row(checkpoint, [], |_| Ok(()))?;
+        let change = self.connection.unchecked_transaction()?;
+        let window = "SELECT id, crc FROM old.jobs WHERE id > ?1 ORDER BY id LIMIT ?2";
+        let mut last = self.done;
+        let mut query = change.prepare_cached(window)?;
+        let mut rows = query.query([self.done, jobs.cast_signed()])?;
+        while let Some(row) = rows.next()? {
+            last = row.get(0)?;
+            self.read.add(last, row.get(1)?);
+        }
+        drop(rows);
+        drop(query);
+        if last == self.done {
             return Ok(true);
-        };
+        }
         let cutoff = self.plan.cutoff.as_millis();
-        let change = self.connection.transaction()?;
         change.execute(JOBS, [self.done, last, cutoff])?;
         change.execute(TAGS, [self.done, last])?;
         change.execute(ENDS, [self.done, last, self.last_end])?;
+        change.execute(EXPIRIES, [self.done, last, self.last_end])?;
         change.commit()?;
         self.done = last;
         Ok(false)
+    }
+
+    /// Works out what the new file holds so far, and syncs it.
+    fn complete(self) -> rusqlite::Result<Copied> {
+        let connection = self.connection;
+        let change = connection.unchecked_transaction()?;
+        give_lost_tags_away(&change)?;
+        put_usage(&change)?;
+        change.commit()?;
+        let sum = |query| Sum::of(&mut connection.prepare(query)?, []);
+        let totals = Totals {
+            jobs: sum("SELECT id, crc FROM main.jobs")?,
+            ends: sum("SELECT id, crc FROM main.ends")?,
+            expiries: sum("SELECT id, crc FROM main.expiries")?,
+            ..Totals::default()
+        };
+        let (filter, tags) = tags::scan(&connection, "main.tags")?;
+        // From here on every commit is to be synced, and so is all that came before.
+        connection.pragma_update(None, "synchronous", "full")?;
+        let checkpoint = "PRAGMA main.wal_checkpoint(TRUNCATE)";
+        connection.query_row(checkpoint, [], |_| Ok(()))?;
+        Ok(Copied {
+            plan: self.plan,
+            connection,
+            file: self.file,
+            read: self.read,
+            totals: Totals { tags, ..totals },
+            filter: Arc::new(filter),
+            last_end: self.last_end,
+        })
     }
 }
 
@@ -142,23 +172,39 @@ impl Copied {
     /// Copies what happened since the rewriting began, durably; `ledger` is of the old file.
     /// Gives the ledger of the new one. The caller sees to it that nobody writes meanwhile.
     pub(crate) fn complete(&self, layout: &Layout, ledger: &Ledger) -> Result<Ledger, StoreError> {
+        // What the old file does not show any more must not be lost for good.
+        if self.read != ledger.totals.jobs {
+            return Err(StoreError::Corrupt {
+                what: format!(
+                    "segment {}: {} jobs are not the {} that there were",
+                    ledger.number, self.read.rows, ledger.totals.jobs.rows
+                ),
+            });
+        }
         let mut expiries = ledger.expiries.clone();
         expiries.drop_expired(self.plan.cutoff);
-        let complete = || {
-            let change = self.connection.unchecked_transaction()?;
-            change.execute(LATE_ENDS, [self.last_end])?;
-            change.execute(LATE_USAGE, [self.last_end])?;
-            change.execute_batch(REST)?;
-            let mut put = change.prepare("INSERT INTO expiry_seconds VALUES (?1, ?2)")?;
+        let mut totals = self.totals;
+        let change = (self.connection.unchecked_transaction()).map_err(sql("rewrite a segment"))?;
+        self.copy_late(&change, &mut totals)
+            .map_err(sql("rewrite a segment"))?;
+        self.move_expiries(&change, ledger, &mut totals)
+            .map_err(sql("rewrite a segment"))?;
+        let (usage, sum) = counts::read_usage(&change, ledger.number)?;
+        totals.usage = sum;
+        let finish = || {
             for (second, jobs) in expiries.iter() {
-                put.execute(params![second, jobs.cast_signed()])?;
+                let crc = counts::put_second(&change, second, jobs)?;
+                totals.expiry_seconds.add(second, crc);
             }
-            drop(put);
+            counts::put_meta(&change, "low_water", ledger.low_water)?;
+            if let Some(opened_at) = ledger.opened_at {
+                counts::put_meta(&change, "opened_at", opened_at)?;
+            }
+            totals.write(&change, None)?;
             change.commit()?;
-            self.connection.execute_batch("DETACH old")?;
-            segment::usage(&self.connection)
+            self.connection.execute_batch("DETACH old")
         };
-        let usage = complete().map_err(sql("rewrite a segment"))?;
+        finish().map_err(sql("rewrite a segment"))?;
         layout::sync_dir(&layout.segments()).map_err(file("rewrite a segment"))?;
         Ok(Ledger {
             generation: self.file.generation,
@@ -168,11 +214,68 @@ impl Copied {
             live: ledger.live,
             usage,
             expiries,
+            totals,
             low_water: ledger.low_water,
             opened_at: ledger.opened_at,
+            filter: Arc::clone(&self.filter),
             changes: ledger.changes,
             ..Ledger::new(ledger.number, ledger.first_id)
         })
+    }
+
+    /// The ends that came since, and the states of those that still live.
+    fn copy_late(&self, change: &Connection, totals: &mut Totals) -> rusqlite::Result<()> {
+        change.execute(LATE_ENDS, [self.last_end])?;
+        change.execute(LATE_EXPIRIES, [self.last_end])?;
+        change.execute(STATES, [])?;
+        let late = |query| Sum::of(&mut change.prepare(query)?, [self.last_end]);
+        let ends = late("SELECT id, crc FROM main.ends WHERE seq > ?1")?;
+        let expiries = late(
+            "SELECT x.id, x.crc FROM main.ends e \
+             CROSS JOIN main.expiries x ON x.id = e.id WHERE e.seq > ?1",
+        )?;
+        totals.ends = totals.ends.plus(ends);
+        totals.expiries = totals.expiries.plus(expiries);
+        let states = "SELECT id, crc FROM main.states";
+        totals.states = Sum::of(&mut change.prepare(states)?, [])?;
+        let mut late = change.prepare(LATE_USAGE)?;
+        let mut rows = late.query([self.last_end])?;
+        while let Some(row) = rows.next()? {
+            let owner = Owner::new(row.get_ref(0)?.as_str()?);
+            let (jobs, bytes, more): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            let usage = Usage {
+                jobs: jobs.cast_unsigned(),
+                bytes: bytes.saturating_add(more).cast_unsigned(),
+            };
+            counts::put_usage(change, &owner, &usage)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the expiries that were moved after they were copied.
+    fn move_expiries(
+        &self,
+        change: &Connection,
+        ledger: &Ledger,
+        totals: &mut Totals,
+    ) -> rusqlite::Result<()> {
+        let query = "SELECT expires_at, seq, crc FROM main.expiries WHERE id = ?1";
+        let mut query = change.prepare(query)?;
+        for (id, at) in ledger.moved.iter().flatten() {
+            let old: Option<(i64, i64, u32)> = query
+                .query_row([id.get()], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })
+                .optional()?;
+            if let Some((expires_at, seq, crc)) = old
+                && at.as_millis() < expires_at
+            {
+                let new = state_row::put_expiry(change, *id, *at, seq)?;
+                totals.expiries.remove(id.get(), crc);
+                totals.expiries.add(id.get(), new);
+            }
+        }
+        Ok(())
     }
 
     /// The catalogue names the new file now, or may do so.
@@ -214,22 +317,34 @@ impl Drop for NewFile {
     }
 }
 
-/// A filter over the tags of a segment's file.
-pub(crate) fn filter_of(path: &Path) -> Result<Filter, StoreError> {
-    let connection = segment::open(path, Access::Read)?;
-    let read = || {
-        let count: i64 = connection.query_row("SELECT count(*) FROM tags", [], |row| row.get(0))?;
-        let filter = Filter::new(count.unsigned_abs());
-        let mut query = connection.prepare("SELECT tag, owner FROM tags")?;
-        let mut rows = query.query([])?;
-        while let Some(row) = rows.next()? {
-            if let Some(tag) = tag_from(row.get_ref(0)?) {
-                filter.insert(tags::hash(&TagKey::of(&tag), row.get_ref(1)?.as_str()?));
-            }
+/// A survivor's tag may have gone on to a job that was left behind: then it is free.
+fn give_lost_tags_away(change: &Connection) -> rusqlite::Result<()> {
+    let mut query = change.prepare(LOST_TAGS)?;
+    let mut rows = query.query([])?;
+    let mut lost = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(tag) = tag_from(row.get_ref(0)?) {
+            lost.push((tag, row.get_ref(1)?.as_str()?.to_owned()));
         }
-        Ok(filter)
-    };
-    read().map_err(sql("build a filter"))
+    }
+    for (tag, owner) in lost {
+        tags::put(change, &TagKey::of(&tag), &owner, 0)?;
+    }
+    Ok(())
+}
+
+fn put_usage(change: &Connection) -> rusqlite::Result<()> {
+    let mut query = change.prepare(USAGE)?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (jobs, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let usage = Usage {
+            jobs: jobs.cast_unsigned(),
+            bytes: bytes.cast_unsigned(),
+        };
+        counts::put_usage(change, &Owner::new(row.get_ref(0)?.as_str()?), &usage)?;
+    }
+    Ok(())
 }
 
 /// The moment for [`RewritePlan::cutoff`]: in step with the counts by second.
@@ -239,10 +354,8 @@ pub(crate) fn cutoff(now: Timestamp) -> Timestamp {
 
 const JOBS: &str = "
 INSERT INTO main.jobs SELECT j.* FROM old.jobs j
-LEFT JOIN old.ends e ON e.id = j.id
 LEFT JOIN old.expiries x ON x.id = j.id
-WHERE j.id > ?1 AND j.id <= ?2
-AND (e.id IS NULL OR coalesce(x.expires_at, e.expires_at) > ?3)";
+WHERE j.id > ?1 AND j.id <= ?2 AND (x.id IS NULL OR x.expires_at > ?3)";
 
 /// Also the entries that say that a survivor's tag was given away.
 const TAGS: &str = "
@@ -250,28 +363,42 @@ INSERT OR IGNORE INTO main.tags SELECT t.* FROM main.jobs j
 CROSS JOIN old.tags t ON t.tag = j.tag AND t.owner = j.owner
 WHERE j.id > ?1 AND j.id <= ?2";
 
+const LOST_TAGS: &str = "
+SELECT tag, owner FROM main.tags t
+WHERE t.id > 0 AND NOT EXISTS (SELECT 1 FROM main.jobs j WHERE j.id = t.id)";
+
 const ENDS: &str = "
 INSERT INTO main.ends SELECT e.* FROM main.jobs j
-CROSS JOIN old.ends e ON e.id = j.id
-WHERE j.id > ?1 AND j.id <= ?2 AND e.seq <= ?3";
+CROSS JOIN old.expiries x ON x.id = j.id
+CROSS JOIN old.ends e ON e.seq = x.seq
+WHERE j.id > ?1 AND j.id <= ?2 AND x.seq <= ?3";
+
+const EXPIRIES: &str = "
+INSERT INTO main.expiries SELECT x.* FROM main.jobs j
+CROSS JOIN old.expiries x ON x.id = j.id
+WHERE j.id > ?1 AND j.id <= ?2 AND x.seq <= ?3";
 
 const USAGE: &str = "
-INSERT INTO main.usage
 SELECT j.owner, count(*), sum(j.payload_len + coalesce(e.result_len, 0))
-FROM main.jobs j LEFT JOIN main.ends e ON e.id = j.id GROUP BY j.owner";
+FROM main.jobs j LEFT JOIN main.expiries x ON x.id = j.id
+LEFT JOIN main.ends e ON e.seq = x.seq GROUP BY j.owner";
 
 const LATE_ENDS: &str = "
 INSERT INTO main.ends SELECT e.* FROM old.ends e
 CROSS JOIN main.jobs j ON j.id = e.id
 WHERE e.seq > ?1";
 
+const LATE_EXPIRIES: &str = "
+INSERT INTO main.expiries SELECT x.* FROM old.ends e
+CROSS JOIN main.jobs j ON j.id = e.id
+CROSS JOIN old.expiries x ON x.id = e.id
+WHERE e.seq > ?1";
+
 const LATE_USAGE: &str = "
-UPDATE main.usage SET bytes = usage.bytes + late.bytes FROM
+SELECT u.owner, u.jobs, u.bytes, late.bytes FROM
 (SELECT j.owner, sum(e.result_len) AS bytes FROM main.ends e
  CROSS JOIN main.jobs j ON j.id = e.id WHERE e.seq > ?1 GROUP BY j.owner) late
-WHERE main.usage.owner = late.owner";
+CROSS JOIN main.usage u ON u.owner = late.owner";
 
-const REST: &str = "
-INSERT INTO main.states SELECT s.* FROM old.states s CROSS JOIN main.jobs j ON j.id = s.id;
-INSERT INTO main.expiries SELECT x.* FROM old.expiries x CROSS JOIN main.jobs j ON j.id = x.id;
-INSERT INTO main.meta SELECT * FROM old.meta;";
+const STATES: &str = "
+INSERT INTO main.states SELECT s.* FROM old.states s CROSS JOIN main.jobs j ON j.id = s.id";

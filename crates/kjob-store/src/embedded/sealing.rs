@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use kjob_core::StoreError;
 
-use super::filter::Filter;
 use super::ledger::Ledger;
-use super::requests::Request;
 use super::shared::Table;
 use super::writer::Writer;
-use super::{layout, rewrite, segment, summary};
+use super::{layout, segment, summary};
 
 impl Writer {
     /// Shows readers the segments as they are now.
@@ -38,7 +36,7 @@ impl Writer {
         let path = self.shared.layout.segment(number, 0);
         // A begin that failed half way may have left a file.
         layout::remove_database(&path).map_err(super::error::file("begin a segment"))?;
-        let connection = segment::create(&path)?;
+        let connection = segment::create(&self.shared.layout, number, 0)?;
         layout::sync_dir(&self.shared.layout.segments())
             .map_err(super::error::file("begin a segment"))?;
         let begun = self.catalogue.begin_segment(number, first_id);
@@ -56,77 +54,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Has the filter of a sealed segment built beside the writer, if it has none.
-    fn build_filter(&mut self, number: u32) {
-        let Some(ledger) = self.segments.get_mut(&number) else {
-            return;
-        };
-        ledger.filter_asked = true;
-        let (generation, changes) = (ledger.generation, ledger.changes);
-        let path = self.shared.layout.segment(number, generation);
-        let requests = self.requests.clone();
-        self.background.submit(move |()| {
-            // Where it cannot be built, the segment's file is asked for every tag, as until now.
-            let Ok(filter) = rewrite::filter_of(&path) else {
-                return;
-            };
-            let filter = Arc::new(filter);
-            if let Some(requests) = requests.upgrade() {
-                let install = Request::InstallFilter {
-                    number,
-                    generation,
-                    changes,
-                    filter,
-                };
-                let _ = requests.blocking_send(install);
-            }
-        });
-    }
-
-    pub(crate) fn install_filter(
-        &mut self,
-        number: u32,
-        generation: u32,
-        changes: u64,
-        filter: Arc<Filter>,
-    ) {
-        let Some(ledger) = self.segments.get_mut(&number) else {
-            return;
-        };
-        if (ledger.generation, ledger.changes) != (generation, changes) {
-            // Built anew once the change that came between is committed.
-            ledger.filter_asked = false;
-            return;
-        }
-        ledger.filter = Some(filter);
-        self.publish_table();
-    }
-
     /// Notes in the catalogue which sealed segments have no live job and need not be opened at
-    /// the next start. Also has the filters of newly sealed ones built.
+    /// the next start.
     pub(crate) fn settle(&mut self) {
-        let sealed = self.segments.values().filter(|ledger| ledger.sealed);
-        let unsettled: Vec<_> = sealed
-            .filter(|l| !l.summary_stored)
-            .map(|l| (l.number, l.live))
-            .collect();
-        for (number, live) in unsettled {
-            let Some(ledger) = self.segments.get_mut(&number) else {
-                continue;
-            };
-            let Some(filter) = &ledger.filter else {
-                if !ledger.filter_asked {
-                    self.build_filter(number);
-                }
-                continue;
-            };
+        let sealed = self.segments.values_mut().filter(|ledger| ledger.sealed);
+        for ledger in sealed.filter(|ledger| !ledger.summary_stored) {
+            let number = ledger.number;
             // What cannot be noted is worked out anew at the next start.
             if !ledger.filter_stored {
-                let stored = self.catalogue.set_filter(number, Some(&filter.encode()));
-                ledger.filter_stored = stored.is_ok();
+                let filter = ledger.filter.encode(&ledger.filter_of());
+                ledger.filter_stored = self.catalogue.set_filter(number, &filter).is_ok();
             }
-            if live == 0 && ledger.filter_stored {
-                let counts = summary::encode(&ledger.usage, &ledger.expiries);
+            if ledger.live == 0 && ledger.filter_stored {
+                let counts = summary::encode(ledger);
                 ledger.summary_stored = self.catalogue.set_summary(number, Some(&counts)).is_ok();
                 ledger.summary_stale = false;
                 self.connections.remove(&number);
@@ -134,26 +74,30 @@ impl Writer {
         }
     }
 
-    /// Before a settled segment gets another job: it has to be opened at the next start again.
-    pub(crate) fn unsettle(&mut self, number: u32, tag: Option<u64>) -> Result<(), StoreError> {
+    /// Before a sealed segment gets another job or tag: it has to be opened at the next start
+    /// again.
+    pub(crate) fn unsettle(&mut self, number: u32) -> Result<(), StoreError> {
         let Some(ledger) = self.segments.get_mut(&number) else {
             return Ok(());
         };
         ledger.changes += 1;
+        ledger.filter_stored = false;
         if ledger.summary_stored {
             self.shared
                 .noted(self.catalogue.set_summary(number, None))?;
             ledger.summary_stored = false;
         }
-        let Some(tag) = tag else { return Ok(()) };
-        if ledger.filter_stored {
-            self.shared.noted(self.catalogue.set_filter(number, None))?;
-            ledger.filter_stored = false;
-        }
-        if let Some(filter) = &ledger.filter {
-            filter.insert(tag);
-        }
         Ok(())
+    }
+
+    /// Keeps the filter of the newest segment, so that the next start need not read its tags.
+    pub(crate) fn keep_newest_filter(&mut self) {
+        let newest = self.segments.last_key_value();
+        if let Some((number, ledger)) = newest.filter(|_| self.shared.failure().is_none()) {
+            let filter = ledger.filter.encode(&ledger.filter_of());
+            // Otherwise it is built anew.
+            let _ = self.catalogue.set_filter(*number, &filter);
+        }
     }
 
     /// Writes counts to the catalogue that changed after they were noted.
@@ -163,7 +107,7 @@ impl Writer {
             .values_mut()
             .filter(|ledger| ledger.summary_stale)
         {
-            let counts = summary::encode(&ledger.usage, &ledger.expiries);
+            let counts = summary::encode(ledger);
             if self
                 .catalogue
                 .set_summary(ledger.number, Some(&counts))

@@ -2,18 +2,15 @@
 
 use std::path::Path;
 
-use kjob_core::{Owner, StoreError, Usage};
+use kjob_core::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::counts::{self, Meta};
 use super::error::{sql, sql_of};
-use super::summary::OwnerUsage;
-
-/// "kjob", so that `file` and `sqlite3` can tell what a file is.
-pub(crate) const APPLICATION_ID: i64 = 0x6b6a_6f62;
-
-/// The format of catalogue and segments (docs/store.md). Another one is refused.
-pub(crate) const FORMAT: i64 = 1;
+use super::layout::Layout;
+use super::schema::{self, Schema};
+use super::totals::Totals;
 
 /// How a connection is going to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,28 +23,48 @@ pub(crate) enum Access {
     Read,
 }
 
-/// Opens an existing segment.
+/// Opens an existing segment, and sees that the file is what its name says.
 pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
-    let name = || {
-        let name = path.file_name().unwrap_or_default();
-        format!("segment file {}", name.display())
+    let file = || path.file_name().unwrap_or_default().display().to_string();
+    let name = || format!("segment file {}", file());
+    let connection = connect(path, access).map_err(sql_of("open a segment", name))?;
+    let damaged = |how: &str| StoreError::Corrupt {
+        what: format!("{}: {how}", name()),
     };
-    connect(path, access).map_err(sql_of("open a segment", name))
+    let schema = || Ok(Schema::read(&connection)? == Schema::of(make_tables)?);
+    if !schema().map_err(sql_of("open a segment", name))? {
+        return Err(damaged(
+            "its tables are not those of a segment of this format",
+        ));
+    }
+    let meta = Meta::read(&connection, &name())?;
+    if Layout::parse_segment(path) != Some((meta.number, meta.generation)) {
+        let (number, generation) = (meta.number, meta.generation);
+        return Err(damaged(&format!(
+            "it is that of segment {number}, generation {generation}"
+        )));
+    }
+    Ok(connection)
 }
 
 /// Makes a new segment, durably but for its name in the directory.
-pub(crate) fn create(path: &Path) -> Result<Connection, StoreError> {
+pub(crate) fn create(
+    layout: &Layout,
+    number: u32,
+    generation: u32,
+) -> Result<Connection, StoreError> {
     let create = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
+        let connection = Connection::open_with_flags(layout.segment(number, generation), flags)?;
         connection.pragma_update(None, "page_size", 4096)?;
         set_up(&connection, Access::Newest)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        connection.execute_batch(TABLES)?;
-        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-        connection.pragma_update(None, "user_version", FORMAT)?;
+        make_tables(&connection)?;
+        counts::put_meta(&connection, "number", number.into())?;
+        counts::put_meta(&connection, "generation", generation.into())?;
+        Totals::default().write(&connection, None)?;
         connection.execute_batch("COMMIT")?;
         checkpoint(&connection)?;
         Ok(connection)
@@ -59,20 +76,6 @@ pub(crate) fn create(path: &Path) -> Result<Connection, StoreError> {
 /// happens to the end of a log, which is where disks that lose power lose what they promised.
 pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-}
-
-/// What each owner has in a segment.
-pub(crate) fn usage(connection: &Connection) -> rusqlite::Result<OwnerUsage> {
-    let mut query = connection.prepare("SELECT owner, jobs, bytes FROM usage")?;
-    let rows = query.query_map([], |row| {
-        let (jobs, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
-        let usage = Usage {
-            jobs: jobs.unsigned_abs(),
-            bytes: bytes.unsigned_abs(),
-        };
-        Ok((Owner::new(row.get_ref(0)?.as_str()?), usage))
-    })?;
-    rows.collect()
 }
 
 fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
@@ -97,6 +100,8 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     };
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "mmap_size", 0)?;
+    // A damaged page is reported when it is read in, not worked on.
+    connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     // 64 MiB of 4 KiB pages, checkpointed by the commit that passes it.
@@ -104,6 +109,11 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     connection.pragma_update(None, "query_only", access == Access::Read)?;
     Ok(())
+}
+
+fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(TABLES)?;
+    schema::mark(connection)
 }
 
 /// Columns are in the order of what is read most: big ones last, so that a row's head is read
@@ -151,7 +161,6 @@ CREATE TABLE ends (            -- one row an ended job, in the order of ending
     lease INTEGER NOT NULL,
     started_at INTEGER,
     ended_at INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL,
     message TEXT,              -- of a failed job
     encoding INTEGER,          -- of a done job's result
     result_len INTEGER NOT NULL,
@@ -160,29 +169,40 @@ CREATE TABLE ends (            -- one row an ended job, in the order of ending
     crc INTEGER NOT NULL,      -- of the columns above, but for seq
     result BLOB
 );
-CREATE UNIQUE INDEX ends_id ON ends (id);
-CREATE TABLE expiries (        -- ended jobs whose expiry was moved forward
+CREATE TABLE expiries (        -- one row an ended job: when it expires, and where its end is
     id INTEGER PRIMARY KEY,
     expires_at INTEGER NOT NULL,
+    seq INTEGER NOT NULL,      -- of its row in ends
     crc INTEGER NOT NULL
 );
 CREATE TABLE tags (            -- who has a tag; generated tags need no row
     tag NOT NULL,
     owner TEXT NOT NULL,
     id INTEGER NOT NULL,       -- 0: the tag was given to a job of another segment
+    crc INTEGER NOT NULL,
     PRIMARY KEY (tag, owner)
 ) WITHOUT ROWID;
 CREATE TABLE usage (           -- jobs and bytes of each owner in this segment
     owner TEXT PRIMARY KEY,
     jobs INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
+    bytes INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE expiry_seconds (  -- how many ended jobs have expired once this second begins
     second INTEGER PRIMARY KEY,
-    jobs INTEGER NOT NULL
+    jobs INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 );
-CREATE TABLE meta (            -- low_water: no live job below; opened_at: its first submit
+CREATE TABLE meta (            -- number, generation: whose file this is; low_water: no live job
+    name TEXT PRIMARY KEY,     -- below; opened_at: its first submit
+    value INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE totals (          -- what the rows of each table above add up to, but for meta
     name TEXT PRIMARY KEY,
-    value INTEGER NOT NULL
+    rows INTEGER NOT NULL,
+    ids INTEGER NOT NULL,
+    crcs INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";

@@ -40,8 +40,8 @@ pub(crate) struct SegmentEntry {
     pub(crate) number: u32,
     pub(crate) generation: u32,
     pub(crate) first_id: i64,
-    /// Over its tags; `None` where every tag may be there: in the newest, and until it is built.
-    pub(crate) filter: Option<Arc<Filter>>,
+    /// Over its tags.
+    pub(crate) filter: Arc<Filter>,
 }
 
 /// Usage of everyone.

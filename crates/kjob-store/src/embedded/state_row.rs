@@ -10,20 +10,19 @@ use super::blobs::Content;
 use super::checksum::Checksum;
 use super::job_row::{Extent, encoding_from, encoding_to};
 
-/// The columns that [`StateRow::read`] takes, of tables called `s`, `e` and `x`.
+/// The columns that [`StateRow::read`] takes, of tables called `s`, `x` and `e`.
 pub(crate) const COLUMNS: &str = "s.phase, s.progress, s.attempt, s.lease, s.not_before, \
-     s.started_at, s.crc, \
-     e.phase, e.progress, e.attempt, e.lease, e.started_at, e.ended_at, e.expires_at, e.message, \
-     e.encoding, e.result_len, e.result_crc, e.result_file, e.crc, \
-     x.expires_at, x.crc";
+     s.started_at, s.crc, x.expires_at, x.seq, x.crc, \
+     e.phase, e.progress, e.attempt, e.lease, e.started_at, e.ended_at, e.message, \
+     e.encoding, e.result_len, e.result_crc, e.result_file, e.crc";
 
 /// How many they are.
 pub(crate) const COLUMN_COUNT: usize = 22;
 
 /// Joins the three tables to a table `j` of jobs.
 pub(crate) const JOINS: &str = "LEFT JOIN states s ON s.id = j.id \
-     LEFT JOIN ends e ON e.id = j.id \
-     LEFT JOIN expiries x ON x.id = j.id";
+     LEFT JOIN expiries x ON x.id = j.id \
+     LEFT JOIN ends e ON e.seq = x.seq";
 
 /// What the three tables say of a job, checked, without its result.
 #[derive(Debug)]
@@ -39,6 +38,8 @@ pub(crate) struct EndRow {
     /// With an empty result.
     pub(crate) ending: Ending,
     pub(crate) expires_at: Timestamp,
+    /// Its row in `ends`.
+    pub(crate) seq: i64,
     pub(crate) result: Extent,
 }
 
@@ -68,8 +69,13 @@ impl StateRow {
                 .get::<_, Option<i64>>(column)?
                 .map(Timestamp::from_millis))
         };
-        let end = at + 7;
-        if let Some(ended_at) = time(end + 5)? {
+        let is_null = |column| row.get_ref(column).map(|v| v == ValueRef::Null);
+        let (expiry, end) = (at + 7, at + 10);
+        if let Some(expires_at) = time(expiry)? {
+            let seq = row.get(expiry + 1)?;
+            if expiry_checksum(id, expires_at, seq) != row.get::<_, u32>(expiry + 2)? {
+                return Ok(None);
+            }
             let Some(phase) = Phase::from_u8(row.get(end)?) else {
                 return Ok(None);
             };
@@ -80,15 +86,14 @@ impl StateRow {
                 lease: Lease(row.get(end + 3)?),
                 not_before: None,
                 started_at: time(end + 4)?,
-                ended_at: Some(ended_at),
+                ended_at: time(end + 5)?,
             };
-            let stored_expiry = Timestamp::from_millis(row.get(end + 6)?);
-            let message = row.get_ref(end + 7)?.as_str_or_null()?.map(Text::copy_from);
-            let encoding = row.get::<_, Option<u8>>(end + 8)?.and_then(encoding_from);
+            let message = row.get_ref(end + 6)?.as_str_or_null()?.map(Text::copy_from);
+            let encoding = row.get::<_, Option<u8>>(end + 7)?.and_then(encoding_from);
             let result = Extent {
-                len: row.get::<_, i64>(end + 9)?.cast_unsigned(),
-                crc: row.get(end + 10)?,
-                file: row.get(end + 11)?,
+                len: row.get::<_, i64>(end + 8)?.cast_unsigned(),
+                crc: row.get(end + 9)?,
+                file: row.get(end + 10)?,
             };
             let ending = match (phase, message, encoding) {
                 (Phase::Done, None, Some(encoding)) => Ending::Done(Payload {
@@ -99,21 +104,13 @@ impl StateRow {
                 (Phase::Cancelled, None, None) => Ending::Cancelled,
                 _ => return Ok(None),
             };
-            if end_checksum(id, &state, stored_expiry, &ending, &result)
-                != row.get::<_, u32>(end + 12)?
-            {
+            if end_checksum(id, &state, &ending, &result) != row.get::<_, u32>(end + 11)? {
                 return Ok(None);
-            }
-            let mut expires_at = stored_expiry;
-            if let Some(moved) = time(at + 20)? {
-                if expiry_checksum(id, moved) != row.get::<_, u32>(at + 21)? {
-                    return Ok(None);
-                }
-                expires_at = moved;
             }
             let end = Some(EndRow {
                 ending,
                 expires_at,
+                seq,
                 result,
             });
             return Ok(Some(Self {
@@ -121,13 +118,12 @@ impl StateRow {
                 end,
             }));
         }
-        let is_null = |column| row.get_ref(column).map(|v| v == ValueRef::Null);
+        // A row whose first value alone was lost is damaged, not absent.
+        if !is_null(expiry + 2)? {
+            return Ok(None);
+        }
         let Some(phase) = row.get::<_, Option<u8>>(at)? else {
-            // A row whose first value alone was lost is damaged, not absent.
-            if !(is_null(at + 6)? && is_null(end + 12)?) {
-                return Ok(None);
-            }
-            return Ok(Some(Self {
+            return Ok(is_null(at + 6)?.then_some(Self {
                 state: None,
                 end: None,
             }));
@@ -144,7 +140,7 @@ impl StateRow {
             started_at: time(at + 5)?,
             ended_at: None,
         };
-        let right = state_checksum(id, &state) == row.get::<_, u32>(at + 6)? && is_null(end + 12)?;
+        let right = state_checksum(id, &state) == row.get::<_, u32>(at + 6)?;
         Ok(right.then_some(Self {
             state: Some(state),
             end: None,
@@ -152,8 +148,13 @@ impl StateRow {
     }
 }
 
-/// Writes a live job's state.
-pub(crate) fn put_state(connection: &Connection, id: JobId, state: &State) -> rusqlite::Result<()> {
+/// Writes a live job's state; gives the row's checksum.
+pub(crate) fn put_state(
+    connection: &Connection,
+    id: JobId,
+    state: &State,
+) -> rusqlite::Result<u32> {
+    let crc = state_checksum(id, state);
     let put = "INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     connection.prepare_cached(put)?.execute(params![
         id.get(),
@@ -163,21 +164,29 @@ pub(crate) fn put_state(connection: &Connection, id: JobId, state: &State) -> ru
         state.lease.0,
         state.not_before.map(Timestamp::as_millis),
         state.started_at.map(Timestamp::as_millis),
-        state_checksum(id, state),
+        crc,
     ])?;
-    Ok(())
+    Ok(crc)
 }
 
-/// Adds the row of an ended job. The first statement of a finish: a job has one end.
+/// The checksums of the rows of an end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndSums {
+    pub(crate) end: u32,
+    pub(crate) expiry: u32,
+}
+
+/// Adds the rows of an ended job; gives their checksums. The first statement of a finish: a job
+/// has one end.
 pub(crate) fn insert_end(
     connection: &Connection,
     id: JobId,
     state: &State,
     expires_at: Timestamp,
     ending: &NewEnding,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<EndSums> {
     let insert = "INSERT INTO ends VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
-                  ?12, ?13, ?14, ?15)";
+                  ?12, ?13, ?14)";
     let (result, data) = match ending {
         NewEnding::Done(_, content @ Content::Inline(data)) => {
             (Extent::of(content), Some(&data[..]))
@@ -193,6 +202,7 @@ pub(crate) fn insert_end(
         NewEnding::Failed(message) => Ending::Failed(message.clone()),
         NewEnding::Cancelled => Ending::Cancelled,
     };
+    let crc = end_checksum(id, state, &kept, &result);
     connection.prepare_cached(insert)?.execute(params![
         id.get(),
         state.phase as u8,
@@ -201,7 +211,6 @@ pub(crate) fn insert_end(
         state.lease.0,
         state.started_at.map(Timestamp::as_millis),
         state.ended_at.map(Timestamp::as_millis),
-        expires_at.as_millis(),
         match &kept {
             Ending::Failed(message) => Some(message.as_str()),
             _ => None,
@@ -213,10 +222,15 @@ pub(crate) fn insert_end(
         result.len.cast_signed(),
         result.crc,
         result.file,
-        end_checksum(id, state, expires_at, &kept, &result),
+        crc,
         data,
     ])?;
-    Ok(())
+    let seq = connection.last_insert_rowid();
+    let insert = "INSERT INTO expiries VALUES (?1, ?2, ?3, ?4)";
+    let expiry = expiry_checksum(id, expires_at, seq);
+    let values = params![id.get(), expires_at.as_millis(), seq, expiry];
+    connection.prepare_cached(insert)?.execute(values)?;
+    Ok(EndSums { end: crc, expiry })
 }
 
 /// Removes the state of a job that has ended.
@@ -227,19 +241,21 @@ pub(crate) fn remove_state(connection: &Connection, id: JobId) -> rusqlite::Resu
     Ok(())
 }
 
-/// Moves an ended job's expiry.
+/// Moves an ended job's expiry; gives the row's checksum.
 pub(crate) fn put_expiry(
     connection: &Connection,
     id: JobId,
     at: Timestamp,
-) -> rusqlite::Result<()> {
+    seq: i64,
+) -> rusqlite::Result<u32> {
+    let crc = expiry_checksum(id, at, seq);
     connection
-        .prepare_cached("INSERT OR REPLACE INTO expiries VALUES (?1, ?2, ?3)")?
-        .execute(params![id.get(), at.as_millis(), expiry_checksum(id, at)])?;
-    Ok(())
+        .prepare_cached("UPDATE expiries SET expires_at = ?2, crc = ?3 WHERE id = ?1")?
+        .execute(params![id.get(), at.as_millis(), crc])?;
+    Ok(crc)
 }
 
-fn state_checksum(id: JobId, state: &State) -> u32 {
+pub(crate) fn state_checksum(id: JobId, state: &State) -> u32 {
     Checksum::default()
         .int(id.get())
         .int(state.phase as u8)
@@ -251,17 +267,10 @@ fn state_checksum(id: JobId, state: &State) -> u32 {
         .end()
 }
 
-fn end_checksum(
-    id: JobId,
-    state: &State,
-    expires_at: Timestamp,
-    ending: &Ending,
-    result: &Extent,
-) -> u32 {
+fn end_checksum(id: JobId, state: &State, ending: &Ending, result: &Extent) -> u32 {
     let row = Checksum::default()
         .int(state_checksum(id, state))
         .maybe(state.ended_at.map(Timestamp::as_millis))
-        .int(expires_at.as_millis())
         .int(result.len.cast_signed())
         .int(result.crc)
         .maybe(result.file.map(i64::from));
@@ -273,6 +282,10 @@ fn end_checksum(
     .end()
 }
 
-fn expiry_checksum(id: JobId, at: Timestamp) -> u32 {
-    Checksum::default().int(id.get()).int(at.as_millis()).end()
+pub(crate) fn expiry_checksum(id: JobId, at: Timestamp, seq: i64) -> u32 {
+    Checksum::default()
+        .int(id.get())
+        .int(at.as_millis())
+        .int(seq)
+        .end()
 }

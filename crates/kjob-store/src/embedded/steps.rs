@@ -1,14 +1,14 @@
 //! The steps on one job, as the writer does them: the tag rule and the state machine, against
 //! what is committed and what the batch has done so far.
 
+use std::sync::Arc;
+
 use kjob_core::{
     Difference, JobId, JobTag, Owner, Parts, Phase, Refused, State, StepError, StoreError,
     Submitted, TagReuse, Timestamp, Transition, apply,
 };
-use rusqlite::params;
 
 use super::blobs::Content;
-
 use super::job_row::{self, millis};
 use super::live::{Live, first_state};
 use super::query::Stored;
@@ -118,12 +118,7 @@ impl Writer {
             .segments
             .values()
             .rev()
-            .filter(|ledger| {
-                ledger
-                    .filter
-                    .as_ref()
-                    .is_none_or(|filter| filter.may_hold(hash))
-            })
+            .filter(|ledger| ledger.filter.may_hold(hash))
             .map(|ledger| ledger.number)
             .collect();
         for number in candidates {
@@ -186,24 +181,30 @@ impl Writer {
         tag: &JobTag,
         id: JobId,
     ) -> Result<(), StoreError> {
-        let doing = "give a tag away";
-        let (connection, _) = self.writing(place)?;
-        let change = if tag.carried_id() == Some(id) {
-            // It has no entry to delete: one that names nobody says that it is gone.
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, 0)")
-                .and_then(|mut put| put.execute(params![TagKey::of(tag), owner.as_str()]))
-        } else {
-            connection
-                .prepare_cached("DELETE FROM tags WHERE tag = ?1 AND owner = ?2")
-                .and_then(|mut delete| delete.execute(params![TagKey::of(tag), owner.as_str()]))
-        };
-        if let Err(error) = change {
-            return Err(self.failed(place, doing, error));
+        // It is still noted here that the tag was once this segment's, so that what was lost is
+        // told from what was given away. Of a generated tag this is the first entry.
+        let sealed = self
+            .segments
+            .get(&place)
+            .is_some_and(|ledger| ledger.sealed);
+        if sealed {
+            self.unsettle(place)?;
+        }
+        let (connection, pending) = self.writing(place)?;
+        match tags::put(connection, &TagKey::of(tag), owner.as_str(), 0) {
+            Ok(crc) => {
+                if tag.carried_id() != Some(id) {
+                    let old = tags::checksum(&TagKey::of(tag), owner.as_str(), id.get());
+                    pending.totals.tags.remove(id.get(), old);
+                }
+                pending.totals.tags.add(0, crc);
+            }
+            Err(error) => return Err(self.failed(place, "give a tag away", error)),
         }
         if let Some(ledger) = self.segments.get_mut(&place) {
             // A copy of the segment that is being made may have the entry already.
             ledger.changes += 1;
+            ledger.filter.insert(tags::hash_of(tag, owner));
         }
         Ok(())
     }
@@ -243,15 +244,14 @@ impl Writer {
     }
 
     fn try_store(&mut self, number: u32, submit: &mut Submit) -> Result<State, StoreError> {
-        let header = std::sync::Arc::clone(&submit.header);
+        let header = Arc::clone(&submit.header);
         let generated = header.tag.carried_id() == Some(header.id);
         if self
             .segments
             .get(&number)
             .is_some_and(|ledger| ledger.sealed)
         {
-            let tag = (!generated).then(|| tags::hash_of(&header.tag, &header.owner));
-            self.unsettle(number, tag)?;
+            self.unsettle(number)?;
         }
         if let Content::File { blob, .. } = &mut submit.payload {
             blob.move_to(&self.shared.layout, number)?;
@@ -261,25 +261,45 @@ impl Writer {
             Some(ledger) if ledger.opened_at.is_none() => Some(header.received_at.as_millis()),
             _ => None,
         };
+        let key = TagKey::of(&header.tag);
+        let owner = header.owner.as_str();
+        let hash = (!generated).then(|| tags::hash_of(&header.tag, &header.owner));
+        let filter = self.segments.get(&number).map(|l| Arc::clone(&l.filter));
+        // An expired or failed job may have had the tag here.
+        let may_replace =
+            hash.is_some_and(|hash| filter.as_ref().is_none_or(|filter| filter.may_hold(hash)));
+        let replaced = if may_replace {
+            self.reading(number)?.tag_id(&header.owner, &header.tag)?
+        } else {
+            None
+        };
         let (connection, pending) = self.writing(number)?;
         pending.opened_at = pending.opened_at.or(opened_at);
         let started = state.started_at.is_some();
-        let mut stored = job_row::insert(connection, &header, started, &submit.payload);
-        if stored.is_ok() && !generated {
-            let put = "INSERT INTO tags VALUES (?1, ?2, ?3) \
-                       ON CONFLICT (tag, owner) DO UPDATE SET id = excluded.id";
-            let values = params![
-                TagKey::of(&header.tag),
-                header.owner.as_str(),
-                header.id.get()
-            ];
-            stored = connection
-                .prepare_cached(put)
-                .and_then(|mut p| p.execute(values))
-                .map(drop);
-        }
-        match stored {
-            Ok(()) => Ok(state),
+        let store = || {
+            let job = job_row::insert(connection, &header, started, &submit.payload)?;
+            let tag = match hash {
+                Some(_) => Some(tags::put(connection, &key, owner, header.id.get())?),
+                None => None,
+            };
+            Ok((job, tag))
+        };
+        match store() {
+            Ok((job, tag)) => {
+                let id = header.id.get();
+                pending.totals.jobs.add(id, job);
+                if let Some(old) = replaced {
+                    let crc = tags::checksum(&key, owner, old);
+                    pending.totals.tags.remove(old, crc);
+                }
+                if let Some(crc) = tag {
+                    pending.totals.tags.add(id, crc);
+                }
+                if let (Some(hash), Some(filter)) = (hash, filter) {
+                    filter.insert(hash);
+                }
+                Ok(state)
+            }
             Err(error) => Err(self.failed(number, "store a job", error)),
         }
     }
@@ -323,7 +343,9 @@ impl Writer {
         }
         let (connection, pending) = self.writing(number)?;
         match state_row::put_state(connection, id, &state) {
-            Ok(()) => {
+            Ok(crc) => {
+                live.take_row(id, &mut pending.totals);
+                pending.totals.states.add(id.get(), crc);
                 let moved = Live::new(live.owner, live.retention_ms, &state, true);
                 pending.states.insert(id, Some(moved));
                 Ok(state)
@@ -358,12 +380,20 @@ impl Writer {
             _ => 0,
         };
         let (connection, pending) = self.writing(number)?;
-        let mut stored = state_row::insert_end(connection, id, state, expires_at, &ending);
-        if stored.is_ok() && live.has_row {
-            stored = state_row::remove_state(connection, id);
-        }
-        if let Err(error) = stored {
-            return Err(self.failed(number, "store a job's end", error));
+        let store = || {
+            let sums = state_row::insert_end(connection, id, state, expires_at, &ending)?;
+            if live.has_row {
+                state_row::remove_state(connection, id)?;
+            }
+            Ok(sums)
+        };
+        match store() {
+            Ok(sums) => {
+                live.take_row(id, &mut pending.totals);
+                pending.totals.ends.add(id.get(), sums.end);
+                pending.totals.expiries.add(id.get(), sums.expiry);
+            }
+            Err(error) => return Err(self.failed(number, "store a job's end", error)),
         }
         pending.states.insert(id, None);
         pending.live -= 1;
@@ -415,8 +445,14 @@ impl Writer {
             return Ok(Some(number));
         }
         let (connection, pending) = self.writing(number)?;
-        if let Err(error) = state_row::put_expiry(connection, id, at) {
-            return Err(self.failed(number, "move a job's expiry", error));
+        match state_row::put_expiry(connection, id, at, end.seq) {
+            Ok(crc) => {
+                let old = state_row::expiry_checksum(id, end.expires_at, end.seq);
+                pending.totals.expiries.remove(id.get(), old);
+                pending.totals.expiries.add(id.get(), crc);
+                pending.moved.push((id, at));
+            }
+            Err(error) => return Err(self.failed(number, "move a job's expiry", error)),
         }
         pending.count_expiry(Expiries::second_of(end.expires_at), -1);
         pending.count_expiry(Expiries::second_of(at), 1);

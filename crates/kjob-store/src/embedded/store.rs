@@ -71,9 +71,6 @@ pub struct Statistics {
     /// Segment files that were read when the store was opened: the newest, and older ones that
     /// had live jobs.
     pub segments_read_at_open: usize,
-    /// Segments whose tags are looked up in memory before their files are: in time, all but the
-    /// newest.
-    pub segments_with_filter: usize,
     /// Jobs that have not ended.
     pub live_jobs: usize,
 }
@@ -111,7 +108,6 @@ impl EmbeddedStore {
             pending: BTreeMap::new(),
             readers: Arc::clone(&readers),
             background: Arc::clone(&background),
-            requests: requests.downgrade(),
             failed_commits: BTreeMap::new(),
             lock,
         };
@@ -134,11 +130,9 @@ impl EmbeddedStore {
     /// What the store's files are like now.
     pub fn statistics(&self) -> Statistics {
         let table = self.shared.table();
-        let with_filter = table.segments.iter().filter(|s| s.filter.is_some());
         Statistics {
             segments: table.segments.len(),
             segments_read_at_open: self.files_opened,
-            segments_with_filter: with_filter.count(),
             live_jobs: self.shared.live().len(),
         }
     }

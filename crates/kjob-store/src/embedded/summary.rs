@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use kjob_core::{Owner, Timestamp, Usage};
 
+use super::ledger::Ledger;
+use super::totals::{Sum, Totals};
+
 /// Jobs and bytes of each owner in one segment.
 pub(crate) type OwnerUsage = HashMap<Owner, Usage>;
 
@@ -38,6 +41,11 @@ impl Expiries {
         }
     }
 
+    /// How many have expired once `second` begins, and not before.
+    pub(crate) fn at(&self, second: i64) -> u64 {
+        self.seconds.get(&second).copied().unwrap_or(0)
+    }
+
     /// Jobs that have ended and not expired by `now`.
     pub(crate) fn unexpired(&self, now: Timestamp) -> u64 {
         let second = now.as_millis().div_euclid(1000);
@@ -60,8 +68,13 @@ impl Expiries {
 
 /// The counts of a segment as bytes, for the catalogue: so that a segment that is never written
 /// again need not be opened.
-pub(crate) fn encode(usage: &OwnerUsage, expiries: &Expiries) -> Vec<u8> {
-    let mut bytes = Vec::new();
+pub(crate) fn encode(ledger: &Ledger) -> Vec<u8> {
+    let (usage, expiries) = (&ledger.usage, &ledger.expiries);
+    let mut bytes = ledger.number.to_le_bytes().to_vec();
+    bytes.extend(ledger.generation.to_le_bytes());
+    for (_, sum) in ledger.totals.tables() {
+        bytes.extend(sum.to_bytes());
+    }
     let mut put = |number: u64| bytes.extend(number.to_le_bytes());
     put(usage.len() as u64);
     put(expiries.seconds.len() as u64);
@@ -80,12 +93,29 @@ pub(crate) fn encode(usage: &OwnerUsage, expiries: &Expiries) -> Vec<u8> {
     bytes
 }
 
-/// The counts in the bytes of [`encode`]; `None` if they are damaged.
-pub(crate) fn decode(bytes: &[u8]) -> Option<(OwnerUsage, Expiries)> {
+/// Takes the counts in the bytes of [`encode`] into the ledger of the segment they belong to;
+/// `None` if they are damaged or another's.
+pub(crate) fn decode(bytes: &[u8], ledger: &mut Ledger) -> Option<()> {
     let (mut rest, crc) = bytes.split_last_chunk()?;
     if crc32fast::hash(rest) != u32::from_le_bytes(*crc) {
         return None;
     }
+    let (number, tail) = rest.split_first_chunk()?;
+    let (generation, tail) = tail.split_first_chunk()?;
+    rest = tail;
+    let of = (u32::from_le_bytes(*number), u32::from_le_bytes(*generation));
+    if of != (ledger.number, ledger.generation) {
+        return None;
+    }
+    let totals = Totals {
+        jobs: Sum::take(&mut rest)?,
+        states: Sum::take(&mut rest)?,
+        ends: Sum::take(&mut rest)?,
+        expiries: Sum::take(&mut rest)?,
+        tags: Sum::take(&mut rest)?,
+        usage: Sum::take(&mut rest)?,
+        expiry_seconds: Sum::take(&mut rest)?,
+    };
     let owners = take(&mut rest)?;
     let seconds = take(&mut rest)?;
     let mut expiries = Expiries::default();
@@ -105,7 +135,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(OwnerUsage, Expiries)> {
             Usage { jobs, bytes },
         );
     }
-    rest.is_empty().then_some((usage, expiries))
+    if !rest.is_empty() {
+        return None;
+    }
+    ledger.jobs = usage.values().map(|usage| usage.jobs).sum();
+    (ledger.usage, ledger.expiries, ledger.totals) = (usage, expiries, totals);
+    Some(())
 }
 
 fn take(rest: &mut &[u8]) -> Option<u64> {
@@ -133,20 +168,29 @@ mod tests {
 
     #[test]
     fn counts_come_back_and_damage_is_seen() {
-        let mut expiries = Expiries::default();
-        expiries.add(-5, 2);
-        expiries.add(7, 3);
-        let usage = OwnerUsage::from([
+        let mut ledger = Ledger::new(4, 1);
+        ledger.expiries.add(-5, 2);
+        ledger.expiries.add(7, 3);
+        ledger.usage = OwnerUsage::from([
             (Owner::new("a"), Usage { jobs: 1, bytes: 2 }),
             (Owner::new("ö"), Usage { jobs: 3, bytes: 4 }),
         ]);
-        let bytes = encode(&usage, &expiries);
-        assert_eq!(decode(&bytes), Some((usage, expiries)));
+        ledger.jobs = 4;
+        ledger.totals.tags.add(7, 9);
+        let bytes = encode(&ledger);
+        let mut back = Ledger::new(4, 1);
+        assert_eq!(decode(&bytes, &mut back), Some(()));
+        assert_eq!(
+            (&back.usage, &back.expiries),
+            (&ledger.usage, &ledger.expiries)
+        );
+        assert_eq!((back.jobs, back.totals), (4, ledger.totals));
+        assert_eq!(decode(&bytes, &mut Ledger::new(5, 1)), None, "another's");
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert_eq!(decode(&damaged), None, "byte {at}");
-            assert_eq!(decode(&bytes[..at]), None, "cut at {at}");
+            assert_eq!(decode(&damaged, &mut back), None, "byte {at}");
+            assert_eq!(decode(&bytes[..at], &mut back), None, "cut at {at}");
         }
     }
 }

@@ -3,8 +3,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kjob_core::{JobTag, Owner};
-use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ToSql, params};
+
+use super::checksum::Checksum;
+use super::filter::Filter;
+use super::totals::Sum;
 
 /// A tag as a column value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,54 @@ pub(crate) fn tag_from(value: ValueRef<'_>) -> Option<JobTag> {
         ValueRef::Blob(bytes) => format_uuid(bytes.try_into().ok()?).parse().ok(),
         _ => None,
     }
+}
+
+/// The checksum of a row of `tags`.
+pub(crate) fn checksum(key: &TagKey<'_>, owner: &str, id: i64) -> u32 {
+    let kind = matches!(key, TagKey::Uuid(_));
+    Checksum::default()
+        .int(kind)
+        .bytes(key.bytes())
+        .bytes(owner.as_bytes())
+        .int(id)
+        .end()
+}
+
+/// Writes who has a tag, instead of whoever had it; 0 for nobody here. Gives the row's checksum.
+pub(crate) fn put(
+    connection: &Connection,
+    key: &TagKey<'_>,
+    owner: &str,
+    id: i64,
+) -> rusqlite::Result<u32> {
+    let crc = checksum(key, owner, id);
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![key, owner, id, crc])?;
+    Ok(crc)
+}
+
+/// Reads all rows of a table of tags: a filter over them, and what they add up to.
+pub(crate) fn scan(connection: &Connection, table: &str) -> rusqlite::Result<(Filter, Sum)> {
+    let rows = format!("SELECT count(*) FROM {table}");
+    let rows: i64 = connection.query_row(&rows, [], |row| row.get(0))?;
+    let filter = Filter::new(rows.unsigned_abs());
+    let mut sum = Sum::default();
+    let mut query = connection.prepare(&format!("SELECT tag, owner, id, crc FROM {table}"))?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        // A damaged row shows in the sum: it does not count.
+        let (id, crc) = (row.get(2)?, row.get(3)?);
+        let (Some(tag), Ok(owner)) = (tag_from(row.get_ref(0)?), row.get_ref(1)?.as_str()) else {
+            continue;
+        };
+        let key = TagKey::of(&tag);
+        if checksum(&key, owner, id) == crc {
+            filter.insert(hash(&key, owner));
+            sum.add(id, crc);
+        }
+    }
+    Ok((filter, sum))
 }
 
 /// What filters are asked with. Not stable between versions of Rust, which is why every stored

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use kjob_core::{JobId, StoreError};
 use rusqlite::Connection;
-use tokio::sync::mpsc::{Receiver, WeakSender};
+use tokio::sync::mpsc::Receiver;
 
 use super::catalogue::Catalogue;
 use super::error::{is_fatal, sql};
-use super::ledger::{Ledger, Pending};
+use super::ledger::{Ledger, Pending, Written};
 use super::live::Live;
 use super::lock::DirLock;
 use super::pool::Pool;
@@ -36,8 +36,6 @@ pub(crate) struct Writer {
     pub(crate) pending: BTreeMap<u32, Pending>,
     pub(crate) readers: Arc<Pool<Reader>>,
     pub(crate) background: Arc<Pool<()>>,
-    /// For background work to answer to; weak, so that it does not keep the writer going.
-    pub(crate) requests: WeakSender<Request>,
     /// Segments whose last commit in this batch failed.
     pub(crate) failed_commits: BTreeMap<u32, StoreError>,
     /// Let go last.
@@ -121,14 +119,6 @@ impl Writer {
                 self.commit();
                 drop(reply.send(self.swap(*copied)));
             }
-            Request::InstallFilter {
-                number,
-                generation,
-                changes,
-                filter,
-            } => {
-                self.install_filter(number, generation, changes, filter);
-            }
             Request::Close { reply } => drop(reply.send(Ok(()))),
             #[cfg(test)]
             Request::Inspect(Inspect(inspect)) => inspect(self),
@@ -145,7 +135,7 @@ impl Writer {
                 (None, None) => self.commit_segment(number, &pending),
             };
             match done {
-                Ok(low_water) => self.publish(number, pending, low_water),
+                Ok(written) => self.publish(number, pending, &written),
                 Err(error) => {
                     self.roll_back(number);
                     if is_fatal(&error) {
@@ -160,12 +150,8 @@ impl Writer {
         }
     }
 
-    /// Commits one segment's transaction; gives its low-water mark if that moved.
-    fn commit_segment(
-        &mut self,
-        number: u32,
-        pending: &Pending,
-    ) -> Result<Option<i64>, StoreError> {
+    /// Commits one segment's transaction.
+    fn commit_segment(&mut self, number: u32, pending: &Pending) -> Result<Written, StoreError> {
         let first_live = self.first_live(number);
         let (Some(ledger), Some(connection)) =
             (self.segments.get(&number), self.connections.get(&number))
@@ -174,19 +160,19 @@ impl Writer {
                 what: format!("segment {number} is gone"),
             });
         };
-        let low_water = ledger
+        let written = ledger
             .write(connection, pending, first_live)
             .map_err(sql("write a segment's counts"))?;
         execute(connection, "COMMIT")?;
-        Ok(low_water)
+        Ok(written)
     }
 
     /// Shows everyone what was committed, and answers.
-    fn publish(&mut self, number: u32, pending: Pending, low_water: Option<i64>) {
+    fn publish(&mut self, number: u32, mut pending: Pending, written: &Written) {
         let Some(ledger) = self.segments.get_mut(&number) else {
             return;
         };
-        ledger.take(&pending, low_water);
+        ledger.take(&mut pending, written);
         for (owner, (jobs, bytes)) in &pending.usage {
             self.shared.count(owner, *jobs, *bytes);
         }
@@ -370,6 +356,7 @@ impl Writer {
     /// Lets go of all files, the lock last.
     fn finish(mut self) -> Result<(), StoreError> {
         self.refresh_summaries();
+        self.keep_newest_filter();
         // The last one to close a file writes its log back, and that is to be us. And whoever
         // opens the directory next is to find nobody at work in it.
         let (done, wait) = std::sync::mpsc::channel::<()>();
@@ -413,7 +400,6 @@ impl Request {
             }
             Request::Sweep { reply, .. } => drop(reply.send(Err(error))),
             Request::Swap { reply, .. } => drop(reply.send(Err(error))),
-            Request::InstallFilter { .. } => {}
             #[cfg(test)]
             Request::Inspect(_) => {}
         }
