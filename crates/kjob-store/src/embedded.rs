@@ -2,10 +2,13 @@
 //!
 //! See docs/store.md for the layout and why it is so.
 
+mod backup;
 mod blobs;
 mod catalogue;
 mod checksum;
+mod compact;
 mod counts;
+mod deletions;
 mod error;
 mod filter;
 mod job_row;
@@ -25,7 +28,9 @@ mod schema;
 mod sealing;
 mod segment;
 mod shared;
+mod snapshot;
 mod state_row;
+mod stats;
 mod steps;
 mod store;
 mod summary;
@@ -33,6 +38,9 @@ mod tags;
 mod totals;
 mod writer;
 
+pub use backup::{BackupError, BackupReport};
+pub use compact::Compacted;
 pub use error::OpenError;
 pub use options::EmbeddedOptions;
+pub use stats::{DiskUse, JobCounts, SegmentStats, StoreStats};
 pub use store::{EmbeddedStore, Statistics};

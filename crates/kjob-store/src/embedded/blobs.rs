@@ -210,21 +210,28 @@ pub(crate) fn prune(
     dir: &Path,
     mut is_needed: impl FnMut(BlobName) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
-    let io = || error::file("remove left-over blob files");
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(io())?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(io())?;
-        let known = entry.file_name().to_str().and_then(BlobName::parse);
-        // A file that is not ours stays until its directory goes.
-        let Some(name) = known else { continue };
+    for name in names(dir)? {
         if !is_needed(name)? {
-            ignore_missing(fs::remove_file(entry.path())).map_err(io())?;
+            let removed = ignore_missing(fs::remove_file(dir.join(name.to_string())));
+            removed.map_err(error::file("remove left-over blob files"))?;
         }
     }
     Ok(())
+}
+
+/// The blobs in a segment's directory. A file that is not ours stays until its directory goes.
+pub(crate) fn names(dir: &Path) -> Result<Vec<BlobName>, StoreError> {
+    let io = || error::file("read a directory of blob files");
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io())?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(io())?.file_name();
+        names.extend(name.to_str().and_then(BlobName::parse));
+    }
+    Ok(names)
 }
 
 #[cfg(test)]

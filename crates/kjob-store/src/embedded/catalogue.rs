@@ -54,6 +54,19 @@ pub(crate) enum CatalogueError {
     Store(StoreError),
 }
 
+/// A second connection to the catalogue, which changes nothing.
+pub(crate) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
+    let open = || {
+        // For writing too, as the index of its log may have to be made; see `segment`.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(std::time::Duration::from_secs(10))?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    };
+    open().map_err(sql("open the catalogue"))
+}
+
 impl Catalogue {
     /// Opens the catalogue, or, where it `may_be_new`, makes one with no segments.
     pub(crate) fn open(path: &Path, may_be_new: bool) -> Result<Self, CatalogueError> {
@@ -123,6 +136,16 @@ impl Catalogue {
         })
     }
 
+    /// Opens a catalogue that was just copied from a good one.
+    pub(crate) fn open_copy(path: &Path) -> Result<Self, StoreError> {
+        Self::open(path, false).map_err(|error| match error {
+            CatalogueError::Store(error) => error,
+            other => StoreError::Corrupt {
+                what: format!("the copy of the catalogue: {other:?}"),
+            },
+        })
+    }
+
     /// Sets ids aside, durably.
     pub(crate) fn reserve(&mut self, count: u32) -> Result<IdBlock, StoreError> {
         let first = JobId::new(self.ids.next_id).ok_or(StoreError::NoIdsLeft)?;
@@ -130,13 +153,17 @@ impl Catalogue {
             .get()
             .saturating_add(i64::from(count.max(1)))
             .min(JobId::MAX + 1);
-        let ids = Ids {
-            next_id,
-            ..self.ids
-        };
-        ids.write(&self.connection).map_err(sql("reserve ids"))?;
-        self.ids = ids;
+        self.set_next_id(next_id)?;
         Ok(IdBlock::new(first, count.max(1)))
+    }
+
+    /// Passes over so many ids, durably, or over half of those that are left if these are fewer.
+    /// Gives the next id then.
+    pub(crate) fn leave_out(&mut self, count: i64) -> Result<i64, StoreError> {
+        let left = (JobId::MAX + 1).saturating_sub(self.ids.next_id);
+        let next = self.ids.next_id.saturating_add(count.min(left / 2));
+        self.set_next_id(next)?;
+        Ok(next)
     }
 
     /// Gives no id below this one: there are jobs up to it, whatever the file says.
@@ -175,6 +202,11 @@ impl Catalogue {
         self.change("begin a segment", |_| Ok(changed))?;
         self.settle();
         Ok(())
+    }
+
+    /// The next id that nobody has.
+    pub(crate) fn next_id(&self) -> i64 {
+        self.ids.next_id
     }
 
     /// The number for a new segment: above every one that ever was.
@@ -265,6 +297,16 @@ impl Catalogue {
     fn settle(&self) {
         // The change is durable either way, in the log.
         let _ = checkpoint(&self.connection);
+    }
+
+    fn set_next_id(&mut self, next_id: i64) -> Result<(), StoreError> {
+        let ids = Ids {
+            next_id,
+            ..self.ids
+        };
+        ids.write(&self.connection).map_err(sql("reserve ids"))?;
+        self.ids = ids;
+        Ok(())
     }
 
     fn segment(&self, number: u32) -> Result<SegmentRecord, StoreError> {

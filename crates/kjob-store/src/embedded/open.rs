@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kjob_core::{JobId, StoreError};
 use rusqlite::Connection;
 
-use super::blobs::{self, BlobKind};
+use super::blobs;
 use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
 use super::counts::Meta;
 use super::error::{file, sql};
@@ -391,16 +391,6 @@ fn remove_orphans(shared: &Shared, connection: &Connection, number: u32) -> Resu
         layout: &shared.layout,
         number,
     };
-    blobs::prune(&shared.layout.blobs_of(number), |name| {
-        let stored = match segment.stored(name.id) {
-            // What a damaged row said of the file is unknown, so the file stays.
-            Err(StoreError::Corrupt { .. }) => return Ok(true),
-            other => other?,
-        };
-        let file = stored.and_then(|stored| match name.kind {
-            BlobKind::Payload => stored.job.payload.file,
-            BlobKind::Result => stored.state.end.and_then(|end| end.result.file),
-        });
-        Ok(file == Some(name.number))
-    })
+    let dir = shared.layout.blobs_of(number);
+    blobs::prune(&dir, |name| segment.names_blob(name))
 }

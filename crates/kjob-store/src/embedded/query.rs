@@ -168,6 +168,19 @@ impl Segment<'_> {
         Ok(Some(stored))
     }
 
+    /// Whether a job's rows name a blob file. A damaged row may, as what it said is unknown.
+    pub(crate) fn names_blob(&self, blob: BlobName) -> Result<bool, StoreError> {
+        let stored = match self.stored(blob.id) {
+            Err(StoreError::Corrupt { .. }) => return Ok(true),
+            other => other?,
+        };
+        let file = stored.and_then(|stored| match blob.kind {
+            BlobKind::Payload => stored.job.payload.file,
+            BlobKind::Result => stored.state.end.and_then(|end| end.result.file),
+        });
+        Ok(file == Some(blob.number))
+    }
+
     /// Shows `visit` the rows of the jobs above `after`, up to `last`, by rising id, for
     /// [`Stored::read`], until it says that this is enough.
     pub(crate) fn scan(

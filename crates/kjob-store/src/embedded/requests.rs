@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 
 use super::blobs::{Content, NewBlob};
 use super::rewrite::{Copied, RewritePlan};
+use super::snapshot::{Prepared, Snapshot};
 use super::state_row::NewEnding;
+use super::stats::StoreStats;
 
 /// One step for the writer.
 #[derive(Debug)]
@@ -28,11 +30,20 @@ pub(crate) enum Request {
     },
     Sweep {
         now: Timestamp,
+        thoroughness: Thoroughness,
         reply: Reply<Swept>,
+    },
+    Stats {
+        now: Timestamp,
+        reply: Reply<StoreStats>,
     },
     Swap {
         copied: Box<Copied>,
         reply: Reply<Expired>,
+    },
+    Snapshot {
+        prepared: Box<Prepared>,
+        reply: Reply<Snapshot>,
     },
     Close {
         reply: Reply<()>,
@@ -40,6 +51,15 @@ pub(crate) enum Request {
     /// Lets a test reach inside, to break things.
     #[cfg(test)]
     Inspect(Inspect),
+}
+
+/// Which segments give back the space of their expired jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thoroughness {
+    /// Those of which less than half is needed: no more is copied than is freed.
+    WhatPays,
+    /// All that have any.
+    All,
 }
 
 /// What a test does inside the writer.

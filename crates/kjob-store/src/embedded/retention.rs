@@ -8,7 +8,7 @@ use kjob_core::{Expired, StoreError, Timestamp};
 
 use super::job_row::millis;
 use super::layout::{self, Layout, ignore_missing};
-use super::requests::Swept;
+use super::requests::{Swept, Thoroughness};
 use super::rewrite::{Copied, RewritePlan, cutoff};
 use super::segment::{self, Access};
 use super::writer::Writer;
@@ -28,7 +28,15 @@ const WORTH_BYTES: u64 = 1 << 20;
 impl Writer {
     /// Drops segments of which nothing is needed, and says which one to rewrite. Looks at counts,
     /// never at jobs.
-    pub(crate) fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+    pub(crate) fn sweep(
+        &mut self,
+        now: Timestamp,
+        thoroughness: Thoroughness,
+    ) -> Result<Swept, StoreError> {
+        let pays = |needed: u64, jobs: u64| match thoroughness {
+            Thoroughness::WhatPays => needed < jobs / NEEDED_SHARE,
+            Thoroughness::All => needed < jobs,
+        };
         let age = millis(self.shared.options.segment_age);
         let rolls = self.newest().is_some_and(|newest| {
             let needed = newest.live + newest.expiries.unexpired(now);
@@ -36,9 +44,10 @@ impl Writer {
                 .opened_at
                 .is_some_and(|at| now.as_millis().saturating_sub(at) >= age);
             // One job that is kept must not hold on to the bytes of all that have expired.
-            let worth = newest.jobs >= WORTH_JOBS || newest.bytes() >= WORTH_BYTES;
-            let mostly_expired = worth && needed < newest.jobs / NEEDED_SHARE;
-            newest.jobs > 0 && (needed == 0 || old || mostly_expired)
+            let worth = newest.jobs >= WORTH_JOBS
+                || newest.bytes() >= WORTH_BYTES
+                || thoroughness == Thoroughness::All;
+            newest.jobs > 0 && (needed == 0 || old || (worth && pays(needed, newest.jobs)))
         });
         if rolls {
             self.roll()?;
@@ -64,7 +73,7 @@ impl Writer {
                 self.drop_segment(number)?;
             } else if needed == 0 {
                 expired.more = true;
-            } else if needed < ledger.jobs / NEEDED_SHARE && rewrite.is_none() {
+            } else if pays(needed, ledger.jobs) && rewrite.is_none() {
                 let (generation, changes) = (ledger.generation, ledger.changes);
                 ledger.moved.get_or_insert_default();
                 rewrite = Some(RewritePlan {
@@ -150,11 +159,13 @@ impl Writer {
         Ok(expired)
     }
 
-    /// Deletes files beside the writer, once no reader holds them. What is left over by a crash
-    /// is deleted at the next open.
+    /// Deletes files beside the writer, once no reader holds them and no backup copies them. What
+    /// is left over by a crash is deleted at the next open.
     fn delete_unnamed(&self, delete: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
         self.readers.submit_to_each(super::reader::Reader::purge);
-        self.background.submit(move |()| drop(delete()));
+        if let Some(delete) = self.shared.deletions.admit(Box::new(delete)) {
+            self.background.submit(move |()| delete());
+        }
     }
 }
 

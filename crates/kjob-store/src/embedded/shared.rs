@@ -10,6 +10,7 @@ use std::sync::{
 use kjob_core::{Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
 use super::EmbeddedOptions;
+use super::deletions::Deletions;
 use super::error::is_fatal;
 use super::filter::Filter;
 use super::layout::Layout;
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     live: RwLock<BTreeMap<JobId, Live>>,
     headers: Mutex<HeaderCache>,
     usage: Mutex<UsageBook>,
+    /// Of files that no longer belong to the store.
+    pub(crate) deletions: Arc<Deletions>,
     closed: AtomicBool,
     failure: OnceLock<StoreError>,
 }
@@ -67,6 +70,7 @@ impl Shared {
             live: RwLock::default(),
             headers: Mutex::default(),
             usage: Mutex::default(),
+            deletions: Arc::new(Deletions::new()),
             closed: AtomicBool::new(false),
             failure: OnceLock::new(),
         }
@@ -148,6 +152,11 @@ impl Shared {
             total: book.total,
             owner: book.owners.get(owner).copied().unwrap_or_default(),
         }
+    }
+
+    /// How many owners have stored jobs.
+    pub(crate) fn owners(&self) -> u64 {
+        self.book().owners.len() as u64
     }
 
     /// Adds to what is stored of an owner; negative numbers take away.

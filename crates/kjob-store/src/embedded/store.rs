@@ -20,7 +20,7 @@ use super::live::detached;
 use super::lock::DirLock;
 use super::pool::Pool;
 use super::reader::Reader;
-use super::requests::{Action, NewFinish, Reply, Request, Step, Submit};
+use super::requests::{Action, NewFinish, Reply, Request, Step, Submit, Thoroughness};
 use super::rewrite::{Progress, Rewrite, RewritePlan};
 use super::shared::Shared;
 use super::writer::Writer;
@@ -51,14 +51,14 @@ const BACKGROUND_THREADS: usize = 2;
 /// # Ok(()) }
 /// ```
 pub struct EmbeddedStore {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// `None` only while the store is dropped.
-    requests: Option<mpsc::Sender<Request>>,
+    pub(crate) requests: Option<mpsc::Sender<Request>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Pool<Reader>>,
     background: Arc<Pool<()>>,
     /// A segment that is being rewritten, between two calls of `expire`.
-    rewriting: Mutex<Option<Rewrite>>,
+    pub(crate) rewriting: Mutex<Option<Rewrite>>,
     files_opened: usize,
 }
 
@@ -138,7 +138,7 @@ impl EmbeddedStore {
     }
 
     /// Has the writer do something, and waits for its answer.
-    async fn ask<T, E: From<StoreError>>(
+    pub(crate) async fn ask<T, E: From<StoreError>>(
         &self,
         request: impl FnOnce(Reply<T, E>) -> Request,
     ) -> Result<T, E> {
@@ -164,7 +164,7 @@ impl EmbeddedStore {
     }
 
     /// Has a background thread do something.
-    async fn work<T: Send + 'static>(
+    pub(crate) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -214,6 +214,27 @@ impl EmbeddedStore {
             payload: None,
             ending: None,
             expires_at: None,
+        })
+    }
+
+    /// Drops and rewrites segments; a bounded piece of work.
+    pub(crate) async fn give_back(
+        &self,
+        now: Timestamp,
+        thoroughness: Thoroughness,
+    ) -> Result<Expired, StoreError> {
+        let swept = self
+            .ask(|reply| Request::Sweep {
+                now,
+                thoroughness,
+                reply,
+            })
+            .await?;
+        let rewritten = self.rewrite(swept.rewrite).await?;
+        Ok(Expired {
+            jobs: swept.expired.jobs + rewritten.jobs,
+            bytes: swept.expired.bytes + rewritten.bytes,
+            more: swept.expired.more || rewritten.more,
         })
     }
 
@@ -362,13 +383,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
-        let swept = self.ask(|reply| Request::Sweep { now, reply }).await?;
-        let rewritten = self.rewrite(swept.rewrite).await?;
-        Ok(Expired {
-            jobs: swept.expired.jobs + rewritten.jobs,
-            bytes: swept.expired.bytes + rewritten.bytes,
-            more: swept.expired.more || rewritten.more,
-        })
+        self.give_back(now, Thoroughness::WhatPays).await
     }
 
     fn usage(&self, owner: &Owner) -> StoreUsage {

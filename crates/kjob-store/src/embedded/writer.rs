@@ -110,15 +110,24 @@ impl Writer {
             }
             Request::Step(step) => self.step(*step),
             Request::ExpireAt { id, at, reply } => self.expire_at(id, at, reply),
-            Request::Sweep { now, reply } => {
+            Request::Sweep {
+                now,
+                thoroughness,
+                reply,
+            } => {
                 // It looks at committed counts only.
                 self.commit();
-                drop(reply.send(self.sweep(now)));
+                drop(reply.send(self.sweep(now, thoroughness)));
+            }
+            Request::Stats { now, reply } => {
+                self.commit();
+                drop(reply.send(Ok(self.stats(now))));
             }
             Request::Swap { copied, reply } => {
                 self.commit();
                 drop(reply.send(self.swap(*copied)));
             }
+            Request::Snapshot { prepared, reply } => drop(reply.send(self.snapshot(*prepared))),
             Request::Close { reply } => drop(reply.send(Ok(()))),
             #[cfg(test)]
             Request::Inspect(Inspect(inspect)) => inspect(self),
@@ -367,6 +376,8 @@ impl Writer {
         });
         self.background.submit_to_each(move |()| drop(idle.clone()));
         let _ = wait.recv();
+        // Nor is a backup: it sees that the store is closed, and lets go.
+        self.shared.deletions.wait_released();
         for (_, connection) in std::mem::take(&mut self.connections) {
             connection
                 .close()
@@ -400,6 +411,8 @@ impl Request {
             }
             Request::Sweep { reply, .. } => drop(reply.send(Err(error))),
             Request::Swap { reply, .. } => drop(reply.send(Err(error))),
+            Request::Stats { reply, .. } => drop(reply.send(Err(error))),
+            Request::Snapshot { reply, .. } => drop(reply.send(Err(error))),
             #[cfg(test)]
             Request::Inspect(_) => {}
         }
