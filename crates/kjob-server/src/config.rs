@@ -25,6 +25,7 @@ mod cli;
 mod error;
 mod file;
 mod keys;
+mod tls;
 mod value;
 
 use kjob_core::engine::EngineConfig;
@@ -33,9 +34,10 @@ use kjob_proto::Limits;
 pub use cli::{Cli, Command, misspelt_variables};
 pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
-pub use value::{BadValue, LogFormat, Maybe, StoreKind};
+pub use value::{BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 
 use crate::ServerOptions;
+use crate::tls::TlsOptions;
 
 /// Settings that hold together.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub settings: Settings,
     /// Whether the demo endpoints are served: as told, else only where there is no config file.
     pub demo: bool,
+    /// What TLS is to be set up with, if it is to be spoken.
+    pub tls: Option<TlsOptions>,
     /// Each setting's name and text, and where the text is from.
     listing: Vec<(&'static str, String, Origin)>,
 }
@@ -53,7 +57,7 @@ impl Config {
     /// Takes what was given, fills in the rest, and checks what settings ask of each other.
     ///
     /// # Errors
-    /// [`ConfigError::NotLoopback`], [`ConfigError::BodyMemory`]; a bad value was refused when it was read.
+    /// [`ConfigError::NotLoopback`], [`ConfigError::BodyMemory`], [`ConfigError::Needs`]; a bad value was refused when it was read.
     pub fn resolve(keys: Keys) -> Result<Self, ConfigError> {
         let has_file = keys.has_file;
         let listing = keys.listing();
@@ -74,6 +78,7 @@ impl Config {
             }
         }
         Ok(Self {
+            tls: tls::options(&settings)?,
             demo: settings.demo.as_told().unwrap_or(!has_file),
             settings,
             listing,

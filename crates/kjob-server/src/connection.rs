@@ -15,13 +15,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use crate::ServerOptions;
 use crate::activity::{Activity, Due, Patience};
 use crate::reply::ReplyBody;
 use crate::service::{Peer, Service};
+use crate::tls::{self, Tls};
 
 /// Once a connection is to end, how often to look whether it does something still.
 const LAST_LOOKS_EVERY: Duration = Duration::from_millis(20);
@@ -42,6 +45,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Connector {
     service: Arc<Service>,
+    tls: Option<Tls>,
     builder: auto::Builder<TokioExecutor>,
     patience: Patience,
     stopping: CancellationToken,
@@ -76,6 +80,7 @@ impl Connector {
             .max_header_list_size(u32::try_from(options.max_header_bytes).unwrap_or(u32::MAX));
         Self {
             service,
+            tls: None,
             builder,
             patience: Patience {
                 head: options.header_timeout,
@@ -87,12 +92,22 @@ impl Connector {
         }
     }
 
+    /// From now on connections speak TLS.
+    pub(crate) fn use_tls(&mut self, tls: Tls) {
+        self.tls = Some(tls);
+    }
+
     /// Serves a connection to its end.
     pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let activity = Activity::new();
+        let head_end = Instant::now() + self.patience.head;
+        let Some(stream) = self.begin(stream, peer, head_end).await else {
+            return;
+        };
         let io = TokioIo::new(Watched {
             stream,
             activity: activity.clone(),
+            is_flush_blocked: false,
         });
         let calls = Calls {
             service: self.service.clone(),
@@ -102,7 +117,7 @@ impl Connector {
             },
         };
         let mut connection = pin!(self.builder.serve_connection(io, calls));
-        let mut timer = pin!(sleep_until(Instant::now() + self.patience.head));
+        let mut timer = pin!(sleep_until(head_end));
         let mut is_ending = false;
         let mut cut_at = Instant::now();
         loop {
@@ -148,7 +163,35 @@ impl Connector {
             }
         }
     }
+
+    /// Shakes hands where TLS is spoken, which has to be over before `end`.
+    async fn begin(&self, stream: TcpStream, peer: SocketAddr, end: Instant) -> Option<Stream> {
+        let Some(tls) = &self.tls else {
+            return Some(Either::Left(stream));
+        };
+        let shaken = tokio::select! {
+            biased;
+            () = self.cutting.cancelled() => return None,
+            // Nothing was asked yet.
+            () = self.stopping.cancelled() => return None,
+            shaken = timeout_at(end, tls::accept(tls, stream)) => shaken,
+        };
+        match shaken {
+            Ok(Ok(shaken)) => shaken.map(Either::Right),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "TLS handshake took too long");
+                None
+            }
+        }
+    }
 }
+
+/// What a connection is made of. TLS has some kilobytes of state, which plain ones need not pay for.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// hyper takes no smaller buffer.
 const HEADER_BYTES_MIN: usize = 8 << 10;
@@ -172,12 +215,14 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
 /// A stream that notes what it does.
 #[derive(Debug)]
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     activity: Activity,
+    /// Whether the last flush could not send all: TLS takes bytes before the socket does.
+    is_flush_blocked: bool,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -192,7 +237,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -218,10 +263,73 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_pending() || self.is_flush_blocked {
+            self.is_flush_blocked = flushed.is_pending();
+            self.activity.on_write(flushed.is_pending());
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// Takes bytes, and can send none of them on: as TLS does while the socket is full.
+    struct Full;
+
+    impl AsyncWrite for Full {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// Bytes that TLS has taken and cannot send count as not taken.
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_that_is_held_up_counts_as_blocked() {
+        let patience = Patience {
+            head: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(60),
+            write: Duration::from_secs(30),
+        };
+        let activity = Activity::new();
+        drop(activity.begin_request(false));
+        let mut watched = Watched {
+            stream: Full,
+            activity: activity.clone(),
+            is_flush_blocked: false,
+        };
+        poll_fn(|context| {
+            let written = Pin::new(&mut watched).poll_write(context, b"answer");
+            assert!(written.is_ready());
+            assert!(activity.is_quiet());
+            assert!(Pin::new(&mut watched).poll_flush(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert!(!activity.is_quiet());
+        advance(patience.write).await;
+        assert_eq!(activity.due(&patience), Due::Stuck);
     }
 }

@@ -20,6 +20,7 @@ mod server;
 mod service;
 mod signals;
 mod system;
+pub mod tls;
 mod wire;
 
 pub use server::{BindError, Server, ServerHandle, ServerOptions};

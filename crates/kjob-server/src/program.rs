@@ -35,6 +35,7 @@ use kjob_core::engine::{EngineConfig, Registry};
 use crate::config::{Cli, Command, Config, misspelt_variables};
 use crate::logging;
 use crate::run::{Ended, run};
+use crate::tls::Tls;
 
 /// The server failed.
 const FAILED: u8 = 1;
@@ -105,6 +106,11 @@ impl Program {
 }
 
 fn check(config: &Config) -> ExitCode {
+    if let Some(options) = config.tls.clone()
+        && let Err(error) = Tls::load(options)
+    {
+        return fail(MISUSED, format_args!("tls: {error}"));
+    }
     match io::stdout().write_all(config.to_toml().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, error),

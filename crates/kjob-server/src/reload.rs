@@ -18,7 +18,6 @@ pub(crate) struct Reloads(Vec<(&'static str, Read)>);
 impl Reloads {
     /// Adds one; `what` is what the log calls it. `read` runs on a thread for blocking work. It puts
     /// what it reads to use only if all of it is good: after an error, the old is to be as it was.
-    #[allow(dead_code, reason = "nothing can be read anew yet")]
     pub(crate) fn add(
         &mut self,
         what: &'static str,

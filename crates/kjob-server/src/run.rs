@@ -21,10 +21,14 @@ use crate::files;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
 use crate::signals::{Hangups, Signal, Signals};
+use crate::tls::{Tls, TlsError};
 use crate::{Server, SystemInfo};
 
 /// How often it is looked whether the store has failed.
 const STORE_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the certificate ends soon.
+const CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The certificate or its key cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// The data directory cannot be used.
     #[error("data_dir: {0}")]
     Open(#[from] OpenError),
@@ -99,7 +106,12 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let listener = TcpListener::bind(listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
 
-    let system = system_info(config, address);
+    let tls = config.tls.clone().map(Tls::load).transpose()?;
+    let url = format!(
+        "{}://{address}",
+        if tls.is_some() { "https" } else { "http" }
+    );
+    let system = system_info(config, address, &url, tls.as_ref());
     let registry = registry(config, program.registry, &system)?;
     let mut options = config.server();
     options.max_connections = files::connections_that_fit(options.max_connections);
@@ -111,16 +123,26 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let clock = Arc::new(SystemClock);
     let engine = Engine::open(store, registry, engine, clock, rand::random()).await?;
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
-    let server = server.map_err(bind)?;
+    let mut server = server.map_err(bind)?;
+    let mut reloads = Reloads::default();
+    if let Some(tls) = &tls {
+        server = server.with_tls(tls.clone());
+        let tls = tls.clone();
+        reloads.add("the TLS certificate", move || {
+            tls.reload()?;
+            tls.log_certificate();
+            Ok(())
+        });
+    }
     let handle = server.handle();
     let serving = tokio::spawn(server.serve());
-    let reloads = Reloads::default();
     let _reloading = AbortOnDropHandle::new(tokio::spawn(reloads.on_hangups(hangups)));
-    announce(address);
+    announce(&url);
 
     let first = tokio::select! {
         first = signals.next() => first,
         never = watch_store(&engine, &system) => match never {},
+        never = watch_certificate(tls.as_ref()) => match never {},
     };
     tracing::info!(signal = %first, running = engine.stats().running, "draining");
     let ending = async {
@@ -162,6 +184,17 @@ async fn watch_store(engine: &Engine, system: &SystemInfo) -> Infallible {
     }
 }
 
+/// Says every day until when the certificate is valid, which is a warning in its last month.
+async fn watch_certificate(tls: Option<&Tls>) -> Infallible {
+    let Some(tls) = tls else {
+        return std::future::pending().await;
+    };
+    loop {
+        tls.log_certificate();
+        tokio::time::sleep(CERTIFICATE_LOOKED_AT_EVERY).await;
+    }
+}
+
 /// The endpoints that a server with this config has, beside those of the program.
 fn registry(
     config: &Config,
@@ -175,7 +208,8 @@ fn registry(
     Ok(registry)
 }
 
-fn system_info(config: &Config, address: SocketAddr) -> SystemInfo {
+/// What clients are told of the server, which is at `url` unless the config says another.
+fn system_info(config: &Config, address: SocketAddr, url: &str, tls: Option<&Tls>) -> SystemInfo {
     let told = config.settings.public_url.as_told();
     if told.is_none() && address.ip().is_unspecified() {
         tracing::warn!(
@@ -184,7 +218,26 @@ fn system_info(config: &Config, address: SocketAddr) -> SystemInfo {
         );
         return SystemInfo::new(None);
     }
-    SystemInfo::new(Some(&told.unwrap_or_else(|| format!("http://{address}"))))
+    let url = told.as_deref().unwrap_or(url);
+    if let Some(tls) = tls {
+        warn_of_other_names(url, tls);
+    }
+    SystemInfo::new(Some(url))
+}
+
+/// Official clients go on to the URL that they are told (docs/protocol.md section 8), and stay there
+/// only if the certificate is for it.
+fn warn_of_other_names(url: &str, tls: &Tls) {
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return;
+    };
+    let host = uri.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if uri.scheme_str() != Some("https") {
+        tracing::warn!(%url, "clients are told a URL without TLS, and the server speaks only TLS; set public_url");
+    } else if !tls.certificate().is_for(host) {
+        tracing::warn!(%url, "clients are told a URL that the TLS certificate is not for; set public_url");
+    }
 }
 
 async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn Store>, RunError> {
@@ -212,14 +265,13 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn S
 }
 
 /// Says on the standard output that the server is ready, for people and for programs that wait.
-fn announce(address: SocketAddr) {
+fn announce(url: &str) {
     let mut out = io::stdout().lock();
-    let said =
-        writeln!(out, "kjob-server listening on http://{address}").and_then(|()| out.flush());
+    let said = writeln!(out, "kjob-server listening on {url}").and_then(|()| out.flush());
     if let Err(error) = said {
         tracing::warn!(%error, "the standard output is closed");
     }
-    tracing::info!(%address, "listening");
+    tracing::info!(%url, "listening");
 }
 
 fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::SystemInfo;
 use crate::connection::Connector;
 use crate::service::Service;
+use crate::tls::Tls;
 
 /// The first wait after an accept that failed for want of something, doubled each time.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
@@ -43,7 +44,7 @@ pub struct ServerOptions {
     /// would, is answered 429, and a body that alone is larger 413.
     pub max_body_memory: usize,
     /// Time for a request's head, from its first byte, and from the start of a connection to its first
-    /// request. Default 15 s. After it the connection is closed.
+    /// request, with the handshake of TLS. Default 15 s. After it the connection is closed.
     pub header_timeout: Duration,
     /// Time for a whole body. Default 120 s. After it the request is answered 408.
     pub body_timeout: Duration,
@@ -110,7 +111,7 @@ pub struct Server {
     local_addr: SocketAddr,
     connections_max: usize,
     stop_timeout: Duration,
-    connector: Arc<Connector>,
+    connector: Connector,
     handle: ServerHandle,
     cutting: CancellationToken,
 }
@@ -171,10 +172,17 @@ impl Server {
             local_addr,
             connections_max: options.max_connections.clamp(1, Semaphore::MAX_PERMITS),
             stop_timeout: options.stop_timeout,
-            connector: Arc::new(connector),
+            connector,
             handle: ServerHandle { service, stopping },
             cutting,
         })
+    }
+
+    /// Speaks TLS, and nothing else. Where clients are told that is up to [`SystemInfo`].
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.connector.use_tls(tls);
+        self
     }
 
     /// The address it listens on, with the port it was given.
@@ -193,10 +201,11 @@ impl Server {
     pub async fn serve(self) {
         let places = Arc::new(Semaphore::new(self.connections_max));
         let tracker = TaskTracker::new();
+        let connector = Arc::new(self.connector);
         tokio::select! {
             biased;
             () = self.handle.stopping.cancelled() => {}
-            () = accept_all(&self.listener, &places, &self.connector, &tracker) => {}
+            () = accept_all(&self.listener, &places, &connector, &tracker) => {}
         }
         drop(self.listener);
         tracker.close();

@@ -68,6 +68,14 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// A setting means nothing without another.
+    #[error("{key} is set, and needs {needed}, which is not")]
+    Needs {
+        /// The setting that is there.
+        key: &'static str,
+        /// The one that is not.
+        needed: &'static str,
+    },
     /// One body alone would not fit into the memory for all of them.
     #[error(
         "{key}: {found} bytes are more than max_body_memory, which is {limit}; lower {key}, or raise max_body_memory"

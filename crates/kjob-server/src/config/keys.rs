@@ -9,7 +9,8 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::ConfigError;
-use super::value::{self, BadValue, LogFormat, Maybe, StoreKind};
+use super::value::{self, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
+use crate::tls::TlsVersion;
 
 /// Where a setting's text is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,9 +155,21 @@ keys! {
     /// the server may do everything.
     insecure: bool, "KJOB_INSECURE", value::boolean, "BOOL", default "false",
         #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
-    /// The URL that clients are told to reach the server at; "auto" is http:// and the address it
-    /// listens on.
+    /// The URL that clients are told to reach the server at; "auto" is http:// or, with TLS, https://
+    /// and the address it listens on.
     public_url: Maybe<String>, "KJOB_PUBLIC_URL", value::url, "URL", default "auto";
+    /// A PEM file with the server's certificate, and those between it and its authority's; with it
+    /// and tls_key the server speaks HTTPS, and nothing else. "none" is plain HTTP.
+    tls_cert: Option<PathBuf>, "KJOB_TLS_CERT", value::maybe_file, "FILE", default "none";
+    /// A PEM file with the private key of tls_cert, not encrypted.
+    tls_key: Option<PathBuf>, "KJOB_TLS_KEY", value::maybe_file, "FILE", default "none";
+    /// A PEM file with the certificates of the authorities that those of clients are from.
+    tls_client_ca: Option<PathBuf>, "KJOB_TLS_CLIENT_CA", value::maybe_file, "FILE", default "none";
+    /// Whether clients show certificates: "none", "optional", "required", or "auto", which is
+    /// required if there is a tls_client_ca.
+    tls_client_auth: Maybe<ClientAuth>, "KJOB_TLS_CLIENT_AUTH", value::client_auth, "WORD", default "auto";
+    /// The oldest version of TLS that is spoken: "1.2" or "1.3".
+    tls_min_version: TlsVersion, "KJOB_TLS_MIN_VERSION", value::tls_version, "VERSION", default "1.2";
     /// Where jobs live: "embedded" in the data directory, or "memory", which ends with the process.
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
     /// The directory of the embedded store, from the working directory on; made if it is not there.

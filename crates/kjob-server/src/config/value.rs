@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
+use crate::tls::TlsVersion;
+
 /// Counts end here: more of anything is no sensible limit, and sums of counts must not overflow.
 const COUNT_MAX: usize = 1_000_000_000;
 
@@ -77,6 +79,18 @@ pub enum StoreKind {
     Embedded,
     /// In memory: they end with the process.
     Memory,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientAuth {
+    /// They are not asked.
+    None,
+    /// They may.
+    Optional,
+    /// They must.
+    Required,
 }
 
 /// How log lines are written.
@@ -162,6 +176,14 @@ pub(super) fn path(text: &str) -> Result<PathBuf, BadValue> {
     }
 }
 
+/// A file that need not be told: the text is then `none`.
+pub(super) fn maybe_file(text: &str) -> Result<Option<PathBuf>, BadValue> {
+    match text {
+        "none" => Ok(None),
+        text => path(text).map(Some),
+    }
+}
+
 /// Clients take the URL apart at `,` and `;` (docs/protocol.md section 8), and append paths.
 pub(super) fn url(text: &str) -> Result<Maybe<String>, BadValue> {
     maybe(text, |text| {
@@ -189,6 +211,22 @@ pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {
         ("memory", StoreKind::Memory),
     ];
     word(text, &words)
+}
+
+pub(super) fn client_auth(text: &str) -> Result<Maybe<ClientAuth>, BadValue> {
+    let words = [
+        ("none", ClientAuth::None),
+        ("optional", ClientAuth::Optional),
+        ("required", ClientAuth::Required),
+    ];
+    maybe(text, |text| word(text, &words))
+}
+
+pub(super) fn tls_version(text: &str) -> Result<TlsVersion, BadValue> {
+    word(
+        text,
+        &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)],
+    )
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, BadValue> {

@@ -7,6 +7,7 @@ use kjob_core::engine::{
     Engine, EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas, SystemClock,
 };
 use kjob_core::{MemoryStore, Payload};
+use kjob_server::tls::Tls;
 use kjob_server::{Server, ServerHandle, ServerOptions, SystemInfo};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -31,22 +32,28 @@ pub(crate) const ECHO_SCHEMA: &str =
 
 impl TestServer {
     pub(crate) async fn start() -> Self {
-        Self::with(ServerOptions::default(), EngineConfig::default()).await
+        Self::with(ServerOptions::default(), EngineConfig::default(), None).await
     }
 
     pub(crate) async fn with_options(change: impl FnOnce(&mut ServerOptions)) -> Self {
         let mut options = ServerOptions::default();
         change(&mut options);
-        Self::with(options, EngineConfig::default()).await
+        Self::with(options, EngineConfig::default(), None).await
+    }
+
+    pub(crate) async fn with_tls(tls: Tls, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        let mut options = ServerOptions::default();
+        change(&mut options);
+        Self::with(options, EngineConfig::default(), Some(tls)).await
     }
 
     pub(crate) async fn with_engine(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let mut config = EngineConfig::default();
         change(&mut config);
-        Self::with(ServerOptions::default(), config).await
+        Self::with(ServerOptions::default(), config, None).await
     }
 
-    async fn with(options: ServerOptions, config: EngineConfig) -> Self {
+    async fn with(options: ServerOptions, config: EngineConfig, tls: Option<Tls>) -> Self {
         let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let registry = registry(gate.clone(), begun.clone());
         let store = Arc::new(MemoryStore::new());
@@ -56,9 +63,12 @@ impl TestServer {
             .unwrap();
         let system = SystemInfo::new(None);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(any, engine.clone(), system.clone(), options)
+        let mut server = Server::bind(any, engine.clone(), system.clone(), options)
             .await
             .unwrap();
+        if let Some(tls) = tls {
+            server = server.with_tls(tls);
+        }
         Self {
             addr: server.local_addr(),
             engine,
