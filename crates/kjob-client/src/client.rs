@@ -23,7 +23,7 @@ impl Client {
     /// A client of the server at `url`, such as `http://127.0.0.1:9191`, with default settings.
     ///
     /// # Errors
-    /// The URL is none, or not of the scheme `http`.
+    /// The URL is none, or of another scheme than `http` and (with the feature `tls`) `https`.
     pub fn new(url: &str) -> Result<Self, Error> {
         Self::builder(url).build()
     }

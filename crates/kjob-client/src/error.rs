@@ -21,6 +21,16 @@ pub(crate) enum Kind {
         why: &'static str,
     },
     Payload(NotUtf8),
+    Credentials {
+        why: &'static str,
+    },
+    #[cfg(feature = "tls")]
+    TlsSetup {
+        what: &'static str,
+        why: String,
+    },
+    #[cfg(feature = "tls")]
+    Tls(Cause),
     Connect(Cause),
     Broken(Cause),
     Timeout(Duration),
@@ -70,6 +80,13 @@ impl Error {
         matches!(*self.0, Kind::Connect(_))
     }
 
+    /// TLS was not agreed on: the server's certificate is not trusted, has ended or is another host's,
+    /// or the server does not take that of the client. It is not tried again.
+    #[cfg(feature = "tls")]
+    pub fn is_tls(&self) -> bool {
+        matches!(*self.0, Kind::Tls(_))
+    }
+
     /// The connection broke before the reply was whole, also after some tries.
     pub fn is_broken(&self) -> bool {
         matches!(*self.0, Kind::Broken(_))
@@ -88,9 +105,16 @@ impl Error {
         )
     }
 
-    /// What the caller handed in cannot be used: a URL or a payload.
+    /// What the caller handed in cannot be used: a URL, a payload, credentials, a certificate.
     pub fn is_usage(&self) -> bool {
-        matches!(*self.0, Kind::Url { .. } | Kind::Payload(_))
+        #[cfg(feature = "tls")]
+        if matches!(*self.0, Kind::TlsSetup { .. }) {
+            return true;
+        }
+        matches!(
+            *self.0,
+            Kind::Url { .. } | Kind::Payload(_) | Kind::Credentials { .. }
+        )
     }
 
     /// What the server said, if it said something.
@@ -145,6 +169,11 @@ impl fmt::Display for Error {
         match &*self.0 {
             Kind::Url { url, why } => write!(f, "url {url:?}: {why}"),
             Kind::Payload(_) => f.write_str("the JSON payload is no text"),
+            Kind::Credentials { why } => write!(f, "the credentials cannot be sent: {why}"),
+            #[cfg(feature = "tls")]
+            Kind::TlsSetup { what, why } => write!(f, "{what} cannot be used: {why}"),
+            #[cfg(feature = "tls")]
+            Kind::Tls(_) => f.write_str("no TLS connection could be made"),
             Kind::Connect(_) => f.write_str("the server cannot be reached"),
             Kind::Broken(_) => f.write_str("the connection broke before the reply was whole"),
             Kind::Timeout(after) => write!(f, "no reply within {} ms", after.as_millis()),
@@ -168,6 +197,8 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &*self.0 {
             Kind::Connect(cause) | Kind::Broken(cause) => Some(cause.as_ref()),
+            #[cfg(feature = "tls")]
+            Kind::Tls(cause) => Some(cause.as_ref()),
             Kind::NoEnvelope { source, .. } => Some(source),
             Kind::Payload(source) => Some(source),
             _ => None,

@@ -4,12 +4,15 @@ mod answer;
 mod builder;
 mod cancel;
 mod client;
+mod credentials;
 mod error;
 mod job;
 mod list;
 mod payload;
 mod retry;
 mod submit;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 
 pub use builder::ClientBuilder;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -25,20 +25,30 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 const AGENT: &str = concat!("kjob-client/", env!("CARGO_PKG_VERSION"));
 
+/// What makes connections.
+#[cfg(feature = "tls")]
+pub(crate) type Connector = hyper_rustls::HttpsConnector<HttpConnector>;
+#[cfg(not(feature = "tls"))]
+pub(crate) type Connector = HttpConnector;
+
 /// Kept-alive connections to one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     base: Arc<str>,
     encoding: Encoding,
     max_reply: usize,
-    http: HttpClient<HttpConnector, Pieces>,
+    authorization: Option<HeaderValue>,
+    http: HttpClient<Connector, Pieces>,
 }
 
 impl Transport {
-    pub(crate) fn new(base: String, encoding: Encoding, max_reply: usize) -> Self {
-        let mut connector = HttpConnector::new();
-        // Requests are written whole, so there is nothing to wait for and join.
-        connector.set_nodelay(true);
+    pub(crate) fn new(
+        base: String,
+        encoding: Encoding,
+        max_reply: usize,
+        authorization: Option<HeaderValue>,
+        connector: Connector,
+    ) -> Self {
         let http = HttpClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
@@ -47,6 +57,7 @@ impl Transport {
             base: base.into(),
             encoding,
             max_reply,
+            authorization,
             http,
         }
     }
@@ -80,13 +91,20 @@ impl Transport {
         body: Segments,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Kind> {
         let content_type = HeaderValue::from_static(self.encoding.content_type());
-        let request = Request::post(format!("{}{endpoint}", self.base))
+        let mut request = Request::post(format!("{}{endpoint}", self.base))
             .header(CONTENT_TYPE, &content_type)
             .header(ACCEPT, content_type)
             .header(USER_AGENT, AGENT)
             .body(Pieces::from(body))
             .map_err(|error| Kind::Broken(error.into()))?;
+        if let Some(value) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
         let response = self.http.request(request).await.map_err(|error| {
+            #[cfg(feature = "tls")]
+            if crate::tls::is_cause(&error) {
+                return Kind::Tls(error.into());
+            }
             if error.is_connect() {
                 Kind::Connect(error.into())
             } else {
@@ -133,4 +151,12 @@ impl Body for Pieces {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
     }
+}
+
+/// Connections as they are below TLS.
+pub(crate) fn tcp() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    // Requests are written whole, so there is nothing to wait for and join.
+    connector.set_nodelay(true);
+    connector
 }

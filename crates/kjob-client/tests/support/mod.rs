@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use kjob_core::MemoryStore;
 use kjob_core::engine::{Engine, EngineConfig, Registry, SystemClock};
+use kjob_server::tls::Tls;
 use kjob_server::{Server, ServerOptions, SystemInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,10 @@ impl Real {
     }
 
     pub(crate) async fn with(config: EngineConfig) -> Self {
+        Self::with_tls(config, None).await
+    }
+
+    pub(crate) async fn with_tls(config: EngineConfig, tls: Option<Tls>) -> Self {
         let mut registry = Registry::default();
         kjob_server::demo::add_routes(&mut registry).unwrap();
         let store = Arc::new(MemoryStore::new());
@@ -30,7 +35,7 @@ impl Real {
         let engine = Engine::open(store, registry, config, clock, 7)
             .await
             .unwrap();
-        let server = Server::bind(
+        let mut server = Server::bind(
             "127.0.0.1:0".parse().unwrap(),
             engine.clone(),
             SystemInfo::new(None),
@@ -38,6 +43,9 @@ impl Real {
         )
         .await
         .unwrap();
+        if let Some(tls) = tls {
+            server = server.with_tls(tls);
+        }
         let address = server.local_addr().to_string();
         tokio::spawn(server.serve());
         Self { engine, address }
@@ -67,6 +75,8 @@ pub(crate) struct Between {
     pub(crate) address: String,
     /// The bodies of all requests that came.
     pub(crate) seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Their heads.
+    pub(crate) heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Between {
@@ -75,14 +85,20 @@ impl Between {
         let address = listener.local_addr().unwrap().to_string();
         let fates = Arc::new(Mutex::new(fates.into_iter().collect::<VecDeque<_>>()));
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (server, all) = (server.to_owned(), seen.clone());
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (server, all, all_heads) = (server.to_owned(), seen.clone(), heads.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, fates, seen) = (server.clone(), fates.clone(), all.clone());
-                tokio::spawn(async move { serve(client, &server, &fates, &seen).await });
+                let (server, fates) = (server.clone(), fates.clone());
+                let (seen, heads) = (all.clone(), all_heads.clone());
+                tokio::spawn(async move { serve(client, &server, &fates, &seen, &heads).await });
             }
         });
-        Self { address, seen }
+        Self {
+            address,
+            seen,
+            heads,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,9 +115,12 @@ async fn serve(
     server: &str,
     fates: &Mutex<VecDeque<Fate>>,
     seen: &Mutex<Vec<Vec<u8>>>,
+    heads: &Mutex<Vec<String>>,
 ) -> Option<()> {
     loop {
         let (head, body) = message(&mut client).await?;
+        let text = String::from_utf8_lossy(&head).into_owned();
+        heads.lock().unwrap().push(text);
         seen.lock().unwrap().push(body.clone());
         let fate = fates.lock().unwrap().pop_front().unwrap_or(Fate::Forward);
         let reply = match fate {
