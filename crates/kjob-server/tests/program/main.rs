@@ -9,3 +9,4 @@ mod settings;
 mod sockets;
 mod starts;
 mod support;
+mod tls;

@@ -43,6 +43,8 @@ pub(crate) struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
     log: PathBuf,
+    /// As it says itself.
+    pub(crate) url: String,
     pub(crate) address: String,
 }
 
@@ -65,21 +67,22 @@ impl Running {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let address = line
-            .trim_end()
-            .strip_prefix("kjob-server listening on http://")
-            .unwrap_or_else(|| panic!("{line:?}\n{}", fs::read_to_string(log).unwrap()))
-            .to_owned();
+        let url = line.trim_end().strip_prefix("kjob-server listening on ");
+        let parts = url.and_then(|url| Some((url, url.split_once("://")?.1)));
+        let (url, address) =
+            parts.unwrap_or_else(|| panic!("{line:?}\n{}", fs::read_to_string(log).unwrap()));
+        let (url, address) = (url.to_owned(), address.to_owned());
         Self {
             child,
             stdout,
             log: log.to_owned(),
+            url,
             address,
         }
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.address)).unwrap()
+        Client::new(&self.url).unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
