@@ -16,6 +16,7 @@ mod layout;
 mod ledger;
 mod live;
 mod lock;
+mod log_file;
 mod open;
 mod options;
 mod pool;
@@ -35,6 +36,7 @@ mod steps;
 mod store;
 mod summary;
 mod tags;
+mod take_up;
 mod totals;
 mod writer;
 

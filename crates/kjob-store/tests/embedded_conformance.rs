@@ -45,6 +45,7 @@ fn tiny() -> EmbeddedOptions {
         batch_max: 7,
         cached_headers: 3,
         sweep_jobs: 2,
+        ..EmbeddedOptions::default()
     }
 }
 

@@ -50,6 +50,20 @@ pub enum OpenError {
         /// What is wrong with which file.
         what: String,
     },
+    /// A log is damaged in a way that no crash explains, and what was committed behind the damage
+    /// would be lost by opening it. Nothing was changed.
+    #[error(
+        "the log {path} is damaged at byte {offset}: {what}, and what it holds from there on would be lost; restore the store from a backup, or accept the loss",
+        path = path.display(),
+    )]
+    DamagedLog {
+        /// The log.
+        path: PathBuf,
+        /// Where the damaged header or frame begins.
+        offset: u64,
+        /// How it is known not to be a torn end.
+        what: &'static str,
+    },
     /// Reading or writing failed.
     #[error("cannot {doing} {path}: {source}", path = path.display())]
     Io {
@@ -109,6 +123,16 @@ pub(crate) fn sql_of(
     move |error| match sql(doing)(error) {
         StoreError::Corrupt { what } => StoreError::Corrupt {
             what: format!("{}: {what}", name()),
+        },
+        other => other,
+    }
+}
+
+/// Says of damage in which segment it is, where that is not said already.
+pub(crate) fn in_segment(number: u32) -> impl Fn(StoreError) -> StoreError {
+    move |error| match error {
+        StoreError::Corrupt { what } if !what.starts_with("segment ") => StoreError::Corrupt {
+            what: format!("segment {number}: {what}"),
         },
         other => other,
     }

@@ -55,6 +55,13 @@ impl Layout {
     }
 }
 
+/// The log of a database.
+pub(crate) fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
 /// Makes the names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     // Elsewhere directories cannot be opened as files, and names are made durable by the system.

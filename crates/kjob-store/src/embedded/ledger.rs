@@ -12,7 +12,7 @@ use super::counts;
 use super::filter::{Filter, FilterOf};
 use super::live::Live;
 use super::requests::Ack;
-use super::shared::{SegmentEntry, add};
+use super::shared::{SegmentEntry, TagsWhole, add};
 use super::summary::{Expiries, OwnerUsage};
 use super::totals::Totals;
 
@@ -39,6 +39,10 @@ pub(crate) struct Ledger {
     pub(crate) opened_at: Option<i64>,
     /// Over its tags.
     pub(crate) filter: Arc<Filter>,
+    /// Known of a sealed segment only: others change.
+    pub(crate) tags_whole: TagsWhole,
+    /// Whether rows were found missing or damaged: then the file is not rewritten.
+    pub(crate) damaged: bool,
     /// Whether the catalogue has the filter as it is.
     pub(crate) filter_stored: bool,
     /// Whether the catalogue has the counts, and so the segment is not opened at start.
@@ -100,6 +104,8 @@ impl Ledger {
             low_water: 0,
             opened_at: None,
             filter: Arc::new(Filter::new(0)),
+            tags_whole: TagsWhole::default(),
+            damaged: false,
             filter_stored: false,
             summary_stored: false,
             summary_stale: false,
@@ -115,6 +121,10 @@ impl Ledger {
             generation: self.generation,
             first_id: self.first_id,
             filter: Arc::clone(&self.filter),
+            tags_whole: self.tags_whole.clone(),
+            settled: self
+                .summary_stored
+                .then_some((self.totals.jobs, self.totals.ends)),
         }
     }
 
@@ -170,7 +180,9 @@ impl Ledger {
         }
         let lowest = [first_live, pending.min_new_id].into_iter().flatten().min();
         let low_water = lowest.unwrap_or_else(|| self.max_id.max(pending.max_id) + 1);
-        let moved = low_water < self.low_water || low_water >= self.low_water + LOW_WATER_LAG;
+        // A live job that cannot be read is not known to the caller; the mark stays below it.
+        let moved = low_water < self.low_water
+            || (low_water >= self.low_water + LOW_WATER_LAG && !self.damaged);
         if moved {
             counts::put_meta(connection, "low_water", low_water)?;
         }

@@ -12,19 +12,16 @@ use rusqlite::Connection;
 use super::blobs;
 use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
 use super::counts::Meta;
-use super::error::{file, sql};
+use super::error::{file, in_segment, sql};
 use super::filter::Filter;
-use super::job_row::{self, JobRow, millis};
 use super::layout::{self, Layout, ignore_missing};
 use super::ledger::Ledger;
-use super::live::Live;
 use super::query::Segment;
 use super::schema::FORMAT;
 use super::segment::{self, Access};
 use super::shared::Shared;
-use super::state_row::{self, StateRow};
-use super::totals::{Sum, Totals};
-use super::{OpenError, counts, summary, tags};
+use super::totals::{self, Totals};
+use super::{OpenError, counts, log_file, summary, tags, take_up};
 
 /// What was found.
 pub(crate) struct Opened {
@@ -82,6 +79,10 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
         path: dir.clone(),
         source,
     })?;
+    let accept = shared.options.accept_damaged_logs;
+    if !accept {
+        refuse_damaged_log(&layout.catalogue())?;
+    }
     let catalogue = match Catalogue::open(&layout.catalogue(), is_empty) {
         Ok(catalogue) => catalogue,
         Err(CatalogueError::Version(found)) => {
@@ -102,7 +103,29 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
         }
         Err(CatalogueError::Store(error)) => return Err(open_error(layout, error)),
     };
+    // Others belong to files that are being made, and need not be whole.
+    for record in catalogue.segments().iter().filter(|_| !accept) {
+        refuse_damaged_log(&layout.segment(record.number, record.generation))?;
+    }
     read(shared, catalogue).map_err(|error| open_error(layout, error))
+}
+
+/// Before SQLite looks at it, and cuts it off.
+fn refuse_damaged_log(database: &Path) -> Result<(), OpenError> {
+    let path = layout::log_of(database);
+    match log_file::verify(&path) {
+        Ok(None) => Ok(()),
+        Ok(Some(damage)) => Err(OpenError::DamagedLog {
+            path,
+            offset: damage.offset,
+            what: damage.how,
+        }),
+        Err(source) => Err(OpenError::Io {
+            doing: "read",
+            path,
+            source,
+        }),
+    }
 }
 
 /// Whether there are no segments and no blobs.
@@ -142,13 +165,16 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         connections: BTreeMap::new(),
         files_opened: 0,
     };
+    let mut damaged = BTreeMap::new();
     for record in records {
         let number = record.number;
         let known = settled(&opened.catalogue, &record)?;
         let ledger = match known {
             Some(ledger) => ledger,
             None => {
-                let (ledger, connection) = read_segment(shared, &opened.catalogue, &record)?;
+                let (ledger, connection) =
+                    read_segment(shared, &opened.catalogue, &record, &mut damaged)
+                        .map_err(in_segment(number))?;
                 opened.files_opened += 1;
                 // Only the newest is certain to be written to.
                 if !ledger.sealed {
@@ -164,6 +190,7 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         opened.catalogue.skip_ids(next_id);
         opened.segments.insert(number, ledger);
     }
+    shared.set_damaged(damaged);
     Ok(opened)
 }
 
@@ -272,6 +299,7 @@ fn read_segment(
     shared: &Shared,
     catalogue: &Catalogue,
     record: &SegmentRecord,
+    damaged: &mut BTreeMap<JobId, String>,
 ) -> Result<(Ledger, Connection), StoreError> {
     let path = shared.layout.segment(record.number, record.generation);
     let access = if record.sealed {
@@ -285,36 +313,25 @@ fn read_segment(
     if !take_filter(catalogue, &mut ledger)? {
         let (filter, tags) =
             tags::scan(&connection, "tags").map_err(sql("read a segment's tags"))?;
-        refuse_other(record.number, "tags", tags, ledger.totals.tags)?;
+        totals::same(record.number, "tags", tags, ledger.totals.tags)?;
         ledger.filter = Arc::new(filter);
     }
-    read_live(shared, &connection, &mut ledger)?;
-    refuse_revived(shared, &connection, &ledger)?;
-    remove_orphans(shared, &connection, record.number)?;
+    let found = take_up::live(&connection, &mut ledger)?;
+    shared.live_mut().extend(found.live);
+    remove_orphans(shared, &connection, record.number, &found.damaged)?;
+    damaged.extend(found.damaged);
     Ok((ledger, connection))
-}
-
-/// Fails if the rows of a table do not add up to what they did when they were written.
-fn refuse_other(number: u32, table: &str, found: Sum, right: Sum) -> Result<(), StoreError> {
-    if found == right {
-        return Ok(());
-    }
-    let what = format!(
-        "segment {number}: {} rows of {table} are not the {} that there were",
-        found.rows, right.rows
-    );
-    Err(StoreError::Corrupt { what })
 }
 
 fn read_counts(connection: &Connection, ledger: &mut Ledger) -> Result<(), StoreError> {
     let number = ledger.number;
     ledger.totals = Totals::read(connection, number)?;
     let (usage, sum) = counts::read_usage(connection, number)?;
-    refuse_other(number, "usage", sum, ledger.totals.usage)?;
+    totals::same(number, "usage", sum, ledger.totals.usage)?;
     ledger.usage = usage;
     ledger.jobs = ledger.usage.values().map(|usage| usage.jobs).sum();
     let (expiries, sum) = counts::read_seconds(connection, number)?;
-    refuse_other(number, "expiry_seconds", sum, ledger.totals.expiry_seconds)?;
+    totals::same(number, "expiry_seconds", sum, ledger.totals.expiry_seconds)?;
     ledger.expiries = expiries;
     let meta = Meta::read(connection, &format!("segment {number}"))?;
     ledger.low_water = meta.low_water;
@@ -326,71 +343,21 @@ fn read_counts(connection: &Connection, ledger: &mut Ledger) -> Result<(), Store
     Ok(())
 }
 
-/// Finds the jobs that have not ended, from the low-water mark on. Reads no payload.
-fn read_live(
-    shared: &Shared,
-    connection: &Connection,
-    ledger: &mut Ledger,
-) -> Result<(), StoreError> {
-    let doing = || sql("find the live jobs");
-    let query = format!(
-        "SELECT {}, {} FROM jobs j {} WHERE j.id >= ?1 AND x.id IS NULL ORDER BY j.id",
-        job_row::COLUMNS,
-        state_row::COLUMNS,
-        state_row::JOINS
-    );
-    let mut query = connection.prepare(&query).map_err(doing())?;
-    let mut rows = query.query([ledger.low_water]).map_err(doing())?;
-    let mut live = shared.live_mut();
-    while let Some(row) = rows.next().map_err(doing())? {
-        let job = JobRow::read(row)?;
-        let id = job.header.id;
-        let stored = StateRow::read(row, job_row::COLUMN_COUNT, id)?.state;
-        let state = stored.unwrap_or(job.first_state);
-        let retention_ms = millis(job.header.options.retention);
-        live.insert(
-            id,
-            Live::new(job.header.owner, retention_ms, &state, stored.is_some()),
-        );
-        ledger.live += 1;
-    }
-    Ok(())
-}
-
-/// Fails if a job that has ended was taken for a live one, and would be run again: its row of
-/// `expiries` may be out of reach. Looks only if the segment's totals say otherwise.
-fn refuse_revived(
-    shared: &Shared,
-    connection: &Connection,
-    ledger: &Ledger,
-) -> Result<(), StoreError> {
-    if ledger.totals.live().rows.unsigned_abs() == ledger.live {
-        return Ok(());
-    }
-    let doing = || sql("count the ended jobs");
-    let ends = "SELECT id FROM ends NOT INDEXED";
-    let mut ends = connection.prepare(ends).map_err(doing())?;
-    let mut rows = ends.query([]).map_err(doing())?;
-    let live = shared.live();
-    while let Some(row) = rows.next().map_err(doing())? {
-        let id: i64 = row.get(0).map_err(doing())?;
-        if JobId::new(id).is_some_and(|id| live.contains_key(&id)) {
-            let number = ledger.number;
-            let what =
-                format!("the expiries of segment {number} do not lead to the end of job {id}");
-            return Err(StoreError::Corrupt { what });
-        }
-    }
-    Ok(())
-}
-
 /// Deletes blob files that no commit names.
-fn remove_orphans(shared: &Shared, connection: &Connection, number: u32) -> Result<(), StoreError> {
+fn remove_orphans(
+    shared: &Shared,
+    connection: &Connection,
+    number: u32,
+    damaged: &BTreeMap<JobId, String>,
+) -> Result<(), StoreError> {
     let segment = Segment {
         connection,
         layout: &shared.layout,
         number,
     };
     let dir = shared.layout.blobs_of(number);
-    blobs::prune(&dir, |name| segment.names_blob(name))
+    // What a damaged row said of the file is unknown, so the file stays.
+    blobs::prune(&dir, |name| {
+        Ok(damaged.contains_key(&name.id) || segment.names_blob(name)?)
+    })
 }

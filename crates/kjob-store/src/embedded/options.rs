@@ -29,6 +29,9 @@ pub struct EmbeddedOptions {
     /// Jobs that one call of `expire` looks at, at least one; what is left is done by the next
     /// calls. Default 20 000.
     pub sweep_jobs: u64,
+    /// Opens a store with a damaged log all the same: what was committed from the damage on is
+    /// lost, in that file. Only for when there is no backup to go back to. Default `false`.
+    pub accept_damaged_logs: bool,
 }
 
 impl Default for EmbeddedOptions {
@@ -41,6 +44,7 @@ impl Default for EmbeddedOptions {
             batch_max: 4096,
             cached_headers: 16_384,
             sweep_jobs: 20_000,
+            accept_damaged_logs: false,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::job_row::{self, Extent, JobRow};
 use super::layout::Layout;
 use super::state_row::{self, StateRow};
 use super::tags::{self, TagKey};
+use super::totals::{self, Sum, Totals};
 
 static JOB: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -182,7 +183,8 @@ impl Segment<'_> {
     }
 
     /// Shows `visit` the rows of the jobs above `after`, up to `last`, by rising id, for
-    /// [`Stored::read`], until it says that this is enough.
+    /// [`Stored::read`], until it says that this is enough. Fails if an ended job is missing
+    /// among those shown.
     pub(crate) fn scan(
         &self,
         after: i64,
@@ -190,14 +192,41 @@ impl Segment<'_> {
         mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<(), StoreError> {
         let doing = || sql("list jobs");
-        let mut query = self.connection.prepare_cached(&SCAN).map_err(doing())?;
+        // Both queries are to see the same moment.
+        let snapshot = self.connection.unchecked_transaction().map_err(doing())?;
+        let ended = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id";
+        let mut ended = snapshot.prepare_cached(ended).map_err(doing())?;
+        let mut ended = ended.query([after, last]).map_err(doing())?;
+        let mut next_ended = || match ended.next().map_err(doing())? {
+            Some(row) => row.get::<_, i64>(0).map(Some).map_err(doing()),
+            None => Ok(None),
+        };
+        let lost = |id: i64| StoreError::Corrupt {
+            what: format!("the row of job {id} is out of reach"),
+        };
+        let mut expected = next_ended()?;
+        let mut before = after;
+        let mut query = snapshot.prepare_cached(&SCAN).map_err(doing())?;
         let mut rows = query.query([after, last]).map_err(doing())?;
         while let Some(row) = rows.next().map_err(doing())? {
+            let id: i64 = row.get(0).map_err(doing())?;
+            if id <= before || id > last {
+                return Err(StoreError::Corrupt {
+                    what: format!("the rows of jobs near job {id} are not in their order"),
+                });
+            }
+            before = id;
             if visit(row)?.is_break() {
-                break;
+                return Ok(());
+            }
+            if let Some(ended) = expected.filter(|ended| *ended < id) {
+                return Err(lost(ended));
+            }
+            if expected == Some(id) {
+                expected = next_ended()?;
             }
         }
-        Ok(())
+        expected.map_or(Ok(()), |ended| Err(lost(ended)))
     }
 
     /// The job whose id the tag carries, if the tag is its own and was not given away.
@@ -231,8 +260,52 @@ impl Segment<'_> {
             .map_err(doing())?;
         match rows.next().map_err(doing())? {
             Some(row) => read(row, Stored::read(row)?).map(Some),
-            None => Ok(None),
+            None => {
+                self.absent(id)?;
+                Ok(None)
+            }
         }
+    }
+
+    /// Fails if other rows say that there is such a job.
+    fn absent(&self, id: JobId) -> Result<(), StoreError> {
+        let query = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1), \
+                     EXISTS (SELECT 1 FROM expiries WHERE id = ?1) \
+                     OR EXISTS (SELECT 1 FROM states WHERE id = ?1)";
+        let (exists, has_others): (bool, bool) = self
+            .connection
+            .prepare_cached(query)
+            .and_then(|mut query| query.query_row([id.get()], |row| Ok((row.get(0)?, row.get(1)?))))
+            .map_err(sql("read a job"))?;
+        // One that exists was stored a moment ago: then that was too late for the caller.
+        if has_others && !exists {
+            return Err(StoreError::Corrupt {
+                what: format!("the row of job {id} is out of reach"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads all tags, to see that none was lost. `right` is what they must add up to, if not
+    /// what the file says.
+    pub(crate) fn prove_tags(&self, right: Option<Sum>) -> Result<(), StoreError> {
+        let doing = || sql("read a segment's tags");
+        let prove = || {
+            let right = match right {
+                Some(right) => right,
+                None => Totals::read(self.connection, self.number)?.tags,
+            };
+            let (_, found) = tags::scan(self.connection, "tags").map_err(doing())?;
+            totals::same(self.number, "tags", found, right)
+        };
+        if !self.connection.is_autocommit() {
+            return prove();
+        }
+        // Both as of one moment.
+        let snapshot = self.connection.unchecked_transaction().map_err(doing())?;
+        let proven = prove();
+        drop(snapshot);
+        proven
     }
 
     fn bytes(

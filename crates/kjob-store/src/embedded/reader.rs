@@ -8,11 +8,15 @@ use std::sync::Arc;
 use kjob_core::{Filter, Job, JobId, JobTag, Owner, Page, Parts, Status, StoreError, Timestamp};
 use rusqlite::{Connection, Row};
 
-use super::error::sql;
+use super::error::{in_segment, sql};
+use super::job_row;
+use super::live::Live;
 use super::query::{Segment, Stored};
 use super::segment::{self, Access};
 use super::shared::{SegmentEntry, Shared};
+use super::state_row;
 use super::tags;
+use super::totals::Totals;
 
 /// Connections that a reader keeps; more segments than these are opened anew each time.
 const CONNECTIONS_MAX: usize = 24;
@@ -26,6 +30,9 @@ pub(crate) struct Reader {
     /// The least recently used first.
     open: Vec<(u32, u32, Connection)>,
 }
+
+/// What is to be said of a job; or the error, if it is not changing just now.
+type Look = Result<Option<Job>, StoreError>;
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
@@ -56,10 +63,42 @@ impl Reader {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
+        let first = self.look(id, parts)?;
+        let looked = match first {
+            // Perhaps it was stored, or ended, at this very moment. Once everything that is
+            // committed is published too, there is no such doubt.
+            Err(_) => {
+                let shared = Arc::clone(&self.shared);
+                let _published = shared.publishing();
+                self.look(id, parts)?
+            }
+            known => known,
+        };
+        match looked {
+            Ok(job) => Ok(job.filter(|job| job.expires_at.is_none_or(|at| at > now))),
+            Err(error) => Err(match self.shared.table().of(id) {
+                Some(entry) => in_segment(entry.number)(error),
+                None => error,
+            }),
+        }
+    }
+
+    /// A job as it is stored, held against what is known in memory.
+    fn look(&mut self, id: JobId, parts: Parts) -> Result<Look, StoreError> {
         let job = self
             .in_segment_of(id, |segment| segment.job(id, parts))?
             .flatten();
-        Ok(job.filter(|job| job.expires_at.is_none_or(|at| at > now)))
+        let Some(mut job) = job else {
+            return Ok(self.shared.absent(id).map(|()| None));
+        };
+        if job.expires_at.is_none() {
+            let live = self.shared.live().get(&id).map(Live::state);
+            let Some(state) = live else {
+                return Ok(Err(self.shared.lost_end(id)));
+            };
+            job.state = state;
+        }
+        Ok(Ok(Some(job)))
     }
 
     pub(crate) fn find(
@@ -74,17 +113,44 @@ impl Reader {
             if !entry.filter.may_hold(hash) {
                 continue;
             }
-            let found = self.in_segment(entry.number, |segment| segment.tagged(owner, tag))?;
+            let newest = table
+                .segments
+                .last()
+                .is_some_and(|last| last.number == entry.number);
+            let found = self.in_segment(entry.number, |segment| {
+                let found = segment.tagged(owner, tag)?;
+                if found.is_none() && !entry.tags_whole.is_known() {
+                    segment.prove_tags(None)?;
+                    if !newest {
+                        entry.tags_whole.set_known();
+                    }
+                }
+                Ok(found)
+            })?;
             if let Some(stored) = found.flatten().filter(|stored| !stored.is_expired(now)) {
-                return Ok(Some(stored.job.header.id));
+                return self.found(stored, now);
             }
         }
         let Some(carried) = tag.carried_id() else {
             return Ok(None);
         };
         let found = self.in_segment_of(carried, |segment| segment.carried(owner, tag, carried))?;
-        let found = found.flatten().filter(|stored| !stored.is_expired(now));
-        Ok(found.map(|stored| stored.job.header.id))
+        match found.flatten() {
+            Some(stored) if !stored.is_expired(now) => self.found(stored, now),
+            Some(_) => Ok(None),
+            // Fails if its row is out of reach.
+            None => self.get(carried, Parts::NONE, now).map(|_| None),
+        }
+    }
+
+    /// The job that a tag led to, if it is sound.
+    fn found(&mut self, stored: Stored, now: Timestamp) -> Result<Option<JobId>, StoreError> {
+        let id = stored.job.header.id;
+        if stored.state.end.is_some() || self.shared.live().contains_key(&id) {
+            return Ok(Some(id));
+        }
+        let job = self.get(id, Parts::NONE, now)?;
+        Ok(job.map(|job| job.header.id))
     }
 
     pub(crate) fn list(&mut self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
@@ -93,9 +159,13 @@ impl Reader {
         }
         let limit = filter.limit.max(1);
         let mut page = Page::default();
-        let mut after = filter.after.map_or(0, JobId::get);
+        let first = filter.after.map_or(0, JobId::get);
+        let mut after = first;
         let mut left = SCANNED_MAX;
         let mut full = false;
+        // Those that have no end, by rising id: they have to live, and all that live have to be
+        // among them.
+        let mut endless = Vec::new();
         let table = self.shared.table();
         let borders = table.segments.iter().skip(1).map(|next| next.first_id - 1);
         for (entry, last) in table.segments.iter().zip(borders.chain([i64::MAX])) {
@@ -110,6 +180,9 @@ impl Reader {
                     }
                     left -= 1;
                     after = row.get(0).map_err(sql("list jobs"))?;
+                    if !state_row::has_end(row, job_row::COLUMN_COUNT)? {
+                        endless.push(after);
+                    }
                     // Other owners' rows are passed over without reading the rest of them.
                     if !is_of(row, filter.owner.as_ref()).map_err(sql("list jobs"))? {
                         return Ok(ControlFlow::Continue(()));
@@ -124,7 +197,38 @@ impl Reader {
             })?;
         }
         page.next = if full { JobId::new(after) } else { None };
+        let last = if full { after } else { i64::MAX };
+        self.refuse_lost(first, last, &endless)?;
+        let mut jobs = Vec::with_capacity(page.jobs.len());
+        // The state of one that lives is told by memory.
+        for job in page.jobs {
+            if job.expires_at.is_some() {
+                jobs.push(job);
+            } else if let Some(job) = self.get(job.header.id, Parts::NONE, now)? {
+                jobs.extend(Some(job).filter(|job| filter.matches(job)));
+            }
+        }
+        page.jobs = jobs;
         Ok(page)
+    }
+
+    /// Fails if a job that lives, or is known to be damaged, was not among those without an end.
+    fn refuse_lost(&mut self, after: i64, last: i64, seen: &[i64]) -> Result<(), StoreError> {
+        let above = JobId::new(after).map_or(Bound::Unbounded, Bound::Excluded);
+        let up_to = JobId::new(last).map_or(Bound::Unbounded, Bound::Included);
+        let unseen = |id: &JobId| seen.binary_search(&id.get()).is_err();
+        let mut lost: Vec<JobId> = {
+            let live = self.shared.live();
+            let ids = live.range((above, up_to)).map(|(id, _)| *id);
+            ids.filter(unseen).collect()
+        };
+        let damaged = self.shared.damaged().range((above, up_to));
+        lost.extend(damaged.map(|(id, _)| *id).filter(unseen));
+        for id in lost {
+            // One that was stored since is there.
+            self.get(id, Parts::NONE, Timestamp::from_millis(i64::MIN))?;
+        }
+        Ok(())
     }
 
     /// The jobs that have not ended, found in memory.
@@ -206,7 +310,7 @@ impl Reader {
                     let same =
                         now.by_number(number).map(|e| e.generation) == Some(entry.generation);
                     if same {
-                        return Err(error);
+                        return Err(in_segment(number)(error));
                     }
                 }
             }
@@ -224,14 +328,33 @@ impl Reader {
                     self.open.remove(0);
                 }
                 let path = self.shared.layout.segment(entry.number, entry.generation);
-                (
-                    entry.number,
-                    entry.generation,
-                    segment::open(&path, Access::Read)?,
-                )
+                let connection = segment::open(&path, Access::Read)?;
+                self.refuse_other(entry, &connection)?;
+                (entry.number, entry.generation, connection)
             }
         };
         Ok(&self.open.push_mut(connection).2)
+    }
+}
+
+impl Reader {
+    /// Fails if a file is not the one whose counts the catalogue has: perhaps an older copy of it.
+    fn refuse_other(&self, entry: &SegmentEntry, file: &Connection) -> Result<(), StoreError> {
+        let Some(right) = entry.settled else {
+            return Ok(());
+        };
+        let totals = Totals::read(file, entry.number)?;
+        // A late submit may have come since.
+        let table = self.shared.table();
+        let as_then = table.by_number(entry.number).map(|entry| entry.settled) == Some(Some(right));
+        if as_then && (totals.jobs, totals.ends) != right {
+            let what = format!(
+                "segment {}: its file has {} jobs and {} ends, the catalogue says {} and {}",
+                entry.number, totals.jobs.rows, totals.ends.rows, right.0.rows, right.1.rows
+            );
+            return Err(StoreError::Corrupt { what });
+        }
+        Ok(())
     }
 }
 

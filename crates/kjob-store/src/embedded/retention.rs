@@ -73,7 +73,7 @@ impl Writer {
                 self.drop_segment(number)?;
             } else if needed == 0 {
                 expired.more = true;
-            } else if pays(needed, ledger.jobs) && rewrite.is_none() {
+            } else if pays(needed, ledger.jobs) && rewrite.is_none() && !ledger.damaged {
                 let (generation, changes) = (ledger.generation, ledger.changes);
                 ledger.moved.get_or_insert_default();
                 rewrite = Some(RewritePlan {
@@ -128,7 +128,17 @@ impl Writer {
                 ..Expired::default()
             });
         };
-        let new = copied.complete(&layout, old)?;
+        let completed = copied.complete(&layout, old);
+        if let (Err(StoreError::Corrupt { .. }), Some(old)) =
+            (&completed, self.segments.get_mut(&number))
+        {
+            // Said once; the next call would find the same.
+            old.damaged = true;
+        }
+        let new = completed?;
+        let Some(old) = self.segments.get(&number) else {
+            return Ok(Expired::default());
+        };
         let named = self.catalogue.set_generation(number, new.generation);
         // Also if that failed: it may be so on disk.
         copied.keep();

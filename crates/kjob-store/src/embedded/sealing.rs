@@ -86,6 +86,8 @@ impl Writer {
             self.shared
                 .noted(self.catalogue.set_summary(number, None))?;
             ledger.summary_stored = false;
+            // A reader would hold the file to the old counts.
+            self.publish_table();
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::filter::Filter;
 use super::layout::Layout;
 use super::live::Live;
 use super::summary::OwnerUsage;
+use super::totals::Sum;
 
 /// Shared by the handle, the writer and the readers.
 pub(crate) struct Shared {
@@ -27,6 +28,10 @@ pub(crate) struct Shared {
     usage: Mutex<UsageBook>,
     /// Of files that no longer belong to the store.
     pub(crate) deletions: Arc<Deletions>,
+    /// Held from before a commit until what it changed is published.
+    publishing: Mutex<()>,
+    /// Jobs that had not ended when the store was opened, and cannot be read; and why.
+    damaged: OnceLock<BTreeMap<JobId, String>>,
     closed: AtomicBool,
     failure: OnceLock<StoreError>,
 }
@@ -45,6 +50,23 @@ pub(crate) struct SegmentEntry {
     pub(crate) first_id: i64,
     /// Over its tags.
     pub(crate) filter: Arc<Filter>,
+    pub(crate) tags_whole: TagsWhole,
+    /// What its jobs and their ends add up to for good, if none of them lives any more.
+    pub(crate) settled: Option<(Sum, Sum)>,
+}
+
+/// Whether all tags of a sealed segment were read since the store was opened, and none was lost.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TagsWhole(Arc<AtomicBool>);
+
+impl TagsWhole {
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_known(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Usage of everyone.
@@ -71,6 +93,8 @@ impl Shared {
             headers: Mutex::default(),
             usage: Mutex::default(),
             deletions: Arc::new(Deletions::new()),
+            publishing: Mutex::default(),
+            damaged: OnceLock::new(),
             closed: AtomicBool::new(false),
             failure: OnceLock::new(),
         }
@@ -122,6 +146,41 @@ impl Shared {
 
     pub(crate) fn live_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<JobId, Live>> {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held, everything that is committed is published.
+    pub(crate) fn publishing(&self) -> MutexGuard<'_, ()> {
+        self.publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Jobs that had not ended when the store was opened, and cannot be read; and why.
+    pub(crate) fn damaged(&self) -> &BTreeMap<JobId, String> {
+        static NONE: BTreeMap<JobId, String> = BTreeMap::new();
+        self.damaged.get().unwrap_or(&NONE)
+    }
+
+    /// Once, while the store is opened.
+    pub(crate) fn set_damaged(&self, jobs: BTreeMap<JobId, String>) {
+        let _ = self.damaged.set(jobs);
+    }
+
+    /// The error for a job that is stored as if it lived, but does not.
+    pub(crate) fn lost_end(&self, id: JobId) -> StoreError {
+        let known = self.damaged().get(&id).cloned();
+        let what = known.unwrap_or_else(|| format!("the end of job {id} is out of reach"));
+        StoreError::Corrupt { what }
+    }
+
+    /// Passes on that a job is not there, unless it has to be.
+    pub(crate) fn absent(&self, id: JobId) -> Result<(), StoreError> {
+        let what = match self.damaged().get(&id) {
+            Some(what) => what.clone(),
+            None if self.live().contains_key(&id) => format!("the row of job {id} is out of reach"),
+            None => return Ok(()),
+        };
+        Err(StoreError::Corrupt { what })
     }
 
     /// A live job's header, if it is at hand.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::blobs::Content;
 use super::checksum::Checksum;
+use super::error::sql;
 use super::job_row::{Extent, encoding_from, encoding_to};
 
 /// The columns that [`StateRow::read`] takes, of tables called `s`, `x` and `e`.
@@ -146,6 +147,12 @@ impl StateRow {
             end: None,
         }))
     }
+}
+
+/// Whether a row with [`COLUMNS`] from column `at` on is that of an ended job, sound or not.
+pub(crate) fn has_end(row: &Row<'_>, at: usize) -> Result<bool, StoreError> {
+    let expires_at = row.get_ref(at + 7).map_err(sql("read a job"))?;
+    Ok(expires_at != ValueRef::Null)
 }
 
 /// Writes a live job's state; gives the row's checksum.

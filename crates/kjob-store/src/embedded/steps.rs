@@ -9,6 +9,7 @@ use kjob_core::{
 };
 
 use super::blobs::Content;
+use super::error::in_segment;
 use super::job_row::{self, millis};
 use super::live::{Live, first_state};
 use super::query::Stored;
@@ -125,9 +126,13 @@ impl Writer {
             if number != target && self.pending.contains_key(&number) {
                 return Ok(Holder::Undecided(number));
             }
-            let found = self.reading(number)?.tagged(owner, tag)?;
-            if let Some(stored) = found.filter(|stored| !stored.is_expired(now)) {
-                return Ok(Holder::Job(number, Box::new(stored)));
+            let found = self.reading(number)?.tagged(owner, tag);
+            match found.map_err(in_segment(number))? {
+                Some(stored) if !stored.is_expired(now) => {
+                    return self.holding(number, stored);
+                }
+                Some(_) => {}
+                None => self.prove_tags(number)?,
             }
         }
         let Some(carried) = tag.carried_id() else {
@@ -139,11 +144,45 @@ impl Writer {
         if number != target && self.pending.contains_key(&number) {
             return Ok(Holder::Undecided(number));
         }
-        let found = self.reading(number)?.carried(owner, tag, carried)?;
-        Ok(match found.filter(|stored| !stored.is_expired(now)) {
-            Some(stored) => Holder::Job(number, Box::new(stored)),
-            None => Holder::Nobody,
-        })
+        let found = self.reading(number)?.carried(owner, tag, carried);
+        let found = found.map_err(in_segment(number))?;
+        if let Some(stored) = found.filter(|stored| !stored.is_expired(now)) {
+            return self.holding(number, stored);
+        }
+        if self.reading(number)?.stored(carried)?.is_none() {
+            self.shared.absent(carried)?;
+        }
+        Ok(Holder::Nobody)
+    }
+
+    /// A job that has a tag, if it is sound: one without an end has to live.
+    fn holding(&self, number: u32, mut stored: Stored) -> Result<Holder, StoreError> {
+        let id = stored.job.header.id;
+        if stored.state.end.is_none() {
+            let live = self.live(number, id);
+            let live = live.ok_or_else(|| in_segment(number)(self.shared.lost_end(id)))?;
+            stored.state.state = Some(live.state());
+        }
+        Ok(Holder::Job(number, Box::new(stored)))
+    }
+
+    /// A filter knows a tag that the segment's file does not show: sees to it that this is the
+    /// filter's doing.
+    fn prove_tags(&mut self, number: u32) -> Result<(), StoreError> {
+        let Some(ledger) = self.segments.get(&number) else {
+            return Ok(());
+        };
+        let (sealed, whole) = (ledger.sealed, ledger.tags_whole.clone());
+        if sealed && whole.is_known() {
+            return Ok(());
+        }
+        let pending = self.pending.get(&number).map(|pending| pending.totals.tags);
+        let right = ledger.totals.tags.plus(pending.unwrap_or_default());
+        self.reading(number)?.prove_tags(Some(right))?;
+        if sealed {
+            whole.set_known();
+        }
+        Ok(())
     }
 
     fn difference(
@@ -165,7 +204,8 @@ impl Writer {
             payload: true,
             result: false,
         };
-        let job = self.reading(place)?.job(header.id, parts)?;
+        let job = self.reading(place)?.job(header.id, parts);
+        let job = job.map_err(in_segment(place))?;
         let stored = job.and_then(|job| job.payload).unwrap_or_default();
         Ok(Difference::between(
             (header, &stored),
@@ -405,17 +445,19 @@ impl Writer {
 
     /// Why there is nothing to be done with a job that is not live.
     fn not_live(&mut self, number: u32, id: JobId, at: Timestamp) -> Result<StepError, StoreError> {
-        let stored = self.reading(number)?.stored(id)?;
-        Ok(match stored.filter(|stored| !stored.is_expired(at)) {
-            None => StepError::Unknown(id),
-            Some(stored) => match stored.state.state.filter(|state| state.phase.is_terminal()) {
-                Some(state) => Refused::Ended(state.phase).into(),
-                None => StoreError::Corrupt {
-                    what: format!("job {id} lives only on disk"),
-                }
-                .into(),
-            },
-        })
+        let damaged = in_segment(number);
+        let stored = self.reading(number)?.stored(id).map_err(&damaged)?;
+        let Some(stored) = stored else {
+            self.shared.absent(id).map_err(damaged)?;
+            return Ok(StepError::Unknown(id));
+        };
+        if stored.is_expired(at) {
+            return Ok(StepError::Unknown(id));
+        }
+        match stored.state.state.filter(|state| state.phase.is_terminal()) {
+            Some(state) => Ok(Refused::Ended(state.phase).into()),
+            None => Err(damaged(self.shared.lost_end(id))),
+        }
     }
 
     /// Moves an ended job's expiry forward.
@@ -434,13 +476,16 @@ impl Writer {
         if self.live(number, id).is_some() {
             return Ok(Some(number));
         }
-        let Some(end) = self
-            .reading(number)?
-            .stored(id)?
-            .and_then(|stored| stored.state.end)
-        else {
+        let damaged = in_segment(number);
+        let stored = self.reading(number)?.stored(id).map_err(&damaged)?;
+        let Some(stored) = stored else {
+            self.shared.absent(id).map_err(damaged)?;
             return Ok(Some(number));
         };
+        let end = stored
+            .state
+            .end
+            .ok_or_else(|| damaged(self.shared.lost_end(id)))?;
         if at >= end.expires_at {
             return Ok(Some(number));
         }

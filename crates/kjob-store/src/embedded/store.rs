@@ -137,6 +137,12 @@ impl EmbeddedStore {
         }
     }
 
+    /// Jobs that had not ended when the store was opened and cannot be read, each with what is
+    /// wrong. They are not run, their calls get [`StoreError::Corrupt`], and their segments stay.
+    pub fn damaged_jobs(&self) -> &BTreeMap<JobId, String> {
+        self.shared.damaged()
+    }
+
     /// Has the writer do something, and waits for its answer.
     pub(crate) async fn ask<T, E: From<StoreError>>(
         &self,

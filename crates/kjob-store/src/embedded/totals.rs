@@ -135,11 +135,13 @@ impl Totals {
         }
     }
 
-    /// The jobs that have not ended: how many, and the sum of their ids.
+    /// The jobs that have not ended: how many, and the sum of their ids. The checksums add up to
+    /// nothing that has a meaning.
     pub(crate) fn live(&self) -> Sum {
-        let mut live = self.jobs.minus(self.expiries);
-        live.crcs = 0;
-        live
+        Sum {
+            crcs: 0,
+            ..self.jobs.minus(self.expiries)
+        }
     }
 
     /// Writes those that are not as `old`; all, where there is no old.
@@ -197,4 +199,21 @@ impl Totals {
         };
         Ok((sum, row.get(3)?))
     }
+}
+
+/// Fails if the rows of a table do not add up to what they did when they were written.
+pub(crate) fn same(number: u32, table: &str, found: Sum, right: Sum) -> Result<(), StoreError> {
+    if found == right {
+        return Ok(());
+    }
+    let missing = right.minus(found);
+    let which = match missing.rows {
+        1 => format!(": that of id {} is missing or damaged", missing.ids),
+        _ => String::new(),
+    };
+    let what = format!(
+        "segment {number}: the rows of {table} ({}) are not those that there were ({}){which}",
+        found.rows, right.rows
+    );
+    Err(StoreError::Corrupt { what })
 }

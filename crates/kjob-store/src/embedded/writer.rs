@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc::Receiver;
 
 use super::catalogue::Catalogue;
-use super::error::{is_fatal, sql};
+use super::error::{in_segment, is_fatal, sql};
 use super::ledger::{Ledger, Pending, Written};
 use super::live::Live;
 use super::lock::DirLock;
@@ -137,7 +137,9 @@ impl Writer {
 
     /// Makes the batch durable, and answers it.
     pub(crate) fn commit(&mut self) {
+        let shared = Arc::clone(&self.shared);
         for (number, mut pending) in std::mem::take(&mut self.pending) {
+            let publishing = shared.publishing();
             let done = match (self.shared.failure(), pending.failed.take()) {
                 (Some(error), _) => Err(error),
                 (None, Some(error)) => Err(error),
@@ -156,6 +158,7 @@ impl Writer {
                     self.failed_commits.insert(number, error);
                 }
             }
+            drop(publishing);
         }
     }
 
@@ -308,7 +311,7 @@ impl Writer {
             .connections
             .get(&number)
             .is_some_and(|c| !c.is_autocommit());
-        let error = sql(doing)(error);
+        let error = in_segment(number)(sql(doing)(error));
         if let (false, Some(pending)) = (harmless && intact, self.pending.get_mut(&number)) {
             pending.failed = Some(error.clone());
             pending.states.clear();
