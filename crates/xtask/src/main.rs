@@ -6,12 +6,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod acceptance;
+mod build;
 mod counts;
 mod features;
 mod fuzz;
 mod metadata;
 mod process;
 mod runner;
+mod soak;
 mod steps;
 mod tools;
 
@@ -53,6 +55,8 @@ enum Command {
     Setup,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
+    /// Kill servers while clients work, and check what clients were told
+    Soak(soak::SoakArgs),
 }
 
 #[derive(Args)]
@@ -66,7 +70,7 @@ struct TestArgs {
     /// List the steps and stop
     #[arg(long)]
     list: bool,
-    /// Hold the official clients against a release build of the server
+    /// Hold the official clients against a release build of the server, and kill that
     #[arg(long)]
     release: bool,
 }
@@ -98,6 +102,7 @@ impl Command {
                 Ok(runner::run(&context, &args.only, &args.skip))
             }
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Soak(args) => soak::run(args),
             Command::Fuzz(args) => {
                 fuzz::run(&Workspace::load()?, args.target.as_deref(), args.seconds)
             }

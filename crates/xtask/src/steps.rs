@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
-use crate::{acceptance, features, fuzz, tools};
+use crate::{acceptance, features, fuzz, soak, tools};
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 9] = [
+pub(crate) const STEPS: [Step; 10] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -52,6 +52,11 @@ pub(crate) const STEPS: [Step; 9] = [
         run: acceptance::run,
     },
     Step {
+        name: "soak",
+        about: "two minutes of killing the real server while clients work",
+        run: soak::step,
+    },
+    Step {
         name: "fuzz",
         about: "30 seconds of each fuzz target (nightly)",
         run: fuzz::smoke,
@@ -72,7 +77,7 @@ pub(crate) struct Step {
 pub(crate) struct Context {
     /// The workspace that is tested.
     pub(crate) workspace: Workspace,
-    /// Whether the acceptance step builds the server with optimisations.
+    /// Whether the steps that run the server build it with optimisations.
     pub(crate) release: bool,
 }
 

@@ -1,0 +1,57 @@
+//! Building programs of this workspace that other steps run.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::process::{self, Tool};
+
+/// Builds `kjob-server` as users do: with its default features, and none that other members ask for.
+pub(crate) fn server(release: bool) -> Result<PathBuf> {
+    program("kjob-server", "kjob-server", release)
+}
+
+/// Builds a program of a package: where it is.
+pub(crate) fn program(package: &str, name: &str, release: bool) -> Result<PathBuf> {
+    let mut build = Tool::Cargo.command();
+    build.args(["build", "--package", package, "--bin", name]);
+    build.arg("--message-format=json-render-diagnostics");
+    if release {
+        build.arg("--release");
+    }
+    // Not `output`, which would hold back what the compiler has to say.
+    build.stderr(Stdio::inherit());
+    let messages = process::output(&mut build)?;
+    executable(&messages, name).with_context(|| format!("cargo built no {name}"))
+}
+
+/// The path in the message about the program, among cargo's messages, one a line.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    let messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["name"] == name);
+    programs.find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_among_cargos_messages() {
+        let messages = r#"
+{"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"kjob_server"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"kjob-server"},"executable":"/t/debug/kjob-server"}
+{"reason":"build-finished","success":true}
+"#;
+        assert_eq!(
+            executable(messages, "kjob-server"),
+            Some("/t/debug/kjob-server".into())
+        );
+        assert_eq!(executable("not json\n", "kjob-server"), None);
+    }
+}

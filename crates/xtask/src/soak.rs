@@ -1,0 +1,77 @@
+//! Kill tests on the real server: `trials/` has what is run here.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build;
+use crate::counts::Counts;
+use crate::process::{self, Tool};
+use crate::steps::{Context, Verdict};
+
+/// How long the step of `cargo xtask test` kills servers.
+const STEP_SECONDS: u64 = 120;
+
+#[derive(Args)]
+pub(crate) struct SoakArgs {
+    /// For how long
+    #[arg(long, default_value_t = 20)]
+    minutes: u64,
+    /// After how many kills to end sooner
+    #[arg(long)]
+    kills: Option<u64>,
+    /// Of what clients ask and when servers are killed; random if left out. It does not replay a run
+    /// exactly: how far each process is when the kill comes is up to the machine
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keep histories, journals, logs and stores here; else they are kept after a violation only
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// The step of `cargo xtask test`.
+pub(crate) fn step(context: &Context) -> Result<Verdict> {
+    let mut soak = soak(context.release)?;
+    soak.args(["--seconds", &STEP_SECONDS.to_string()]);
+    let mut note = String::new();
+    let ok = process::run_watched(&mut soak, |line| {
+        if line.ends_with("promises broken") {
+            note = line.to_owned();
+        }
+    })?;
+    Ok(Verdict::Ran {
+        ok,
+        counts: Counts::default(),
+        note,
+    })
+}
+
+/// `cargo xtask soak`: for longer, against an optimised server. Whether every promise was kept.
+pub(crate) fn run(args: SoakArgs) -> Result<bool> {
+    let mut soak = soak(true)?;
+    soak.args(["--seconds", &args.minutes.saturating_mul(60).to_string()]);
+    if let Some(kills) = args.kills {
+        soak.args(["--kills", &kills.to_string()]);
+    }
+    if let Some(seed) = args.seed {
+        soak.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(keep) = args.keep {
+        // Ours is another working directory than that of who typed it.
+        soak.arg("--keep").arg(std::path::absolute(keep)?);
+    }
+    process::run_watched(&mut soak, |_| {})
+}
+
+/// The program that kills, with the programs that it kills.
+fn soak(release: bool) -> Result<Command> {
+    let server = build::server(release)?;
+    let trial_server = build::program("kjob-trials", "trial-server", release)?;
+    let soak = build::program("kjob-trials", "soak", release)?;
+    let mut command = Tool::At(soak).command();
+    command.arg("run").arg("--server").arg(server);
+    command.arg("--trial-server").arg(trial_server);
+    Ok(command)
+}

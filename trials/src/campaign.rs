@@ -1,0 +1,364 @@
+//! A campaign: clients at work while a server lives many lives on one directory, and a check of
+//! all that came of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::process::{Child, Command};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::asker::Asker;
+use crate::audit::audit;
+use crate::checker::{Findings, Trial, check};
+use crate::fate::{Fate, Fault};
+use crate::history::{self, Event, Micros, Recorder};
+use crate::journal::{self, Journal};
+use crate::lines::now;
+use crate::marks::{self, Step};
+use crate::plan::Endpoints;
+use crate::server::{Running, Segments, Servers, free_port, segments, signal};
+
+/// Processes of clients, and clients in each.
+const CLIENT_PROCESSES: u32 = 2;
+const CLIENTS: u32 = 12;
+
+/// The number of the client that looks at everything in the end.
+const AUDITOR: u32 = 9_999;
+
+/// How long a step is watched for, before the server is killed in whatever it does.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a server has to end after SIGTERM. It takes a second; busy machines take longer.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long clients have to get their last answers: the longest wait between two tries, and more.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who plays in a campaign.
+#[derive(Clone, Debug)]
+pub struct Cast {
+    /// The program of the server.
+    pub server: PathBuf,
+    /// The program of the clients.
+    pub clients: PathBuf,
+    /// What clients may call.
+    pub endpoints: Endpoints,
+    /// Where to look for a free port. Below those that systems give to clients (from 32,768 on), so
+    /// that no client takes it while a server is being started again.
+    pub ports: Range<u16>,
+}
+
+/// How long a campaign goes on: until one of these is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// The end of the last life.
+    pub until: Instant,
+    /// So many kills.
+    pub kills: u64,
+}
+
+/// What came of a campaign.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the checker found.
+    pub findings: Findings,
+    /// Each life of the server but the last.
+    pub lives: Vec<Life>,
+    /// How often a process of clients was stopped for a while.
+    pub pauses: u64,
+    /// What became of the store's segments.
+    pub segments: Segments,
+    /// When each job was first acknowledged.
+    pub acknowledged: BTreeMap<i64, Micros>,
+}
+
+/// One life of a server.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// How it ended.
+    pub fault: Fault,
+    /// From when until when.
+    pub began: Micros,
+    /// See there.
+    pub ended: Micros,
+    /// How many steps its store was in at the end. Empty without marks.
+    pub under_way: BTreeMap<Step, u64>,
+}
+
+/// Runs a campaign in a directory of its own.
+///
+/// # Errors
+/// What keeps it from being run or checked. A server that does not start, or ends by itself, is
+/// such an error.
+pub async fn run(cast: &Cast, dir: &Path, seed: u64, length: Length) -> Result<Outcome> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let servers = Servers {
+        program: cast.server.clone(),
+        dir: dir.to_owned(),
+        port: free_port(|| rng.random_range(cast.ports.clone()))?,
+        is_journalled: cast.endpoints == Endpoints::Journalled,
+    };
+    let clients = Clients::start(cast, dir, &servers.url(), seed)?;
+    let pauses = Arc::new(AtomicU64::new(0));
+    let pausing = pause(clients.ids()?, rng.random(), pauses.clone());
+    let pausing = AbortOnDropHandle::new(tokio::spawn(pausing));
+    let mut killer = Killer {
+        servers: &servers,
+        rng,
+        getting_ready: Duration::from_millis(100),
+        journals: Vec::new(),
+        lives: Vec::new(),
+    };
+    while Instant::now() < length.until && killer.kills() < length.kills {
+        killer.one_life().await?;
+    }
+    let mut last = servers.start(killer.lives.len())?;
+    last.ready().await?;
+    pausing.abort();
+    // Aborted, or at an error of its own, which is this campaign's.
+    if let Ok(Err(error)) = pausing.await {
+        return Err(error);
+    }
+    clients.end().await?;
+
+    let mut events = Vec::new();
+    for process in 0..CLIENT_PROCESSES {
+        events.extend(history::read(&history_file(dir, process))?);
+    }
+    let path = dir.join("history-audit");
+    let recorder = Arc::new(Recorder::open(&path)?);
+    audit(
+        &Asker::patient(&servers.url(), AUDITOR, &recorder)?,
+        &events,
+    )
+    .await?;
+    events.extend(history::read(&path)?);
+    let segments = segments(dir)?;
+    killer.drain(last).await?;
+
+    let acknowledged = acknowledged(&events);
+    let journals = servers.is_journalled.then_some(killer.journals);
+    let lives = killer.lives;
+    let trial = Trial { events, journals };
+    // Some hundred thousand events: other campaigns go on meanwhile.
+    let findings = tokio::task::spawn_blocking(move || check(&trial)).await?;
+    Ok(Outcome {
+        findings,
+        lives,
+        pauses: pauses.load(Ordering::Relaxed),
+        segments,
+        acknowledged,
+    })
+}
+
+fn acknowledged(events: &[Event]) -> BTreeMap<i64, Micros> {
+    use crate::history::{Answer, What};
+    let mut first = BTreeMap::new();
+    for event in events {
+        if let What::Submit {
+            answer: Answer::Told(accepted),
+            ..
+        } = &event.what
+        {
+            let at = first.entry(accepted.id).or_insert(event.answered);
+            *at = event.answered.min(*at);
+        }
+    }
+    first
+}
+
+fn history_file(dir: &Path, process: u32) -> PathBuf {
+    dir.join(format!("history-{process}"))
+}
+
+/// Starts servers and ends them.
+struct Killer<'a> {
+    servers: &'a Servers,
+    rng: StdRng,
+    /// How long the last one took to get ready.
+    getting_ready: Duration,
+    journals: Vec<Journal>,
+    lives: Vec<Life>,
+}
+
+impl Killer<'_> {
+    fn kills(&self) -> u64 {
+        self.lives
+            .iter()
+            .filter(|life| life.fault.is_kill())
+            .count() as u64
+    }
+
+    async fn one_life(&mut self) -> Result<()> {
+        let has_marks = self.servers.is_journalled;
+        let fate = Fate::draw(&mut self.rng, self.getting_ready, has_marks);
+        let mut server = self.servers.start(self.lives.len())?;
+        if let Fate::Started(after) = fate {
+            tokio::time::sleep(after).await;
+            return self.kill(server, fate.fault()).await;
+        }
+        self.getting_ready = server.ready().await.context(self.where_to_look())?;
+        match fate {
+            Fate::Started(_) => Ok(()),
+            Fate::Ready(after) => {
+                tokio::time::sleep(after).await;
+                self.kill(server, fate.fault()).await
+            }
+            Fate::InStep(step) => {
+                watch(&server, step).await?;
+                self.kill(server, fate.fault()).await
+            }
+            Fate::Draining(after, more) => {
+                tokio::time::sleep(after).await;
+                server.terminate().await?;
+                match server.ends_within(more).await? {
+                    Some(status) => self.drained(&server, status.success()),
+                    None => self.kill(server, fate.fault()).await,
+                }
+            }
+            Fate::Drained(after) => {
+                tokio::time::sleep(after).await;
+                self.drain(server).await
+            }
+        }
+    }
+
+    async fn kill(&mut self, server: Running, fault: Fault) -> Result<()> {
+        let files = (server.began, server.journal.clone(), server.marks.clone());
+        server.kill().await.context(self.where_to_look())?;
+        self.note(files, fault)
+    }
+
+    async fn drain(&mut self, mut server: Running) -> Result<()> {
+        server.terminate().await?;
+        let status = server.ends_within(END_TIMEOUT).await?;
+        let status =
+            status.with_context(|| format!("the server does not end; {}", self.where_to_look()))?;
+        self.drained(&server, status.success())
+    }
+
+    fn drained(&mut self, server: &Running, well: bool) -> Result<()> {
+        if !well {
+            bail!("a drain did not end well; {}", self.where_to_look());
+        }
+        let files = (server.began, server.journal.clone(), server.marks.clone());
+        self.note(files, Fault::Drained)
+    }
+
+    /// Takes in what a process left behind.
+    fn note(&mut self, files: (Micros, PathBuf, PathBuf), fault: Fault) -> Result<()> {
+        let (began, journal, marks) = files;
+        let mut life = Life {
+            fault,
+            began,
+            ended: now(),
+            under_way: BTreeMap::new(),
+        };
+        if self.servers.is_journalled {
+            // A process that was killed early enough has made neither file.
+            let entries = match journal.exists() {
+                true => journal::read(&journal)?,
+                false => Vec::new(),
+            };
+            self.journals.push(Journal {
+                began,
+                drained: fault == Fault::Drained,
+                entries,
+            });
+            if marks.exists() {
+                life.under_way = marks::Reader::open(&marks)?.under_way()?;
+                // They are many, and say no more than that.
+                std::fs::remove_file(&marks)?;
+            }
+        }
+        self.lives.push(life);
+        Ok(())
+    }
+
+    fn where_to_look(&self) -> String {
+        format!("its log is {}", self.servers.log().display())
+    }
+}
+
+/// Waits until a server's store is in such a step.
+async fn watch(server: &Running, step: Step) -> Result<()> {
+    let mut marks = marks::Reader::open(&server.marks)?;
+    let begin = Instant::now();
+    while begin.elapsed() < WATCH_TIMEOUT && !marks.under_way()?.contains_key(&step) {
+        tokio::time::sleep(Duration::from_micros(300)).await;
+    }
+    Ok(())
+}
+
+/// The processes of the clients; killed when dropped.
+struct Clients(Vec<Child>);
+
+impl Clients {
+    fn start(cast: &Cast, dir: &Path, url: &str, seed: u64) -> Result<Self> {
+        let mut processes = Vec::new();
+        for process in 0..CLIENT_PROCESSES {
+            let mut command = Command::new(&cast.clients);
+            command.arg("clients").args(["--url", url]);
+            command.args(["--seed", &seed.to_string()]);
+            command.args(["--first", &(process * CLIENTS).to_string()]);
+            command.args(["--clients", &CLIENTS.to_string()]);
+            if cast.endpoints == Endpoints::Demo {
+                command.arg("--demo");
+            }
+            command.arg("--history").arg(history_file(dir, process));
+            command.stdin(Stdio::piped()).kill_on_drop(true);
+            processes.push(command.spawn().context("cannot start clients")?);
+        }
+        Ok(Self(processes))
+    }
+
+    fn ids(&self) -> Result<Vec<u32>> {
+        let ids = self
+            .0
+            .iter()
+            .map(|child| child.id().context("clients ended by themselves"));
+        ids.collect()
+    }
+
+    /// Lets each client have its last answer.
+    async fn end(mut self) -> Result<()> {
+        for child in &mut self.0 {
+            if let Some(id) = child.id() {
+                signal(id, "CONT").await?;
+            }
+            drop(child.stdin.take());
+        }
+        for child in &mut self.0 {
+            let end = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, child.wait());
+            let status = end.await.context("clients do not end")??;
+            if !status.success() {
+                bail!("clients ended with {status}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stops one process of clients after another for a while.
+async fn pause(processes: Vec<u32>, seed: u64, pauses: Arc<AtomicU64>) -> Result<()> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    loop {
+        let work = rng.random_range(500..4_000);
+        tokio::time::sleep(Duration::from_millis(work)).await;
+        let Some(process) = processes.get(rng.random_range(0..processes.len())) else {
+            return Ok(());
+        };
+        signal(*process, "STOP").await?;
+        pauses.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(rng.random_range(10..1_500))).await;
+        signal(*process, "CONT").await?;
+    }
+}

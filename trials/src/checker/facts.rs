@@ -1,0 +1,307 @@
+//! What is known of each job, put together from all histories and journals.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Trial;
+use crate::call::Call;
+use crate::history::{Accepted, Answer, CancelWord, Key, Micros, ResultSeen, Status, What};
+use crate::journal::{Entry, Moment};
+
+/// All jobs and tags.
+pub(super) struct Facts<'a> {
+    pub(super) calls: BTreeMap<&'a str, &'a Call>,
+    pub(super) jobs: BTreeMap<i64, Job<'a>>,
+    /// When each tag was first submitted, answered or not.
+    submitted: BTreeMap<&'a str, Micros>,
+    /// The jobs that each tag was seen with.
+    pub(super) tags: BTreeMap<&'a str, BTreeSet<i64>>,
+    pub(super) ambiguous: u64,
+}
+
+/// What is known of one job.
+#[derive(Default)]
+pub(super) struct Job<'a> {
+    pub(super) id: i64,
+    /// More than one is a fault.
+    pub(super) tags: BTreeSet<&'a str>,
+    pub(super) acks: Vec<Ack>,
+    pub(super) sights: Vec<Sighting<'a>>,
+    /// When it was said that there is no such job.
+    pub(super) absences: Vec<Span>,
+    /// When its cancel was asked for, answered or not.
+    pub(super) cancels_asked: Vec<Micros>,
+    /// When it was said that it is being cancelled.
+    pub(super) cancelling: Vec<Span>,
+    pub(super) runs: Vec<Run<'a>>,
+}
+
+/// A submit that was acknowledged.
+pub(super) struct Ack {
+    pub(super) span: Span,
+    pub(super) existing: bool,
+}
+
+/// From the asking to the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) asked: Micros,
+    pub(super) answered: Micros,
+}
+
+/// How the job stood.
+pub(super) struct Sighting<'a> {
+    pub(super) span: Span,
+    pub(super) status: Status,
+    pub(super) progress: Option<i32>,
+    pub(super) ended_millis: Option<i64>,
+    pub(super) error: Option<&'a str>,
+    pub(super) result: Option<&'a ResultSeen>,
+}
+
+/// A line of a handler.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    /// Which process of the server.
+    pub(super) process: usize,
+    /// When that was started.
+    pub(super) began: Micros,
+    /// Whether it ended by a drain.
+    pub(super) drained: bool,
+    pub(super) entry: &'a Entry,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn gather(trial: &'a Trial) -> Self {
+        let mut facts = Self {
+            calls: BTreeMap::new(),
+            submitted: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            ambiguous: 0,
+        };
+        for (process, journal) in trial.journals.iter().flatten().enumerate() {
+            for entry in &journal.entries {
+                facts.job(entry.id, Some(&entry.tag)).runs.push(Run {
+                    process,
+                    began: journal.began,
+                    drained: journal.drained,
+                    entry,
+                });
+            }
+        }
+        for event in &trial.events {
+            let span = Span {
+                asked: event.asked,
+                answered: event.answered,
+            };
+            facts.add_named(&event.what, span);
+        }
+        // Only now is it known which jobs a tag has named.
+        for event in &trial.events {
+            let span = Span {
+                asked: event.asked,
+                answered: event.answered,
+            };
+            facts.add_by_tag(&event.what, span);
+        }
+        facts
+    }
+
+    /// What was submitted, if anybody did.
+    pub(super) fn call_of(&self, job: &Job<'_>) -> Option<&'a Call> {
+        job.tags
+            .first()
+            .and_then(|tag| self.calls.get(tag).copied())
+    }
+
+    /// From when on a call may have its job.
+    pub(super) fn submitted_from(&self, job: &Job<'_>) -> Option<Micros> {
+        let tag = job.tags.first()?;
+        self.submitted.get(tag).copied()
+    }
+
+    /// Until when a job is surely kept, by all that is known of its end.
+    pub(super) fn kept_until(&self, job: &Job<'_>) -> Option<Micros> {
+        let kept = self.call_of(job)?.kept_millis.saturating_mul(1_000);
+        let ended = job.ended_from().or_else(|| self.submitted_from(job))?;
+        Some(ended.saturating_add(kept))
+    }
+
+    fn job(&mut self, id: i64, tag: Option<&'a str>) -> &mut Job<'a> {
+        if let Some(tag) = tag {
+            self.tags.entry(tag).or_default().insert(id);
+        }
+        let job = self.jobs.entry(id).or_default();
+        job.id = id;
+        job.tags.extend(tag);
+        job
+    }
+
+    /// What names its job by id.
+    fn add_named(&mut self, what: &'a What, span: Span) {
+        match what {
+            What::Submit { call, answer } => {
+                self.calls.insert(&call.tag, call);
+                let first = self.submitted.entry(&call.tag).or_insert(span.asked);
+                *first = span.asked.min(*first);
+                if let Answer::Told(Accepted { id, existing }) = answer {
+                    let existing = *existing;
+                    self.job(*id, Some(&call.tag))
+                        .acks
+                        .push(Ack { span, existing });
+                }
+            }
+            What::Get {
+                key: Key::Id(id),
+                answer,
+            } => self.look(*id, answer, span),
+            What::Get { .. } => {}
+            What::Cancel { id, answer } => {
+                let job = self.job(*id, None);
+                job.cancels_asked.push(span.asked);
+                match answer {
+                    Answer::Told(CancelWord::Cancelled) => {
+                        job.sights.push(Sighting::listed(span, Status::Cancelled));
+                    }
+                    Answer::Told(CancelWord::Already(status)) => {
+                        job.sights.push(Sighting::listed(span, *status));
+                    }
+                    Answer::Told(CancelWord::Cancelling) => job.cancelling.push(span),
+                    Answer::NotFound => job.absences.push(span),
+                    Answer::Refused(_) | Answer::Unknown(_) => {}
+                }
+            }
+            What::List {
+                answer: Answer::Told(rows),
+            }
+            | What::FinalList { rows } => {
+                for row in rows {
+                    let sight = Sighting::listed(span, row.status);
+                    self.job(row.id, row.tag.as_deref()).sights.push(sight);
+                }
+                if matches!(what, What::FinalList { .. }) {
+                    self.note_absent(rows, span);
+                }
+            }
+            What::List { .. } => {}
+        }
+    }
+
+    /// Who is not in a list of all is not there.
+    fn note_absent(&mut self, rows: &[crate::history::Row], span: Span) {
+        let there: BTreeSet<i64> = rows.iter().map(|row| row.id).collect();
+        for job in self
+            .jobs
+            .values_mut()
+            .filter(|job| !there.contains(&job.id))
+        {
+            job.absences.push(span);
+        }
+    }
+
+    fn look(&mut self, id: i64, answer: &'a Answer<crate::history::Sight>, span: Span) {
+        match answer {
+            Answer::Told(sight) => {
+                let job = self.job(id, sight.tag.as_deref());
+                job.sights.push(Sighting {
+                    span,
+                    status: sight.status,
+                    progress: Some(sight.progress),
+                    ended_millis: sight.ended_millis,
+                    error: sight.error.as_deref(),
+                    result: sight.result.as_ref(),
+                });
+            }
+            Answer::NotFound => self.job(id, None).absences.push(span),
+            Answer::Refused(_) | Answer::Unknown(_) => {}
+        }
+    }
+
+    /// What names its job by tag.
+    fn add_by_tag(&mut self, what: &'a What, span: Span) {
+        let What::Get {
+            key: Key::Tag(tag),
+            answer,
+        } = what
+        else {
+            return;
+        };
+        let ids = self.tags.get(tag.as_str());
+        match ids.map(|ids| (ids.len(), ids.first().copied())) {
+            Some((1, Some(id))) => self.look(id, answer, span),
+            Some(_) => self.ambiguous += 1,
+            None => {}
+        }
+    }
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn tag(&self) -> Option<String> {
+        self.tags.first().map(|tag| (*tag).to_owned())
+    }
+
+    /// Sights of its end, the first answered first.
+    pub(super) fn terminals(&self) -> impl Iterator<Item = &Sighting<'a>> {
+        let mut ends: Vec<_> = self
+            .sights
+            .iter()
+            .filter(|sight| sight.status.is_terminal())
+            .collect();
+        ends.sort_by_key(|sight| sight.span.answered);
+        ends.into_iter()
+    }
+
+    pub(super) fn starts(&self) -> impl Iterator<Item = &Run<'a>> {
+        self.runs
+            .iter()
+            .filter(|run| run.entry.what == Moment::Start)
+    }
+
+    /// From when on it was surely there: somebody was told, or its handler was started.
+    pub(super) fn there_from(&self) -> Option<Micros> {
+        let acks = self.acks.iter().map(|ack| ack.span.answered);
+        let sights = self.sights.iter().map(|sight| sight.span.answered);
+        let starts = self.starts().map(|run| run.entry.at);
+        acks.chain(sights).chain(starts).min()
+    }
+
+    /// When it was told to have ended.
+    pub(super) fn ended_at(&self) -> Option<Micros> {
+        let told = self.sights.iter().find_map(|sight| sight.ended_millis);
+        told.map(|millis| millis.saturating_mul(1_000))
+    }
+
+    /// Before this moment it had surely not ended: the one that its end was told with, or the
+    /// newest asking of what showed it alive.
+    fn ended_from(&self) -> Option<Micros> {
+        if let Some(told) = self.ended_at() {
+            return Some(told);
+        }
+        let alive = self
+            .sights
+            .iter()
+            .filter(|sight| !sight.status.is_terminal());
+        let alive = alive.map(|sight| sight.span.asked);
+        let new = self
+            .acks
+            .iter()
+            .filter(|ack| !ack.existing)
+            .map(|ack| ack.span.asked);
+        let cancelling = self.cancelling.iter().map(|span| span.asked);
+        let starts = self.starts().map(|run| run.entry.at);
+        alive.chain(new).chain(cancelling).chain(starts).max()
+    }
+}
+
+impl Sighting<'_> {
+    fn listed(span: Span, status: Status) -> Self {
+        Self {
+            span,
+            status,
+            progress: None,
+            ended_millis: None,
+            error: None,
+            result: None,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Trials of the real server: clients write down what they are told while the server is killed
+//! again and again, and a checker holds what they were told against what was promised.
+//!
+//! ```text
+//! clients  →  history    what each client asked and was told, and when
+//! handlers →  journal    each start and end of a handler
+//! store    →  marks      each step that the store began and ended, up to the kill
+//! history + journal → checker → violations
+//! ```
+//!
+//! [`checker`] is a pure function and knows no server: any number of nodes over any store can be
+//! held against it. A seed chooses what clients ask and when servers are killed; how far each of
+//! them is by then is up to the machine, so a seed does not replay a run exactly.
+
+pub mod asker;
+pub mod audit;
+pub mod call;
+pub mod campaign;
+pub mod checker;
+pub mod clients;
+pub mod fate;
+pub mod handlers;
+pub mod history;
+pub mod journal;
+mod lines;
+pub mod marked_store;
+pub mod marks;
+pub mod plan;
+pub mod report;
+pub mod server;
