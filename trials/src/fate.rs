@@ -46,7 +46,7 @@ impl Fate {
     pub fn draw(rng: &mut StdRng, getting_ready: Duration, has_marks: bool) -> Self {
         let at_work = Duration::from_millis(rng.random_range(20..=2_000));
         match rng.random_range(0..20) {
-            0 => Fate::Started(Duration::from_micros(rng.random_range(0..5_000))),
+            0 => Fate::Started(Duration::from_micros(rng.random_range(0..2_000))),
             1..5 => {
                 let most = getting_ready.mul_f64(1.2).as_micros();
                 let most = u64::try_from(most).unwrap_or(1_000_000);
@@ -107,5 +107,27 @@ impl fmt::Display for Fault {
             Fault::KilledInDrain => "killed while draining",
             Fault::Drained => "drained",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_comes_and_none_that_cannot_be() {
+        for has_marks in [true, false] {
+            let mut rng = StdRng::seed_from_u64(1);
+            let ready = Duration::from_millis(100);
+            let draw = |_| Fate::draw(&mut rng, ready, has_marks).fault();
+            let faults: BTreeSet<_> = (0..1_000).map(draw).collect();
+            let all = Fault::ALL.into_iter();
+            let can_be = all.filter(|fault| has_marks || *fault != Fault::KilledInStep);
+            assert!(faults.into_iter().eq(can_be), "{has_marks}");
+        }
     }
 }

@@ -218,3 +218,88 @@ impl Report {
         writeln!(f, "{ambiguous} looks at tags of several jobs left out")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::Life;
+    use crate::checker::{self, Findings, Violation};
+    use crate::server::Segments;
+
+    /// Two lives, of which the second acknowledged a job that was then lost.
+    fn outcome(steps: &[Step], violations: Vec<Violation>) -> Outcome {
+        let life = |fault, began, ended| Life {
+            fault,
+            began,
+            ended,
+            under_way: steps.iter().map(|step| (*step, 2)).collect(),
+        };
+        Outcome {
+            findings: Findings {
+                violations,
+                counts: Counts {
+                    acknowledged: 3,
+                    ..Counts::default()
+                },
+            },
+            lives: vec![
+                life(Fault::Drained, 0, 10),
+                life(Fault::KilledAtWork, 20, 30),
+            ],
+            pauses: 1,
+            segments: Segments::default(),
+            // The last one by the life that nobody ended.
+            acknowledged: BTreeMap::from([(1, 5), (2, 25), (3, 35)]),
+        }
+    }
+
+    fn lost(id: Option<i64>) -> Violation {
+        Violation {
+            fault: checker::Fault::Lost,
+            id,
+            tag: None,
+            seen: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_job_counts_for_the_end_of_the_life_that_acknowledged_it() {
+        let mut report = Report::default();
+        report.add(&outcome(&Step::REQUIRED, vec![lost(Some(2)), lost(None)]));
+        let text = report.to_string();
+        for line in [
+            "killed at work                      1             1      1        0          0\n",
+            "drained                             1             1      0        0          0\n",
+            "all                                 2             3      2        0          0\n",
+            // Only kills count here, not the drain.
+            "submit under way                    1             2\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        assert_eq!((report.kills(), report.violations()), (1, 2));
+        assert!(!report.is_unharmed());
+    }
+
+    #[test]
+    fn a_run_that_missed_a_step_is_not_good() {
+        let mut report = Report::default();
+        report.add(&outcome(&Step::REQUIRED[1..], Vec::new()));
+        assert!(report.is_unharmed() && !report.is_good());
+        assert_eq!(report.missed(), [Step::Submit]);
+        report.add(&outcome(&Step::REQUIRED[..1], Vec::new()));
+        assert!(report.is_good());
+    }
+
+    #[test]
+    fn a_run_that_broke_off_is_not_good() {
+        let mut report = Report::default();
+        report.add(&outcome(&Step::REQUIRED, Vec::new()));
+        report.add_error(&anyhow::anyhow!("it did not start"));
+        assert!(!report.is_unharmed());
+        assert!(
+            report
+                .to_string()
+                .ends_with("a campaign broke off: it did not start\n")
+        );
+    }
+}

@@ -271,25 +271,19 @@ impl<'a> Job<'a> {
         told.map(|millis| millis.saturating_mul(1_000))
     }
 
-    /// Before this moment it had surely not ended: the one that its end was told with, or the
-    /// newest asking of what showed it alive.
+    /// Before this moment, in whole milliseconds, it had surely not ended.
+    ///
+    /// That it was seen alive says nothing: an end is dated when the handler returns, and seen
+    /// when it is durable.
     fn ended_from(&self) -> Option<Micros> {
         if let Some(told) = self.ended_at() {
             return Some(told);
         }
-        let alive = self
-            .sights
-            .iter()
-            .filter(|sight| !sight.status.is_terminal());
-        let alive = alive.map(|sight| sight.span.asked);
-        let new = self
-            .acks
-            .iter()
-            .filter(|ack| !ack.existing)
-            .map(|ack| ack.span.asked);
-        let cancelling = self.cancelling.iter().map(|span| span.asked);
-        let starts = self.starts().map(|run| run.entry.at);
-        alive.chain(new).chain(cancelling).chain(starts).max()
+        let new = self.acks.iter().filter(|ack| !ack.existing);
+        let new = new.map(|ack| ack.span.asked);
+        let lines = self.runs.iter().map(|run| run.entry.at);
+        let from = new.chain(lines).max()?;
+        Some(from - from.rem_euclid(1_000))
     }
 }
 
