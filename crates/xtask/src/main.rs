@@ -16,6 +16,7 @@ mod runner;
 mod soak;
 mod steps;
 mod tools;
+mod unsafe_notes;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,8 @@ enum Command {
     Test(TestArgs),
     /// Install what `test` and `fuzz` need, below the target directory
     Setup,
+    /// Look for known holes in the dependencies, in a list that is fetched anew
+    Advisories,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
     /// Kill servers while clients work, and check what clients were told
@@ -101,6 +104,7 @@ impl Command {
                 };
                 Ok(runner::run(&context, &args.only, &args.skip))
             }
+            Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
             Command::Soak(args) => soak::run(args),
             Command::Fuzz(args) => {

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
-use crate::{acceptance, features, fuzz, soak, tools};
+use crate::{acceptance, features, fuzz, soak, tools, unsafe_notes};
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 10] = [
+pub(crate) const STEPS: [Step; 11] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -40,6 +40,11 @@ pub(crate) const STEPS: [Step; 10] = [
         name: "deny",
         about: "dependencies: duplicates, licences, sources",
         run: deny,
+    },
+    Step {
+        name: "unsafe",
+        about: "notes on the unsafe code of what kjob-proto and kjob-core depend on",
+        run: unsafe_notes::run,
     },
     Step {
         name: "doc",
@@ -178,13 +183,20 @@ fn doctest(_: &Context) -> Result<Verdict> {
 
 fn deny(context: &Context) -> Result<Verdict> {
     let cargo_deny = tools::CARGO_DENY.ensure(&context.workspace)?;
-    // Not advisories: their database is on the network, and changes while the code does not.
+    // Not advisories: their list is on the network, and changes while the code does not.
     process::run(
         Tool::At(cargo_deny)
             .command()
-            .args(["check", "bans", "licenses", "sources"]),
+            .args(["check", "-D", "warnings", "bans", "licenses", "sources"]),
     )?;
     Ok(Verdict::passed(""))
+}
+
+/// Looks for known holes in the dependencies. Needs the network.
+pub(crate) fn advisories(workspace: &Workspace) -> Result<()> {
+    let cargo_deny = tools::CARGO_DENY.ensure(workspace)?;
+    let arguments = ["check", "-D", "warnings", "advisories"];
+    process::run(Tool::At(cargo_deny).command().args(arguments))
 }
 
 fn doc(_: &Context) -> Result<Verdict> {
