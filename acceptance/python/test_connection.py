@@ -3,8 +3,9 @@
 from harness import calls
 
 
-def test_the_client_knows_the_server(db, shared_server):
-    assert db.get_url() == shared_server.url
+def test_the_client_knows_the_server(db, kind):
+    server, *_ = kind
+    assert db.get_url() == server.url
     assert db.server_version is not None
     # The client compares the first two parts with its own and would warn.
     assert str(db.server_version).split(".")[:2] == ["7", "2"]

@@ -28,6 +28,17 @@ impl Server {
         Self::start_with("127.0.0.1", &[])
     }
 
+    /// A server on `host` that speaks HTTPS. The client trusts whom the system trusts, so the tests
+    /// are run with `SSL_CERT_FILE` naming the certificate's authority.
+    pub fn start_secure(host: &str) -> Self {
+        let dir = std::env::var("KJOB_TLS_DIR")
+            .expect("KJOB_TLS_DIR: a directory with server.pem and server.key");
+        let (cert, key) = (format!("{dir}/server.pem"), format!("{dir}/server.key"));
+        let server = Self::start_with(host, &["--tls-cert", &cert, "--tls-key", &key]);
+        assert!(server.url().starts_with("https://"), "{}", server.url());
+        server
+    }
+
     /// A server on `host` (a loopback address; the system picks the port), with more `arguments`.
     pub fn start_with(host: &str, arguments: &[&str]) -> Self {
         let data = TempDir::new().expect("a temporary directory");

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import threading
 
-READY = re.compile(r"listening on (http://\S+)")
+from harness import certificates
+
+READY = re.compile(r"listening on (https?://\S+)")
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 30
 
@@ -15,14 +17,17 @@ STOP_SECONDS_MAX = 30
 class Server:
     """One server process. `url` is its base URL.
 
-    `address` is a host without a port: the system picks a free one.
+    `address` is a host without a port: the system picks a free one. With `tls` it speaks HTTPS, with
+    the certificate that `harness.certificates` has.
     """
 
-    def __init__(self, data_dir, address="127.0.0.1", arguments=()):
+    def __init__(self, data_dir, address="127.0.0.1", arguments=(), tls=False):
         self.killed = False
         binary = os.environ.get("KJOB_SERVER_BIN")
         if not binary:
             raise RuntimeError("set KJOB_SERVER_BIN to the path of a built kjob-server")
+        if tls:
+            arguments = (*arguments, *certificates.server_arguments())
         self.process = subprocess.Popen(
             [binary, "--listen", f"{address}:0", "--data-dir", str(data_dir), *arguments],
             stdin=subprocess.DEVNULL,

@@ -7,19 +7,22 @@
 /// Makes a module of tests for each kind of connection out of `async fn(&Server, &TestClient)`.
 macro_rules! on_each_connection {
     ($($test:ident),* $(,)?) => {
-        on_each_connection!(@ binary_with_discovery, true, false, $($test),*);
-        on_each_connection!(@ binary_direct, false, false, $($test),*);
-        on_each_connection!(@ snappy_with_discovery, true, true, $($test),*);
-        on_each_connection!(@ snappy_direct, false, true, $($test),*);
+        on_each_connection!(@ binary_with_discovery, Server::start(), true, false, $($test),*);
+        on_each_connection!(@ binary_direct, Server::start(), false, false, $($test),*);
+        on_each_connection!(@ snappy_with_discovery, Server::start(), true, true, $($test),*);
+        on_each_connection!(@ snappy_direct, Server::start(), false, true, $($test),*);
+        on_each_connection!(
+            @ https_with_discovery, Server::start_secure("127.0.0.1"), true, false, $($test),*
+        );
     };
-    (@ $kind:ident, $discovery:literal, $snappy:literal, $($test:ident),*) => {
+    (@ $kind:ident, $server:expr, $discovery:literal, $snappy:literal, $($test:ident),*) => {
         mod $kind {
             use kjob_conformance::{Connection, Server, TestClient};
 
             $(
                 #[tokio::test]
                 async fn $test() {
-                    let server = Server::start();
+                    let server = $server;
                     let connection = Connection { discovery: $discovery, snappy: $snappy };
                     let client = TestClient::connect(&[server.url()], connection).await;
                     super::$test(&client).await;
@@ -33,6 +36,7 @@ macro_rules! on_each_connection {
 mod cancel;
 mod connection;
 mod errors;
+mod https;
 mod jobs;
 mod lifecycle;
 mod list;

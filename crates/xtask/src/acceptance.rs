@@ -1,8 +1,10 @@
 //! The official clients against the real server.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use kjob_test_certificates::Authority;
 
 use crate::build;
 use crate::counts::Counts;
@@ -14,10 +16,14 @@ use crate::tools;
 /// Where the tests of both clients look for the server.
 const SERVER_VARIABLE: &str = "KJOB_SERVER_BIN";
 
+/// Where they look for certificates.
+const TLS_VARIABLE: &str = "KJOB_TLS_DIR";
+
 /// Builds the server and runs the tests of both clients.
 pub(crate) fn run(context: &Context) -> Result<Verdict> {
     let python = tools::python(&context.workspace)?;
     let server = build::server(context.release)?;
+    let certificates = make_certificates(&context.workspace.target)?;
 
     let mut pytest = Tool::At(python).command();
     pytest
@@ -26,13 +32,21 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     // The tree stays as it was.
     pytest
         .env(SERVER_VARIABLE, &server)
+        .env(TLS_VARIABLE, &certificates)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let mut python = Counts::default();
     let python_ok = process::run_watched(&mut pytest, |line| python.add_pytest_line(line))?;
 
+    let target = ["--test", "official_client"];
+    let mut build = conformance(&context.workspace, "test");
+    process::run(build.args(target).arg("--no-run"))?;
     let mut test = conformance(&context.workspace, "test");
-    test.args(["--test", "official_client", "--no-fail-fast"])
-        .env(SERVER_VARIABLE, &server);
+    test.args(target)
+        .arg("--no-fail-fast")
+        .env(SERVER_VARIABLE, &server)
+        .env(TLS_VARIABLE, &certificates);
+    // The client trusts whom the system trusts. Cargo would too, were there still something to fetch.
+    test.env("SSL_CERT_FILE", certificates.join("authority.pem"));
     let mut rust = Counts::default();
     let rust_ok = process::run_watched(&mut test, |line| rust.add_cargo_line(line))?;
 
@@ -62,6 +76,20 @@ pub(crate) fn conformance(workspace: &Workspace, subcommand: &str) -> Command {
     // other's lock.
     command.env("CARGO_TARGET_DIR", workspace.target.join("conformance"));
     command
+}
+
+/// An authority, and a certificate for servers on this machine, new each time.
+fn make_certificates(target: &Path) -> Result<PathBuf> {
+    let dir = target.join("acceptance-tls");
+    let authority = Authority::new("the authority of the acceptance tests");
+    let server = authority.server(&["localhost", "127.0.0.1", "127.0.0.2"]);
+    let write = || {
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join("authority.pem"), authority.pem())?;
+        server.write(&dir, "server")
+    };
+    write().with_context(|| dir.display().to_string())?;
+    Ok(dir)
 }
 
 fn total(counts: Counts) -> u32 {
