@@ -1,4 +1,26 @@
 //! TLS: what a server shows to prove who it is, and what it asks of its clients.
+//!
+//! ```
+//! use kjob_server::tls::{ClientCertificates, Tls, TlsError, TlsOptions, Validity};
+//! use std::time::SystemTime;
+//! # let dir = tempfile::tempdir()?;
+//! # let authority = kjob_test_certificates::Authority::new("an authority");
+//! # let files = authority.server(&["jobs.example.org"]).write(dir.path(), "server")?;
+//! # let clients = dir.path().join("clients.pem");
+//! # std::fs::write(&clients, authority.pem())?;
+//! # let (cert, key) = (files.certificate, files.key);
+//!
+//! let mut options = TlsOptions::new(&cert, &key);
+//! options.clients = ClientCertificates::Required { authorities: clients };
+//! let tls = Tls::load(options)?; // for Server::with_tls
+//! assert!(tls.certificate().is_for("jobs.example.org"));
+//! assert_eq!(tls.certificate().validity(SystemTime::now()), Validity::Valid);
+//!
+//! // When the files have changed; what cannot be used changes nothing.
+//! std::fs::write(&key, "no key")?;
+//! assert!(matches!(tls.reload(), Err(TlsError::NoKey { .. })));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod certificate;
 mod error;
