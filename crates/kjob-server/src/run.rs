@@ -252,10 +252,13 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn S
             let open = move || -> Result<Arc<dyn Store>, RunError> {
                 match own {
                     Some(open) => open(&dir).map_err(|source| RunError::OwnStore { dir, source }),
-                    None => Ok(Arc::new(EmbeddedStore::open(
-                        dir,
-                        EmbeddedOptions::default(),
-                    )?)),
+                    None => {
+                        let store = EmbeddedStore::open(dir, EmbeddedOptions::default())?;
+                        for (job, damage) in store.damaged_jobs() {
+                            tracing::error!(%job, %damage, "a job is damaged, and is not run");
+                        }
+                        Ok(Arc::new(store))
+                    }
                 }
             };
             let opened = tokio::task::spawn_blocking(open).await;

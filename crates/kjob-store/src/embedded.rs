@@ -5,6 +5,8 @@
 mod backup;
 mod blobs;
 mod catalogue;
+mod check;
+mod check_segment;
 mod checksum;
 mod compact;
 mod counts;
@@ -41,6 +43,7 @@ mod totals;
 mod writer;
 
 pub use backup::{BackupError, BackupReport};
+pub use check::{CheckReport, Finding, check};
 pub use compact::Compacted;
 pub use error::OpenError;
 pub use options::EmbeddedOptions;

@@ -1,10 +1,11 @@
 //! The catalogue: format, ids handed out, and the segments there are. Small; written when a
 //! segment begins, ends or goes, and when ids are set aside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use kjob_core::{IdBlock, JobId, StoreError};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checksum::Checksum;
@@ -114,21 +115,7 @@ impl Catalogue {
                     .to_owned(),
             }));
         }
-        let ids = Ids::read(&connection).map_err(CatalogueError::Store)?;
-        let segments = read_segments(&connection).map_err(CatalogueError::Store)?;
-        let mut sum = Sum::default();
-        for segment in segments.values() {
-            sum.add(segment.number.into(), segment.checksum());
-        }
-        // A file that the catalogue lost sight of must not be taken for a left-over one.
-        if sum != ids.segments {
-            return Err(CatalogueError::Store(StoreError::Corrupt {
-                what: format!(
-                    "catalogue.sqlite: {} segments are not the {} that there were",
-                    sum.rows, ids.segments.rows
-                ),
-            }));
-        }
+        let (ids, segments) = read_whole(&connection).map_err(CatalogueError::Store)?;
         Ok(Self {
             connection,
             ids,
@@ -444,6 +431,93 @@ impl SegmentRecord {
             .maybe(self.summary.map(i64::from))
             .end()
     }
+}
+
+/// What a catalogue says, read beside whoever has it.
+#[derive(Debug)]
+pub(crate) struct Inspected {
+    pub(crate) next_id: i64,
+    pub(crate) segments: Vec<SegmentRecord>,
+    pub(crate) blobs: HashMap<u32, Blobs>,
+}
+
+/// What a catalogue keeps of a segment's contents.
+#[derive(Debug, Default)]
+pub(crate) struct Blobs {
+    pub(crate) summary: Option<Vec<u8>>,
+    pub(crate) filter: Option<Vec<u8>>,
+}
+
+/// Reads a catalogue as of one moment, and leaves it as it is.
+pub(crate) fn inspect(path: &Path) -> Result<Inspected, StoreError> {
+    let doing = || sql("read the catalogue");
+    let corrupt = |what: String| StoreError::Corrupt {
+        what: format!("catalogue.sqlite: {what}"),
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(std::time::Duration::from_secs(10))?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    };
+    let connection = open().map_err(doing())?;
+    let snapshot = connection.unchecked_transaction().map_err(doing())?;
+    if Schema::read(&snapshot).map_err(doing())? != Schema::of(make_tables).map_err(doing())? {
+        return Err(corrupt(
+            "its tables are not those of this format".to_owned(),
+        ));
+    }
+    let pages: String = snapshot
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(doing())?;
+    if pages != "ok" {
+        return Err(corrupt(pages));
+    }
+    let (ids, segments) = read_whole(&snapshot)?;
+    let mut blobs: HashMap<u32, Blobs> = HashMap::new();
+    for (query, is_summary) in [
+        ("SELECT number, summary FROM summaries", true),
+        ("SELECT number, filter FROM filters", false),
+    ] {
+        let mut query = snapshot.prepare(query).map_err(doing())?;
+        let mut rows = query.query([]).map_err(doing())?;
+        while let Some(row) = rows.next().map_err(doing())? {
+            let (number, blob) = (row.get(0).map_err(doing())?, row.get(1).map_err(doing())?);
+            let of = blobs.entry(number).or_default();
+            *(if is_summary {
+                &mut of.summary
+            } else {
+                &mut of.filter
+            }) = Some(blob);
+        }
+    }
+    Ok(Inspected {
+        next_id: ids.next_id,
+        segments: segments.into_values().collect(),
+        blobs,
+    })
+}
+
+/// The rows of `ids` and `segments`, held against each other.
+fn read_whole(connection: &Connection) -> Result<(Ids, BTreeMap<u32, SegmentRecord>), StoreError> {
+    let ids = Ids::read(connection)?;
+    let segments = read_segments(connection)?;
+    let mut sum = Sum::default();
+    for segment in segments.values() {
+        sum.add(segment.number.into(), segment.checksum());
+    }
+    // A file that the catalogue lost sight of must not be taken for a left-over one.
+    if sum != ids.segments {
+        let what = format!(
+            "catalogue.sqlite: {} segments are not the {} that there were",
+            sum.rows, ids.segments.rows
+        );
+        return Err(StoreError::Corrupt { what });
+    }
+    Ok((ids, segments))
 }
 
 fn read_segments(connection: &Connection) -> Result<BTreeMap<u32, SegmentRecord>, StoreError> {

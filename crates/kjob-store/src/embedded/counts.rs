@@ -4,7 +4,7 @@ use kjob_core::{Owner, StoreError, Usage};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::checksum::Checksum;
-use super::error::sql;
+use super::error::{sql, sql_of};
 use super::summary::{Expiries, OwnerUsage};
 use super::totals::Sum;
 
@@ -129,7 +129,7 @@ impl Meta {
                         .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
                         .optional()
                 })
-                .map_err(sql("read a segment's notes"))?;
+                .map_err(sql_of("read its notes", || file.to_owned()))?;
             match found {
                 Some((value, crc)) if meta_checksum(name, value) != crc => {
                     Err(StoreError::Corrupt {

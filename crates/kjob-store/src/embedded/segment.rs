@@ -21,6 +21,8 @@ pub(crate) enum Access {
     Older,
     /// A reader's.
     Read,
+    /// That of a check, which leaves everything as it is: also the log, when it is the last one.
+    Check,
 }
 
 /// Opens an existing segment, and sees that the file is what its name says.
@@ -93,10 +95,13 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     // Without it, the planner of this build prepares joins anew whenever values change.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
+    if access == Access::Check {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    }
     let cache_kib = match access {
         Access::Newest => 16 * 1024,
         Access::Older => 2 * 1024,
-        Access::Read => 4 * 1024,
+        Access::Read | Access::Check => 4 * 1024,
     };
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update(None, "mmap_size", 0)?;
@@ -107,7 +112,8 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     // 64 MiB of 4 KiB pages, checkpointed by the commit that passes it.
     connection.pragma_update(None, "wal_autocheckpoint", 16 * 1024)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    connection.pragma_update(None, "query_only", access == Access::Read)?;
+    let only_reads = matches!(access, Access::Read | Access::Check);
+    connection.pragma_update(None, "query_only", only_reads)?;
     Ok(())
 }
 

@@ -149,7 +149,8 @@ impl Writer {
         if let Some(stored) = found.filter(|stored| !stored.is_expired(now)) {
             return self.holding(number, stored);
         }
-        if self.reading(number)?.stored(carried)?.is_none() {
+        let stored = self.reading(number)?.stored(carried);
+        if stored.map_err(in_segment(number))?.is_none() {
             self.shared.absent(carried)?;
         }
         Ok(Holder::Nobody)
@@ -178,7 +179,8 @@ impl Writer {
         }
         let pending = self.pending.get(&number).map(|pending| pending.totals.tags);
         let right = ledger.totals.tags.plus(pending.unwrap_or_default());
-        self.reading(number)?.prove_tags(Some(right))?;
+        let proven = self.reading(number)?.prove_tags(Some(right));
+        proven.map_err(in_segment(number))?;
         if sealed {
             whole.set_known();
         }
@@ -309,7 +311,8 @@ impl Writer {
         let may_replace =
             hash.is_some_and(|hash| filter.as_ref().is_none_or(|filter| filter.may_hold(hash)));
         let replaced = if may_replace {
-            self.reading(number)?.tag_id(&header.owner, &header.tag)?
+            let held = self.reading(number)?.tag_id(&header.owner, &header.tag);
+            held.map_err(in_segment(number))?
         } else {
             None
         };

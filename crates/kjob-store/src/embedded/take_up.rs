@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kjob_core::{JobId, Phase, StoreError};
+use kjob_core::{JobId, StoreError};
 use rusqlite::Connection;
 
 use super::error::sql;
@@ -170,11 +170,10 @@ fn hold_to_states(
     let suspects: Vec<JobId> = match lost {
         Some(id) if found.damaged.contains_key(&id) => return Ok(()),
         Some(id) if found.live.contains_key(&id) => vec![id],
-        // Any that seems to wait as it was submitted may have been started.
+        // It may be that of any job that seems to be as it was submitted.
         _ => {
-            let waits = |live: &Live| !live.has_row && live.state().phase == Phase::Queued;
-            let waiting = found.live.iter().filter(|(_, live)| waits(live));
-            waiting.map(|(id, _)| *id).collect()
+            let rowless = found.live.iter().filter(|(_, live)| !live.has_row);
+            rowless.map(|(id, _)| *id).collect()
         }
     };
     for id in suspects {
