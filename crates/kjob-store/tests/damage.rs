@@ -100,6 +100,53 @@ fn lost_and_misplaced_pages_are_found() {
     image.try_all(&cases);
 }
 
+#[tokio::test]
+async fn a_settled_segments_file_that_is_another_is_found() {
+    let mut trial = Trial::new(by_count(4));
+    let mut ids = Vec::new();
+    for number in 0..9 {
+        let tag = format!("job-{number}");
+        let id = trial.submit(&tag).await;
+        if number != 3 {
+            trial.finish(id, &tag, at(0)).await;
+        }
+        ids.push(id);
+    }
+    trial.close().await;
+    let file = trial.segment_files().remove(0);
+    let older = fs::read(&file).unwrap();
+    let anothers = fs::read(trial.segment_files().remove(1)).unwrap();
+    trial.open();
+    trial.finish(ids[3], "job-3", at(0)).await;
+    trial.settled().await;
+    trial.close().await;
+    let right = fs::read(&file).unwrap();
+    assert_ne!(older, right);
+    for (contents, is_right) in [(right, true), (older, false), (anothers, false)] {
+        fs::write(&file, contents).unwrap();
+        assert_eq!(
+            check(trial.dir.path()).unwrap().findings.is_empty(),
+            is_right
+        );
+        trial.open();
+        for id in &ids[..4] {
+            let got = trial.store().get(*id, ALL, at(1)).await;
+            match got {
+                Ok(Some(_)) if is_right => {}
+                Err(StoreError::Corrupt { what }) if !is_right => {
+                    assert!(
+                        what.contains("segment 1") || what.contains("00000001-0"),
+                        "{what}"
+                    );
+                }
+                other => panic!("job {id}: {:?}", other.map(|job| job.map(|job| job.state))),
+            }
+        }
+        assert!(trial.get(ids[5], at(1)).await.is_some());
+        trial.close().await;
+    }
+}
+
 type Damage = Box<dyn Fn(&mut Vec<u8>) + Send + Sync>;
 
 /// A place that is damaged, and how.
@@ -615,5 +662,9 @@ async fn everything() -> (Trial, Vec<JobId>, Vec<String>) {
     );
     assert!(files(&trial.dir.path().join("blobs")).len() > 4);
     trial.settled().await;
+    // Also while it is open.
+    let report = check(trial.dir.path()).unwrap();
+    assert!(report.in_use);
+    assert_eq!((report.findings, report.segments), (Vec::new(), 3));
     (trial, ids, tags)
 }
