@@ -120,6 +120,26 @@ async fn plain_http_is_told_to_come_back_with_tls() {
     setup.client().call(server.addr).await.unwrap();
 }
 
+/// Were its connection closed on it, its next bytes would meet a reset, and many never read after one.
+#[tokio::test]
+async fn a_client_that_is_told_so_early_may_send_the_rest_of_its_body() {
+    let setup = Setup::new();
+    let server = TestServer::with_tls(setup.tls(), |_| {}).await;
+    let head = b"POST /create/job HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n";
+    let mut stream = send(server.addr, head).await;
+    in_time("an answer", stream.readable()).await.unwrap();
+    for _ in 0..300 {
+        stream.write_all(&[b'x'; 1000]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    stream.shutdown().await.unwrap();
+    let mut reply = String::new();
+    in_time("the answer", stream.read_to_string(&mut reply))
+        .await
+        .unwrap();
+    assert!(reply.starts_with("HTTP/1.1 400 "), "{reply:?}");
+}
+
 #[tokio::test]
 async fn garbage_closes_its_own_connection_only() {
     let setup = Setup::new();
