@@ -5,13 +5,35 @@ use bytes::Bytes;
 use crate::Limits;
 use crate::error::{DecodeError, DecodeErrorKind};
 
-/// Unfolds one block. The length that it announces is checked against
-/// [`Limits::max_decompressed`], and against what so many bytes can unfold to, before anything is allocated.
+/// Unfolds one block. The length that it announces is checked before anything is allocated, as
+/// [`decompressed_len`] does.
 ///
 /// # Errors
 /// A block that is too long on either side, or that is no snappy block.
 pub fn decompress(block: &[u8], limits: &Limits) -> Result<Bytes, DecodeError> {
-    let refused = |kind| Err(DecodeError::new(kind, DecodeError::BODY, 0));
+    decompressed_len(block, limits)?;
+    match snap::raw::Decoder::new().decompress_vec(block) {
+        Ok(plain) => Ok(Bytes::from(plain)),
+        Err(error) => refused(DecodeErrorKind::Snappy(error.to_string().into())),
+    }
+}
+
+/// The bytes that a block announces to unfold to, and that [`decompress`] would allocate. Looks at the
+/// block's first bytes only.
+///
+/// # Errors
+/// The block is longer than [`Limits::max_body`], or announces more than
+/// [`Limits::max_decompressed`] or than so many bytes can unfold to; or it announces nothing.
+///
+/// ```
+/// use kjob_proto::{Limits, snappy};
+///
+/// let block = snappy::compress(&[0; 10_000]);
+/// assert!(block.len() < 600);
+/// assert_eq!(snappy::decompressed_len(&block, &Limits::default())?, 10_000);
+/// # Ok::<(), kjob_proto::DecodeError>(())
+/// ```
+pub fn decompressed_len(block: &[u8], limits: &Limits) -> Result<usize, DecodeError> {
     if block.len() > limits.max_body {
         let found = block.len() as u64;
         return refused(DecodeErrorKind::TooLong {
@@ -44,10 +66,7 @@ pub fn decompress(block: &[u8], limits: &Limits) -> Result<Bytes, DecodeError> {
         );
         return refused(DecodeErrorKind::Snappy(message.into()));
     }
-    match snap::raw::Decoder::new().decompress_vec(block) {
-        Ok(plain) => Ok(Bytes::from(plain)),
-        Err(error) => refused(DecodeErrorKind::Snappy(error.to_string().into())),
-    }
+    Ok(announced)
 }
 
 /// Folds `plain` into one block.
@@ -64,3 +83,7 @@ pub fn compress(plain: &[u8]) -> Vec<u8> {
 
 /// The densest element is a copy of 64 bytes that takes three.
 const UNFOLD_MAX: usize = 64 / 3 + 1;
+
+fn refused<T>(kind: DecodeErrorKind) -> Result<T, DecodeError> {
+    Err(DecodeError::new(kind, DecodeError::BODY, 0))
+}

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::load::Counted;
+
 /// How long a connection may do nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -32,6 +34,17 @@ pub(crate) enum Due {
     Stuck,
 }
 
+/// Whether a connection could be missed, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leisure {
+    /// Nothing is asked.
+    Quiet(Instant),
+    /// All that is asked waits for the client: for a body, or for it to take an answer.
+    Slow(Instant),
+    /// Something is being worked on.
+    None,
+}
+
 /// What a connection is doing. Clones are of the same connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Activity(Arc<Inner>);
@@ -41,6 +54,8 @@ pub(crate) struct Activity(Arc<Inner>);
 struct Inner {
     began: Instant,
     in_flight: AtomicUsize,
+    /// Those in flight that are there whole, and not answered yet.
+    working: AtomicUsize,
     /// Those in flight whose answers are being sent.
     sending: AtomicUsize,
     /// When a piece of any answer was last taken. HTTP/2 clients hold back answers by windows, which
@@ -51,6 +66,8 @@ struct Inner {
     /// Heads of HTTP/2 come between other frames, so there a lone byte means nothing.
     is_http2: AtomicBool,
     idle_since: AtomicU64,
+    /// When the first of those in flight began.
+    busy_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
 }
@@ -59,7 +76,18 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     activity: Activity,
-    is_sending: bool,
+    is_first: bool,
+    stage: Stage,
+    /// Its part of the server's load, where it has one.
+    counted: Option<Counted>,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Receiving,
+    Working,
+    Sending,
 }
 
 impl Activity {
@@ -68,11 +96,13 @@ impl Activity {
         Self(Arc::new(Inner {
             began: Instant::now(),
             in_flight: AtomicUsize::new(0),
+            working: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
             sent_at: AtomicU64::new(0),
             asked: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
+            busy_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
         }))
@@ -88,11 +118,16 @@ impl Activity {
 
     /// Counts something else as a request in flight.
     pub(crate) fn hold(&self) -> InFlight {
-        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_first = self.0.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first {
+            self.0.busy_since.store(self.now(), Ordering::Relaxed);
+        }
         self.0.head_since.store(0, Ordering::Relaxed);
         InFlight {
             activity: self.clone(),
-            is_sending: false,
+            is_first,
+            stage: Stage::Receiving,
+            counted: None,
         }
     }
 
@@ -126,6 +161,19 @@ impl Activity {
         let inner = &self.0;
         inner.in_flight.load(Ordering::Relaxed) == 0
             && inner.blocked_since.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether it could be missed now.
+    pub(crate) fn leisure(&self) -> Leisure {
+        let inner = &self.0;
+        let moment = |stored| self.moment(stored).unwrap_or(inner.began);
+        if inner.in_flight.load(Ordering::Relaxed) == 0 {
+            Leisure::Quiet(moment(&inner.idle_since))
+        } else if inner.working.load(Ordering::Relaxed) == 0 {
+            Leisure::Slow(moment(&inner.busy_since))
+        } else {
+            Leisure::None
+        }
     }
 
     /// What is due now.
@@ -180,12 +228,26 @@ impl Activity {
 }
 
 impl InFlight {
+    /// Whether no other was in flight when it began.
+    pub(crate) fn is_first(&self) -> bool {
+        self.is_first
+    }
+
+    /// Makes it count for the whole server until it is dropped.
+    pub(crate) fn set_counted(&mut self, counted: Counted) {
+        self.counted = Some(counted);
+    }
+
+    /// The request is there whole, and is being worked on from now on.
+    pub(crate) fn begin_working(&mut self) {
+        self.enter(Stage::Working);
+    }
+
     /// The answer is there, and is being sent from now on.
     pub(crate) fn begin_sending(&mut self) {
-        if !self.is_sending {
-            self.is_sending = true;
+        if self.stage != Stage::Sending {
             self.on_sent();
-            self.activity.0.sending.fetch_add(1, Ordering::Relaxed);
+            self.enter(Stage::Sending);
         }
     }
 
@@ -193,6 +255,27 @@ impl InFlight {
     pub(crate) fn on_sent(&self) {
         let activity = &self.activity;
         activity.0.sent_at.store(activity.now(), Ordering::Relaxed);
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        let left = std::mem::replace(&mut self.stage, stage);
+        if let Some(count) = self.activity.0.count_of(stage) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(count) = self.activity.0.count_of(left) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Inner {
+    /// How many are in this stage, where that is counted.
+    fn count_of(&self, stage: Stage) -> Option<&AtomicUsize> {
+        match stage {
+            Stage::Receiving => None,
+            Stage::Working => Some(&self.working),
+            Stage::Sending => Some(&self.sending),
+        }
     }
 }
 
@@ -202,8 +285,8 @@ impl Drop for InFlight {
         let now = self.activity.now();
         inner.idle_since.store(now, Ordering::Relaxed);
         inner.head_since.store(0, Ordering::Relaxed);
-        if self.is_sending {
-            inner.sending.fetch_sub(1, Ordering::Relaxed);
+        if let Some(count) = inner.count_of(self.stage) {
+            count.fetch_sub(1, Ordering::Relaxed);
         }
         inner.in_flight.fetch_sub(1, Ordering::Relaxed);
     }

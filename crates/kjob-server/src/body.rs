@@ -19,8 +19,9 @@ const FIRST_CAPACITY_MAX: usize = 1 << 20;
 /// memory, while what was written may have to be copied.
 const GROWTH: usize = 8;
 
-/// Answers below this size are not counted: they are too many and too short-lived to be worth it.
-const COUNTED_ANSWER_MIN: usize = 64 << 10;
+/// Bodies and answers up to this size are not counted, so that whoever uses up the budget keeps nobody
+/// from asking and hearing of jobs. The number of requests in progress bounds what they take together.
+const UNCOUNTED_MAX: usize = 16 << 10;
 
 /// Bounds of reading a body.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +115,9 @@ where
     };
     let mut held = budget.hold();
     let mut whole = Vec::new();
-    held.grow_to(expected.unwrap_or(0).min(FIRST_CAPACITY_MAX))?;
-    whole.reserve_exact(held.bytes);
+    let mut room = expected.unwrap_or(0).min(FIRST_CAPACITY_MAX);
+    held.grow_to_counted(room)?;
+    whole.reserve_exact(room);
 
     let end = Instant::now() + bounds.time_max;
     loop {
@@ -145,10 +147,15 @@ where
         if len > len_max {
             return Err(too_large);
         }
-        if len > held.bytes {
-            let roomy = held.bytes.saturating_mul(GROWTH);
-            held.grow_to(roomy.min(expected.unwrap_or(len_max)).max(len))?;
-            whole.reserve_exact(held.bytes - whole.len());
+        if len > room {
+            let roomy = if len <= UNCOUNTED_MAX {
+                UNCOUNTED_MAX
+            } else {
+                room.saturating_mul(GROWTH)
+            };
+            room = roomy.min(expected.unwrap_or(len_max)).max(len);
+            held.grow_to_counted(room)?;
+            whole.reserve_exact(room - whole.len());
         }
         whole.extend_from_slice(&data);
     }
@@ -219,15 +226,26 @@ impl Held {
     /// Holds as much as an answer of this size takes: nothing for a small one, and for one that is
     /// larger than the whole budget all of it, so that it can be had when nothing else is going on.
     pub(crate) fn grow_to_answer(&mut self, bytes: usize) -> Result<(), OverBudget> {
-        if bytes < COUNTED_ANSWER_MIN {
-            return Ok(());
-        }
-        self.grow_to(bytes.min(self.budget.limit))
+        self.grow_to_counted(bytes.min(self.budget.limit))
+    }
+
+    /// Holds so much more, for what is made of a body. As with answers, what is larger than the whole
+    /// budget can be had when nothing else is going on.
+    pub(crate) fn grow_by(&mut self, bytes: usize) -> Result<(), OverBudget> {
+        self.grow_to(self.bytes.saturating_add(bytes).min(self.budget.limit))
     }
 
     /// Whether it holds anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Holds `bytes` instead, where so many are counted.
+    fn grow_to_counted(&mut self, bytes: usize) -> Result<(), OverBudget> {
+        if bytes <= UNCOUNTED_MAX {
+            return Ok(());
+        }
+        self.grow_to(bytes)
     }
 
     /// Holds `bytes` instead, which are no more than are held already or there is room for.
@@ -322,7 +340,8 @@ mod tests {
     async fn read(mut body: Pieces, budget: &Budget) -> Result<usize, BodyError> {
         let (bytes, held) = collect(&mut body, &BOUNDS, budget).await?;
         assert!(bytes.iter().all(|byte| *byte == 7));
-        assert!(held.bytes >= bytes.len(), "{} held", held.bytes);
+        let counted = bytes.len() > UNCOUNTED_MAX;
+        assert!(!counted || held.bytes >= bytes.len(), "{} held", held.bytes);
         Ok(bytes.len())
     }
 
@@ -396,10 +415,10 @@ mod tests {
     fn answers_share_the_budget_from_their_least_size_on() {
         let budget = Budget::new(100 << 10);
         let (mut first, mut second) = (budget.hold(), budget.hold());
-        first.grow_to_answer(COUNTED_ANSWER_MIN - 1).unwrap();
+        first.grow_to_answer(UNCOUNTED_MAX).unwrap();
         assert!(first.is_empty());
-        first.grow_to_answer(COUNTED_ANSWER_MIN).unwrap();
-        let wanted = COUNTED_ANSWER_MIN;
+        let wanted = 64 << 10;
+        first.grow_to_answer(wanted).unwrap();
         let refused = second.grow_to_answer(wanted);
         let limit = 100 << 10;
         assert_eq!(refused, Err(OverBudget { wanted, limit }));
@@ -409,6 +428,21 @@ mod tests {
         assert!(first.grow_to_answer(wanted).is_err());
         drop(second);
         first.grow_to_answer(wanted).unwrap();
+    }
+
+    #[test]
+    fn what_is_made_of_a_body_counts_beside_it() {
+        let budget = Budget::new(1000);
+        let (mut first, mut second) = (budget.hold(), budget.hold());
+        first.grow_to(300).unwrap();
+        second.grow_to(300).unwrap();
+        let (wanted, limit) = (401, 1000);
+        assert_eq!(first.grow_by(401), Err(OverBudget { wanted, limit }));
+        first.grow_by(400).unwrap();
+        drop(second);
+        // Larger than the budget, but alone.
+        first.grow_by(usize::MAX).unwrap();
+        assert_eq!(budget.used.load(Ordering::Relaxed), 1000);
     }
 
     #[tokio::test(start_paused = true)]
@@ -422,23 +456,40 @@ mod tests {
 
     #[tokio::test]
     async fn the_budget_is_shared_and_given_back() {
-        let budget = Budget::new(1000);
-        let mut first = Pieces::new(&[600]).announcing(600);
+        let kib = 1 << 10;
+        let budget = Budget::new(1000 * kib);
+        let mut first = Pieces::new(&[600 * kib]).announcing(600 << 10);
         let kept = collect(&mut first, &BOUNDS, &budget).await.unwrap();
-        let (wanted, limit) = (401, 1000);
+        let (wanted, limit) = (401 * kib, 1000 * kib);
         let busy = Err(BodyError::Busy(OverBudget { wanted, limit }));
-        assert_eq!(
-            read(Pieces::new(&[401]).announcing(401), &budget).await,
-            busy
-        );
-        assert_eq!(
-            read(Pieces::new(&[400]).announcing(400), &budget).await,
-            Ok(400)
-        );
+        let body = || Pieces::new(&[401 * kib]);
+        assert_eq!(read(body().announcing(401 << 10), &budget).await, busy);
+        assert_eq!(read(body(), &budget).await, busy);
+        let body = Pieces::new(&[400 * kib]).announcing(400 << 10);
+        assert_eq!(read(body, &budget).await, Ok(400 * kib));
         drop(kept);
-        assert_eq!(
-            read(Pieces::new(&[1000]).announcing(1000), &budget).await,
-            Ok(1000)
-        );
+        let body = Pieces::new(&[1000 * kib]).announcing(1000 << 10);
+        assert_eq!(read(body, &budget).await, Ok(1000 * kib));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn small_bodies_come_in_when_the_budget_is_used_up() {
+        let budget = Budget::new(100 << 10);
+        let mut others = budget.hold();
+        others.grow_to(100 << 10).unwrap();
+        for announced in [true, false] {
+            let body = |len: usize| {
+                let body = Pieces::new(&[len / 2, len - len / 2]);
+                if announced {
+                    body.announcing(len as u64)
+                } else {
+                    body
+                }
+            };
+            assert_eq!(read(body(UNCOUNTED_MAX), &budget).await, Ok(UNCOUNTED_MAX));
+            let refused = read(body(UNCOUNTED_MAX + 1), &budget).await;
+            assert!(matches!(refused, Err(BodyError::Busy(_))), "{refused:?}");
+        }
     }
 }

@@ -129,6 +129,8 @@ impl Config {
             limits: self.limits(),
             max_header_bytes: settings.max_header_bytes,
             max_connections: settings.max_connections,
+            max_connections_per_address: settings.max_connections_per_address.or(usize::MAX),
+            max_streams: settings.max_streams,
             max_body_memory: settings.max_body_memory,
             header_timeout: settings.header_timeout,
             body_timeout: settings.body_timeout,

@@ -29,6 +29,12 @@ pub(crate) enum Refusal {
     /// The body was not read.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// As many requests as may be are in progress on connections that have one already.
+    #[error(
+        "busy: {limit} requests are in progress beside the first of each connection, and there may be \
+         no more"
+    )]
+    TooManyStreams { limit: usize },
     /// The answer takes too much memory beside all others.
     #[error("busy: the answer is there, but {0}")]
     AnswerBusy(OverBudget),
@@ -144,7 +150,9 @@ impl Refusal {
             Self::Submit(SubmitError::Store(StoreError::Full)) | Self::Store(StoreError::Full) => {
                 Some(RETRY_AFTER_FULL)
             }
-            Self::Body(BodyError::Busy(_)) | Self::AnswerBusy(_) => Some(RETRY_AFTER_BUSY),
+            Self::Body(BodyError::Busy(_)) | Self::AnswerBusy(_) | Self::TooManyStreams { .. } => {
+                Some(RETRY_AFTER_BUSY)
+            }
             _ => None,
         }
     }
@@ -211,6 +219,7 @@ mod tests {
         let refusals = [
             Refusal::Body(BodyError::Busy(over)),
             Refusal::AnswerBusy(over),
+            Refusal::TooManyStreams { limit },
             Refusal::Body(BodyError::Broken("x".into())),
             Refusal::MediaType { found: "x".into() },
             Refusal::ContentEncoding { found: "x".into() },

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use kjob_core::engine::Engine;
 use kjob_proto::Limits;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::SystemInfo;
 use crate::connection::Connector;
+use crate::places::{Place, Places};
 use crate::service::Service;
 use crate::tls::Tls;
 
@@ -35,13 +35,24 @@ pub struct ServerOptions {
     /// Bytes of a request's head, that is its line and its headers. Default 64 KiB. Less than 8 KiB
     /// counts as 8 KiB. A longer one is answered 431.
     pub max_header_bytes: usize,
-    /// Connections at a time. Default 10,000. Further ones wait in the system's backlog until one
-    /// ends: a short burst is waited out, where an answer of 503 would make clients leave.
+    /// Connections at a time. Default 10,000. When all are taken and one more comes, some that ask for
+    /// nothing end, or else some whose bodies come or whose answers go slowly: those of an address
+    /// that has more than half of all first, then those that have rested longest. Where all are at work
+    /// the new one waits: a short burst is waited out, where an answer of 503 would make clients leave.
     /// Each is an open file: the process's limit of those is the caller's affair.
     pub max_connections: usize,
-    /// Bytes of memory that the bodies of all requests and answers in progress may take together;
-    /// answers count from 64 KiB on. Default 1 GiB. A request that would need more, or whose answer
-    /// would, is answered 429, and a body that alone is larger 413.
+    /// Connections of one address at a time. Default: as many as of all, since behind a proxy all come
+    /// from one. When one more comes, some of the same address that rest end, and where all are at
+    /// work it is closed.
+    pub max_connections_per_address: usize,
+    /// Requests in progress beyond the first of each connection, over all connections, until their
+    /// answers are sent. Only HTTP/2 has such. Default 10,000. More are answered 429; of those at most
+    /// as many again, and beyond that streams are reset, since to wait for a client that takes no
+    /// answer costs memory too.
+    pub max_streams: usize,
+    /// Bytes of memory that the bodies of all requests and answers in progress may take together, with
+    /// what is unpacked from them; those of up to 16 KiB do not count. Default 1 GiB. A request that
+    /// would need more, or whose answer would, is answered 429, and a body that alone is larger 413.
     pub max_body_memory: usize,
     /// Time for a request's head, from its first byte, and from the start of a connection to its first
     /// request, with the handshake of TLS. Default 15 s. After it the connection is closed.
@@ -70,6 +81,8 @@ impl Default for ServerOptions {
             limits: Limits::default(),
             max_header_bytes: 64 << 10,
             max_connections: 10_000,
+            max_connections_per_address: usize::MAX,
+            max_streams: 10_000,
             max_body_memory: 1 << 30,
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(120),
@@ -109,7 +122,7 @@ impl Default for ServerOptions {
 pub struct Server {
     listener: TcpListener,
     local_addr: SocketAddr,
-    connections_max: usize,
+    places: Places,
     stop_timeout: Duration,
     connector: Connector,
     handle: ServerHandle,
@@ -170,7 +183,7 @@ impl Server {
         Ok(Self {
             listener,
             local_addr,
-            connections_max: options.max_connections.clamp(1, Semaphore::MAX_PERMITS),
+            places: Places::new(options.max_connections, options.max_connections_per_address),
             stop_timeout: options.stop_timeout,
             connector,
             handle: ServerHandle { service, stopping },
@@ -199,7 +212,7 @@ impl Server {
     /// after [`ServerOptions::stop_timeout`]. Dropping the future closes the listener, and leaves
     /// connections to end by themselves.
     pub async fn serve(self) {
-        let places = Arc::new(Semaphore::new(self.connections_max));
+        let places = self.places;
         let tracker = TaskTracker::new();
         let connector = Arc::new(self.connector);
         tokio::select! {
@@ -233,20 +246,23 @@ impl ServerHandle {
 /// Accepts for ever, while there are places.
 async fn accept_all(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    places: &Places,
     connector: &Arc<Connector>,
     tracker: &TaskTracker,
 ) {
     let mut backoff = ACCEPT_BACKOFF;
-    let mut full_logged = None;
+    let mut full_log = FullLog::default();
     loop {
-        let Ok(place) = place(places, &mut full_logged).await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 backoff = ACCEPT_BACKOFF;
-                tracker.spawn(serve(connector.clone(), stream, peer, place));
+                if places.are_taken() {
+                    full_log.tell(&"all connections are in use; those that rest end");
+                }
+                match places.take(peer.ip()).await {
+                    Ok(place) => drop(tracker.spawn(serve(connector.clone(), stream, peer, place))),
+                    Err(refusal) => full_log.tell(&refusal),
+                }
             }
             // These are the client's doing, and the next one may be waiting.
             Err(error) if is_of_one_connection(&error) => {
@@ -262,32 +278,30 @@ async fn accept_all(
     }
 }
 
-async fn place(
-    places: &Arc<Semaphore>,
-    full_logged: &mut Option<Instant>,
-) -> Result<OwnedSemaphorePermit, tokio::sync::AcquireError> {
-    if let Ok(place) = places.clone().try_acquire_owned() {
-        return Ok(place);
+/// Tells now and then that connections are in the way of others.
+#[derive(Debug, Default)]
+struct FullLog(Option<Instant>);
+
+impl FullLog {
+    fn tell(&mut self, what: &dyn std::fmt::Display) {
+        let Self(told) = self;
+        if told.is_none_or(|told| told.elapsed() >= FULL_LOGGED_EVERY) {
+            tracing::warn!("{what}");
+            *told = Some(Instant::now());
+        }
     }
-    if full_logged.is_none_or(|logged| logged.elapsed() >= FULL_LOGGED_EVERY) {
-        tracing::warn!("all connections are in use; new ones wait");
-        *full_logged = Some(Instant::now());
-    }
-    places.clone().acquire_owned().await
 }
 
-async fn serve(
-    connector: Arc<Connector>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
+async fn serve(connector: Arc<Connector>, stream: TcpStream, peer: SocketAddr, place: Place) {
     // Answers are written whole, so there is nothing to wait for and join.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY cannot be set");
     }
-    connector.serve(stream, peer).await;
-    drop(place);
+    let activity = place.activity().clone();
+    tokio::select! {
+        () = connector.serve(stream, peer, activity) => {}
+        () = place.told_to_leave() => tracing::debug!(%peer, "connection rests, and gives up its place"),
+    }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -1,6 +1,5 @@
 //! The one service: limits, authentication, decode, dispatch, encode.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,14 +14,16 @@ use hyper::body::{Body, Incoming};
 use kjob_core::TraceParent;
 use kjob_core::engine::{Caller, Engine};
 use kjob_proto::{Encoding, Limits};
+use tokio::sync::Semaphore;
 
 use crate::activity::{Activity, InFlight};
 use crate::auth::Auth;
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::health::{NotReady, Page};
+use crate::load::{Load, Overrun};
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
-use crate::wire::{Call, Endpoint};
+use crate::wire::{self, Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
 
 /// How much of a body that nobody wants is read over HTTP/2 however small bodies are to be.
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
+    load: Load,
+    heavy: Arc<Semaphore>,
     wait_max: Duration,
     is_stopping: AtomicBool,
 }
@@ -61,6 +64,8 @@ impl Service {
                 idle_max: options.body_idle_timeout,
             },
             budget: Budget::new(options.max_body_memory),
+            load: Load::new(options.max_streams),
+            heavy: Arc::new(Semaphore::new(wire::heavy_max())),
             wait_max: options.max_wait,
             is_stopping: AtomicBool::new(false),
         }
@@ -71,24 +76,42 @@ impl Service {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Answers one request. Never fails: the type is what hyper asks for.
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// There are far too many: the stream, or the connection, ends without an answer.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: Peer,
-    ) -> Result<Response<ReplyBody>, Infallible> {
+    ) -> Result<Response<ReplyBody>, Overrun> {
         let began = Instant::now();
         let (parts, body) = request.into_parts();
         let head = Head::new(parts, self.auth);
-        let in_flight = peer.activity.begin_request(head.is_http2);
+        let mut in_flight = peer.activity.begin_request(head.is_http2);
+        let mut is_over = false;
+        if head.is_http2 && !in_flight.is_first() {
+            let counted = self.load.count()?;
+            is_over = counted.is_over();
+            in_flight.set_counted(counted);
+        }
         let mut response = match &head.target {
-            Target::Wire(endpoint) => self.wire(*endpoint, &head, body, &peer).await,
+            Target::Wire(_) if is_over => {
+                self.put_aside(&head, body, &peer);
+                let limit = self.load.max();
+                let encoding = head.media.encoding().unwrap_or(Encoding::Json);
+                reply::refusal(&Refusal::TooManyStreams { limit }, encoding)
+            }
+            Target::Wire(endpoint) => {
+                self.wire(*endpoint, &head, body, &peer, &mut in_flight)
+                    .await
+            }
             Target::Page(page) => {
-                put_aside(&head, body, self.bounds, &peer);
+                self.put_aside(&head, body, &peer);
                 page.answer(&head.method, self.not_ready())
             }
             Target::Unknown(path) => {
-                put_aside(&head, body, self.bounds, &peer);
+                self.put_aside(&head, body, &peer);
                 unknown_path(path, &head)
             }
         };
@@ -115,11 +138,15 @@ impl Service {
         head: &Head,
         mut body: Incoming,
         peer: &Peer,
+        in_flight: &mut InFlight,
     ) -> Response<ReplyBody> {
         // Known from the first byte of the body at the latest.
         let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
         let outcome = match self.read(head, &mut body, &mut encoding).await {
-            Ok(request) => self.call(endpoint, head, request, encoding, peer).await,
+            Ok(request) => {
+                in_flight.begin_working();
+                self.call(endpoint, head, request, encoding, peer).await
+            }
             Err(refusal) => Err(refusal),
         };
         let refusal = match outcome {
@@ -131,7 +158,7 @@ impl Service {
         }
         let mut response = reply::refusal(&refusal, encoding);
         if !refusal.ends_connection() {
-            put_aside(head, body, self.bounds, peer);
+            self.put_aside(head, body, peer);
         } else if !head.is_http2 {
             // HTTP/2 ends the stream instead.
             let close = HeaderValue::from_static("close");
@@ -186,6 +213,7 @@ impl Service {
             engine: &self.engine,
             system: &self.system,
             limits: &self.limits,
+            heavy: &self.heavy,
             wait_max: self.wait_max,
             encoding,
             caller: &head.caller,
@@ -199,6 +227,30 @@ impl Service {
             response.body_mut().set_held(held);
         }
         Ok(response)
+    }
+
+    /// Reads the rest of a body that nobody wants. A client that is still sending would otherwise meet a
+    /// reset connection before it reads its answer, and the connection could not be used again. In HTTP/2
+    /// it would meet a reset stream, which some clients (curl 7.88) take for a failure of the whole call.
+    fn put_aside(&self, head: &Head, body: Incoming, peer: &Peer) {
+        // One that waits for "100 Continue" does not send.
+        if body.is_end_stream() || head.expects {
+            return;
+        }
+        let mut in_flight = peer.activity.hold();
+        let bytes_max = if head.is_http2 {
+            // A client may leave many streams like this, so beyond a fair number they are reset.
+            match self.load.count() {
+                Ok(counted) if !counted.is_over() => in_flight.set_counted(counted),
+                _ => return,
+            }
+            // A reset ends the stream alone, so beyond a fair measure it does.
+            let fair = self.bounds.len_max.saturating_mul(2);
+            fair.max(HTTP2_DISCARD_MIN)
+        } else {
+            usize::MAX
+        };
+        tokio::spawn(drain(body, self.bounds, bytes_max, in_flight));
     }
 
     fn not_ready(&self) -> Option<NotReady> {
@@ -334,24 +386,6 @@ fn unknown_path(path: &str, head: &Head) -> Response<ReplyBody> {
         Some(encoding) if head.method == Method::POST => reply::refusal(&refusal, encoding),
         _ => reply::text_refusal(StatusCode::NOT_FOUND, &refusal),
     }
-}
-
-/// Reads the rest of a body that nobody wants. A client that is still sending would otherwise meet a
-/// reset connection before it reads its answer, and the connection could not be used again. In HTTP/2
-/// it would meet a reset stream, which some clients (curl 7.88) take for a failure of the whole call.
-fn put_aside(head: &Head, body: Incoming, bounds: BodyBounds, peer: &Peer) {
-    // One that waits for "100 Continue" does not send.
-    if body.is_end_stream() || head.expects {
-        return;
-    }
-    let bytes_max = if head.is_http2 {
-        // A reset ends the stream alone, so beyond a fair measure it does.
-        bounds.len_max.saturating_mul(2).max(HTTP2_DISCARD_MIN)
-    } else {
-        usize::MAX
-    };
-    let in_flight = peer.activity.hold();
-    tokio::spawn(drain(body, bounds, bytes_max, in_flight));
 }
 
 async fn drain(body: Incoming, bounds: BodyBounds, bytes_max: usize, _in_flight: InFlight) {

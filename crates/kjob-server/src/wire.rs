@@ -7,15 +7,17 @@ mod show_jobs;
 mod system;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::TraceParent;
 use kjob_core::engine::{Caller, Engine};
-use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok};
+use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
+use tokio::sync::Semaphore;
 
 use crate::SystemInfo;
-use crate::body::Held;
+use crate::body::{BodyError, Held};
 use crate::refusal::Refusal;
 use crate::reply::Delivery;
 
@@ -41,6 +43,8 @@ pub(crate) struct Call<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) system: &'a SystemInfo,
     pub(crate) limits: &'a Limits,
+    /// Turns of heavy work.
+    pub(crate) heavy: &'a Arc<Semaphore>,
     /// The longest time that a `wait_ms` may ask for.
     pub(crate) wait_max: Duration,
     /// Of the request's body, and so of the reply's.
@@ -99,33 +103,33 @@ impl Endpoint {
     ) -> Result<Answer, Refusal> {
         match self {
             Self::CreateJob => {
-                let request = call.decode(body).await?;
+                let request = call.decode(body, held).await?;
                 call.encode(create_job::call(call, request).await?).await
             }
             Self::GetJob => {
-                let request = call.decode(body).await?;
+                let request = call.decode(body, held).await?;
                 let (response, delivery) = get_job::call(call, request, held).await?;
                 let answer = call.encode(response).await?;
                 answer.hold(held)?;
                 Ok(Answer { delivery, ..answer })
             }
             Self::ShowJobs => {
-                let request = call.decode(body).await?;
+                let request = call.decode(body, held).await?;
                 let answer = call.encode(show_jobs::call(call, request).await?).await?;
                 held.release();
                 answer.hold(held)?;
                 Ok(answer)
             }
             Self::AlterJobs => {
-                let request = call.decode(body).await?;
+                let request = call.decode(body, held).await?;
                 call.encode(alter_jobs::call(call, request).await?).await
             }
             Self::SystemStatus => {
-                let request = call.decode(body).await?;
+                let request = call.decode(body, held).await?;
                 call.encode(system::status(call, &request)?).await
             }
             Self::SystemProperties => {
-                let request = call.decode(body).await?;
+                let request = call.decode(body, held).await?;
                 call.encode(system::properties(call, &request)?).await
             }
         }
@@ -141,20 +145,34 @@ impl Answer {
 }
 
 impl Call<'_> {
-    async fn decode<R: Record>(&self, body: Bytes) -> Result<R, Refusal> {
+    async fn decode<R: Record>(&self, body: Bytes, held: &mut Held) -> Result<R, Refusal> {
         let (encoding, limits) = (self.encoding, *self.limits);
-        let is_heavy = encoding != Encoding::Binary && body.len() >= HEAVY_LEN_MIN;
-        let decoded = off_thread(is_heavy, move || R::decode(encoding, body, &limits)).await?;
-        decoded.map_err(|error| Refusal::Decode {
+        let refused = |error| Refusal::Decode {
             record: R::NAME,
             error,
-        })
+        };
+        // What is unpacked takes memory beside what was packed, and texts with escapes are copied:
+        // counted before it is there, since a body may unfold to twenty times its size.
+        let more = match encoding {
+            Encoding::Binary => 0,
+            Encoding::Json if body.len() < HEAVY_LEN_MIN => 0,
+            Encoding::Json => body.len(),
+            Encoding::Snappy => snappy::decompressed_len(&body, &limits).map_err(refused)?,
+        };
+        held.grow_by(more).map_err(BodyError::from)?;
+        let is_heavy = encoding != Encoding::Binary && body.len().max(more) >= HEAVY_LEN_MIN;
+        let decoded = self
+            .off_thread(is_heavy, move || R::decode(encoding, body, &limits))
+            .await?;
+        decoded.map_err(refused)
     }
 
     async fn encode<R: Record>(&self, response: R) -> Result<Answer, Refusal> {
         let encoding = self.encoding;
         let is_heavy = encoding == Encoding::Json && response.encoded_len() >= HEAVY_LEN_MIN;
-        let segments = off_thread(is_heavy, move || reply_ok(&response, encoding)).await?;
+        let segments = self
+            .off_thread(is_heavy, move || reply_ok(&response, encoding))
+            .await?;
         Ok(Answer {
             segments,
             delivery: None,
@@ -162,18 +180,35 @@ impl Call<'_> {
     }
 }
 
-/// Runs `work` here, or on a thread for blocking work if it is heavy.
-async fn off_thread<T: Send + 'static>(
-    is_heavy: bool,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    if !is_heavy {
-        return Ok(work());
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Only a runtime that shuts down cancels such work.
-        Err(_) => Err(Refusal::Stopping),
+/// How much heavy work is done at a time. Each has a thread, and dozens of them at once would leave the
+/// few threads that serve connections hardly any time; so a processor stays free, if there is another.
+pub(crate) fn heavy_max() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    processors.saturating_sub(1).max(1)
+}
+
+impl Call<'_> {
+    /// Runs `work` here, or in its turn on a thread for blocking work if it is heavy.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        is_heavy: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if !is_heavy {
+            return Ok(work());
+        }
+        // Never closed, so there is always a turn.
+        let turn = self.heavy.clone().acquire_owned().await;
+        // Kept by the work itself: a caller who goes away does not end it.
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => Ok(done),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only a runtime that shuts down cancels such work.
+            Err(_) => Err(Refusal::Stopping),
+        }
     }
 }

@@ -211,9 +211,15 @@ keys! {
     max_depth: usize, "KJOB_MAX_DEPTH", value::depth, "N", default "32";
     /// How many bytes the head of a request may have.
     max_header_bytes: usize, "KJOB_MAX_HEADER_BYTES", value::head, "SIZE", default "64KiB";
-    /// How many connections may be open; more wait to be accepted. Fewer where the limit of open
-    /// files leaves no room for as many and for the store.
+    /// How many connections may be open; when one more comes, some that rest end. Fewer where the
+    /// limit of open files leaves no room for as many and for the store.
     max_connections: usize, "KJOB_MAX_CONNECTIONS", value::count, "N", default "10000";
+    /// How many of them one address may have; "auto" is as many as all, as behind a proxy all come
+    /// from one.
+    max_connections_per_address: Maybe<usize>, "KJOB_MAX_CONNECTIONS_PER_ADDRESS", value::maybe_count, "N", default "auto";
+    /// How many requests may be in progress beyond the first of each connection, as HTTP/2 may have
+    /// them; more are refused as busy.
+    max_streams: usize, "KJOB_MAX_STREAMS", value::count, "N", default "10000";
     /// How many bytes the bodies of all requests and answers in progress may take together, at least
     /// max_body and max_result; a request that needs more is refused as busy.
     max_body_memory: usize, "KJOB_MAX_BODY_MEMORY", value::size, "SIZE", default "1GiB";

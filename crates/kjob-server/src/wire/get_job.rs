@@ -13,7 +13,7 @@ use kjob_core::engine::JobKey;
 use kjob_core::{Ending, Job, JobId, JobTag, Payload, Phase, StoreError, Timestamp};
 use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 
-use super::{Call, HEAVY_LEN_MIN, off_thread};
+use super::{Call, HEAVY_LEN_MIN};
 use crate::body::Held;
 use crate::options::Options;
 use crate::refusal::Refusal;
@@ -119,7 +119,7 @@ async fn turned(
     let is_heavy = result.data.len() >= HEAVY_LEN_MIN;
     let (engine, endpoint) = (call.engine.clone(), job.header.endpoint.clone());
     let turn = move || engine.turn_result(&endpoint, &result, wanted);
-    off_thread(is_heavy, turn)
+    call.off_thread(is_heavy, turn)
         .await?
         .map_err(Refusal::ResultEncoding)
 }

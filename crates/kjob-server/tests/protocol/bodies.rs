@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::raw::{Raw, Reply, in_time, post_head};
 use crate::server::TestServer;
 
+const SNAPPY: &str = "application/x-snappy";
 const BINARY: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 const LIMIT: usize = 1 << 20;
@@ -109,25 +110,33 @@ async fn what_unfolds_too_far_is_refused_too() {
 
 #[tokio::test]
 async fn bodies_that_are_too_much_together_are_asked_to_come_again() {
-    let server = TestServer::with_options(|options| options.max_body_memory = 1000).await;
+    let server = TestServer::with_options(|options| options.max_body_memory = 100_000).await;
     let mut first = server.connect().await;
-    let more = "Expect: 100-continue\r\nContent-Length: 600";
+    let more = "Expect: 100-continue\r\nContent-Length: 60000";
     first.send(post_head("/get/job", JSON, more)).await;
     // The server begins to read it.
     assert_eq!(first.bare_reply(false).await.status, 100);
 
     let mut second = server.connect().await;
-    second.post("/get/job", JSON, &[b' '; 401]).await;
+    second.post("/get/job", JSON, &[b' '; 40_001]).await;
     assert_busy(&second.reply().await);
-    second.post("/get/job", JSON, &[b' '; 400]).await;
+    second.post("/get/job", JSON, &[b' '; 40_000]).await;
     assert_eq!(second.reply().await.status, 400);
 
-    first.send([b' '; 600]).await;
+    // Whoever asks for little is not in the way.
+    second.assert_usable().await;
+    // What is unpacked counts beside what was packed.
+    let packed = kjob_proto::snappy::compress(&[0; 60_000]);
+    assert!(packed.len() < 10_000);
+    second.post("/get/job", SNAPPY, &packed).await;
+    assert_busy(&second.reply().await);
+
+    first.send([b' '; 60_000]).await;
     assert_eq!(first.reply().await.status, 400);
     // This one could come again for ever.
-    second.post("/get/job", JSON, &[b' '; 1001]).await;
+    second.post("/get/job", JSON, &[b' '; 100_001]).await;
     let message = refused(&mut second, Encoding::Json, 413).await;
-    assert_eq!(message, "body: 1001 bytes, limit 1000");
+    assert_eq!(message, "body: 100001 bytes, limit 100000");
     second.assert_usable().await;
 }
 

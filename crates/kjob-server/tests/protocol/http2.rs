@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::raw::{in_time, map};
 use crate::server::TestServer;
 
-async fn connect(server: &TestServer) -> SendRequest<Full<Bytes>> {
+pub(crate) async fn connect(server: &TestServer) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(server.addr).await.unwrap();
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
@@ -24,16 +24,19 @@ async fn connect(server: &TestServer) -> SendRequest<Full<Bytes>> {
     sender
 }
 
+pub(crate) fn request(path: &str, body: Bytes) -> Request<Full<Bytes>> {
+    Request::post(format!("http://test{path}"))
+        .header("content-type", "application/octet-stream")
+        .body(Full::new(body))
+        .unwrap()
+}
+
 async fn post(
     mut sender: SendRequest<Full<Bytes>>,
     path: &str,
     body: Bytes,
 ) -> (StatusCode, Bytes) {
-    let request = Request::post(format!("http://test{path}"))
-        .header("content-type", "application/octet-stream")
-        .body(Full::new(body))
-        .unwrap();
-    let reply = in_time("a reply", sender.send_request(request)).await;
+    let reply = in_time("a reply", sender.send_request(request(path, body))).await;
     let reply = reply.unwrap();
     assert!(reply.headers().contains_key("x-request-time-secs"));
     let len: usize = reply.headers()["content-length"]

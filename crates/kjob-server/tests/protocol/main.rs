@@ -6,6 +6,7 @@
 mod alter_jobs;
 mod bodies;
 mod create_job;
+mod crowds;
 mod drain;
 mod encodings;
 mod errors;

@@ -1,0 +1,342 @@
+//! Places for connections, and who gives one up when all are taken.
+//!
+//! Strangers that hold a connection and ask for nothing must not keep others out, so when there is
+//! no place left, connections that do nothing end: a hundredth of all at a time, so that a flood
+//! costs little. The order is:
+//!
+//! 1. connections of an address that holds more than half of all places, before those of others;
+//! 2. those that ask for nothing, before those whose body comes or whose answer goes slowly;
+//! 3. those that have done so for longest, first.
+//!
+//! One whose request is being worked on, such as a long poll, is never among them.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use crate::activity::{Activity, Leisure};
+
+/// How long a connection may ask for nothing, whatever happens: a request may be on its way.
+const QUIET_MIN: Duration = Duration::from_millis(250);
+
+/// How long a body may come, or an answer go, whatever happens.
+const SLOW_MIN: Duration = Duration::from_secs(5);
+
+/// Which part of all places is made free at a time.
+const FREED_PART: usize = 100;
+
+/// How long to wait for a place before connections are looked through again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// All places. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Places(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    free: Arc<Semaphore>,
+    max: usize,
+    per_address_max: usize,
+    next: AtomicU64,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    guests: HashMap<u64, Guest>,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Who has a place.
+#[derive(Debug)]
+struct Guest {
+    address: IpAddr,
+    activity: Activity,
+    leave: Arc<Notify>,
+}
+
+/// A place of one connection, free again on drop.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Places,
+    number: u64,
+    activity: Activity,
+    leave: Arc<Notify>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{address} has {limit} connections, all at work, and may have no more")]
+pub(crate) struct NoPlace {
+    address: IpAddr,
+    limit: usize,
+}
+
+impl Places {
+    pub(crate) fn new(max: usize, per_address_max: usize) -> Self {
+        let max = max.clamp(1, Semaphore::MAX_PERMITS);
+        Self(Arc::new(Inner {
+            free: Arc::new(Semaphore::new(max)),
+            max,
+            per_address_max: per_address_max.max(1),
+            next: AtomicU64::new(0),
+            taken: Mutex::default(),
+        }))
+    }
+
+    /// Whether all are taken.
+    pub(crate) fn are_taken(&self) -> bool {
+        self.0.free.available_permits() == 0
+    }
+
+    /// A place for a connection from `address`: waits for one where all are taken by connections
+    /// that are at work.
+    ///
+    /// # Errors
+    /// This address has all that one may have, and all of them are at work.
+    pub(crate) async fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
+        let inner = &self.0;
+        let limit = inner.per_address_max;
+        if limit < inner.max {
+            let mut taken = inner.taken();
+            if taken.of(address) >= limit && taken.make_room(limit, Some(address)) == 0 {
+                return Err(NoPlace { address, limit });
+            }
+        }
+        loop {
+            let free = inner.free.clone();
+            if let Ok(permit) = free.clone().try_acquire_owned() {
+                return Ok(self.place(address, permit));
+            }
+            inner.taken().make_room(inner.max, None);
+            if let Ok(Ok(permit)) = timeout(LOOK_AGAIN, free.acquire_owned()).await {
+                return Ok(self.place(address, permit));
+            }
+        }
+    }
+
+    fn place(&self, address: IpAddr, permit: OwnedSemaphorePermit) -> Place {
+        let inner = &self.0;
+        let number = inner.next.fetch_add(1, Ordering::Relaxed);
+        let (activity, leave) = (Activity::new(), Arc::new(Notify::new()));
+        let guest = Guest {
+            address,
+            activity: activity.clone(),
+            leave: leave.clone(),
+        };
+        let mut taken = inner.taken();
+        taken.guests.insert(number, guest);
+        *taken.by_address.entry(address).or_default() += 1;
+        drop(taken);
+        Place {
+            places: self.clone(),
+            number,
+            activity,
+            leave,
+            _permit: permit,
+        }
+    }
+}
+
+impl Inner {
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    fn of(&self, address: IpAddr) -> usize {
+        self.by_address.get(&address).copied().unwrap_or(0)
+    }
+
+    /// Tells a part of the guests that may be told to leave, of `only` or of all, and says how many.
+    fn make_room(&mut self, places: usize, only: Option<IpAddr>) -> usize {
+        let now = Instant::now();
+        let mut idlers: Vec<_> = self
+            .guests
+            .values()
+            .filter(|guest| only.is_none_or(|address| guest.address == address))
+            .filter_map(|guest| {
+                let leisure = guest.activity.leisure();
+                let has_most = self.of(guest.address) > places / 2;
+                may_leave(leisure, now).map(|rank| ((Reverse(has_most), rank), guest))
+            })
+            .collect();
+        let count = places.div_ceil(FREED_PART).min(idlers.len());
+        if count < idlers.len() {
+            idlers.select_nth_unstable_by_key(count, |(rank, _)| *rank);
+        }
+        for (_, guest) in idlers.iter().take(count) {
+            guest.leave.notify_one();
+        }
+        count
+    }
+}
+
+/// Where a connection stands among those that may be told to leave, if it is one.
+fn may_leave(leisure: Leisure, now: Instant) -> Option<(bool, Instant)> {
+    let (is_slow, since, min) = match leisure {
+        Leisure::Quiet(since) => (false, since, QUIET_MIN),
+        Leisure::Slow(since) => (true, since, SLOW_MIN),
+        Leisure::None => return None,
+    };
+    (now >= since + min).then_some((is_slow, since))
+}
+
+impl Place {
+    /// What the connection is doing, to be noted by it.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Ends when the connection is to leave: it was told so, and is still at nothing.
+    pub(crate) async fn told_to_leave(&self) {
+        loop {
+            self.leave.notified().await;
+            if may_leave(self.activity.leisure(), Instant::now()).is_some() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.taken();
+        if let Some(guest) = taken.guests.remove(&self.number)
+            && let Some(count) = taken.by_address.get_mut(&guest.address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_address.remove(&guest.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 1, number])
+    }
+
+    async fn is_told(place: &Place) -> bool {
+        timeout(Duration::ZERO, place.told_to_leave()).await.is_ok()
+    }
+
+    /// Asks for a place that is not there, and gives up at once: whoever is told to leave is told.
+    async fn ask(places: &Places, from: IpAddr) {
+        let asked = timeout(Duration::from_millis(1), places.take(from)).await;
+        assert!(asked.is_err(), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_that_has_rested_longest_leaves_first() {
+        let places = Places::new(3, 3);
+        let mut held = Vec::new();
+        for number in 0..3 {
+            held.push(places.take(address(number)).await.unwrap());
+            advance(Duration::from_secs(1)).await;
+        }
+        assert!(places.are_taken());
+        // The first has asked for something just now.
+        drop(held[0].activity().begin_request(false));
+        ask(&places, HOME).await;
+        assert!(!is_told(&held[0]).await);
+        assert!(is_told(&held[1]).await);
+        assert!(!is_told(&held[2]).await);
+        held.remove(1);
+        assert!(places.take(HOME).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_has_most_places_gives_up_its_own() {
+        let places = Places::new(3, 3);
+        let honest = places.take(HOME).await.unwrap();
+        advance(Duration::from_secs(60)).await;
+        let greedy = [
+            places.take(address(1)).await.unwrap(),
+            places.take(address(1)).await.unwrap(),
+        ];
+        advance(QUIET_MIN).await;
+        ask(&places, address(2)).await;
+        assert!(!is_told(&honest).await);
+        assert!(is_told(&greedy[0]).await ^ is_told(&greedy[1]).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_at_work_stay_and_slow_ones_leave_last() {
+        let places = Places::new(3, 3);
+        let mut held = Vec::new();
+        for number in 0..3 {
+            held.push(places.take(address(number)).await.unwrap());
+        }
+        let mut at_work = held[0].activity().begin_request(false);
+        at_work.begin_working();
+        let _slow = held[1].activity().begin_request(false);
+        advance(SLOW_MIN).await;
+        ask(&places, HOME).await;
+        assert!(is_told(&held[2]).await, "it asks for nothing");
+        let mut third = held[2].activity().begin_request(false);
+        third.begin_working();
+        ask(&places, HOME).await;
+        assert!(is_told(&held[1]).await, "its body comes slowly");
+        assert!(!is_told(&held[0]).await && !is_told(&held[2]).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_began_to_work_meanwhile_stays() {
+        let places = Places::new(1, 1);
+        let place = places.take(HOME).await.unwrap();
+        advance(QUIET_MIN).await;
+        ask(&places, HOME).await;
+        let mut at_work = place.activity().begin_request(false);
+        at_work.begin_working();
+        assert!(!is_told(&place).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fresh_connections_have_a_moment_to_ask() {
+        let places = Places::new(1, 1);
+        let place = places.take(HOME).await.unwrap();
+        advance(QUIET_MIN - Duration::from_millis(5)).await;
+        ask(&places, HOME).await;
+        assert!(!is_told(&place).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_has_so_many_places_and_no_more() {
+        let places = Places::new(10, 2);
+        let first = places.take(HOME).await.unwrap();
+        let mut at_work = first.activity().begin_request(false);
+        at_work.begin_working();
+        let second = places.take(HOME).await.unwrap();
+        let mut also_at_work = second.activity().begin_request(false);
+        also_at_work.begin_working();
+        let refused = places.take(HOME).await.map(drop);
+        let (address_, limit) = (HOME, 2);
+        assert_eq!(
+            refused,
+            Err(NoPlace {
+                address: address_,
+                limit
+            })
+        );
+        assert!(places.take(address(1)).await.is_ok(), "others come in");
+        drop((at_work, first));
+        assert!(places.take(HOME).await.is_ok(), "there is one again");
+    }
+}
