@@ -11,6 +11,8 @@
 //! [`checker`] is a pure function and knows no server: any number of nodes over any store can be
 //! held against it. A seed chooses what clients ask and when servers are killed; how far each of
 //! them is by then is up to the machine, so a seed does not replay a run exactly.
+//!
+//! [`siege`] is by itself: load and bad input, one attack after the other.
 
 pub mod asker;
 pub mod audit;
@@ -28,3 +30,4 @@ pub mod marks;
 pub mod plan;
 pub mod report;
 pub mod server;
+pub mod siege;

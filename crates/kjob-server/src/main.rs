@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use kjob_server::program::Program;
 
+/// Memory comes back after a rush: the allocator of glibc kept gigabytes, and beyond all budgets.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     Program::default().main()
 }

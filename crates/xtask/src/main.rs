@@ -13,6 +13,7 @@ mod fuzz;
 mod metadata;
 mod process;
 mod runner;
+mod siege;
 mod soak;
 mod steps;
 mod tools;
@@ -58,6 +59,8 @@ enum Command {
     Advisories,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
+    /// Besiege an optimised server with load and bad input, and print how it stood
+    Siege(siege::SiegeArgs),
     /// Kill servers while clients work, and check what clients were told
     Soak(soak::SoakArgs),
 }
@@ -106,6 +109,7 @@ impl Command {
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Siege(args) => siege::run(&args),
             Command::Soak(args) => soak::run(args),
             Command::Fuzz(args) => {
                 fuzz::run(&Workspace::load()?, args.target.as_deref(), args.seconds)

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
-use crate::{acceptance, features, fuzz, soak, tools, unsafe_notes};
+use crate::{acceptance, features, fuzz, siege, soak, tools, unsafe_notes};
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 11] = [
+pub(crate) const STEPS: [Step; 12] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -55,6 +55,11 @@ pub(crate) const STEPS: [Step; 11] = [
         name: "acceptance",
         about: "the official clients against the real server",
         run: acceptance::run,
+    },
+    Step {
+        name: "siege",
+        about: "the real server under load and bad input, in short",
+        run: siege::step,
     },
     Step {
         name: "soak",

@@ -1,0 +1,116 @@
+//! The siege: the real server under load and bad input, with honest clients beside it.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build;
+use crate::counts::Counts;
+use crate::process::{self, Tool};
+use crate::steps::{Context, Verdict};
+
+/// Attacks of the short siege: one of each kind, all of those that found something, none that is
+/// there for its figures only.
+const SHORT: [&str; 12] = [
+    "silent",
+    "flood",
+    "slow-reader",
+    "heads",
+    "chunks",
+    "smuggling",
+    "reset",
+    "zero-window",
+    "continuation",
+    "snappy",
+    "mutated",
+    "overload",
+];
+
+/// Seconds of each attack of the short siege.
+const SHORT_SECONDS: u64 = 1;
+
+/// Mutated requests of the short siege.
+const SHORT_REQUESTS: u64 = 5_000;
+
+#[derive(Args)]
+pub(crate) struct SiegeArgs {
+    /// Seconds for each attack
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// How many mutated requests
+    #[arg(long, default_value_t = 100_000)]
+    requests: u64,
+    /// What attackers' choices come from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Make only this attack (may be repeated); a wrong name lists all
+    #[arg(long, value_name = "ATTACK")]
+    only: Vec<String>,
+}
+
+/// `cargo xtask siege`: all attacks on an optimised server. Whether it stood.
+pub(crate) fn run(args: &SiegeArgs) -> Result<bool> {
+    process::run_watched(&mut args.command(true)?, |_| {})
+}
+
+/// A short siege of the server as it was built for other steps. Each attack counts as a test.
+pub(crate) fn step(context: &Context) -> Result<Verdict> {
+    let args = SiegeArgs {
+        seconds: SHORT_SECONDS,
+        requests: SHORT_REQUESTS,
+        seed: 1,
+        only: SHORT.map(str::to_owned).to_vec(),
+    };
+    let mut rows = Vec::new();
+    let ok = process::run_watched(&mut args.command(context.release)?, |line| {
+        rows.extend(verdict(line));
+    })?;
+    let failed = rows.iter().filter(|stood| !**stood).count();
+    let counts = Counts {
+        passed: u32::try_from(rows.len() - failed)?,
+        failed: u32::try_from(failed)?,
+        ignored: 0,
+    };
+    Ok(Verdict::Ran {
+        ok,
+        counts,
+        note: format!("{} attacks", SHORT.len()),
+    })
+}
+
+/// Whether the server stood, by the line that is printed after each attack.
+fn verdict(line: &str) -> Option<bool> {
+    if line.starts_with("stood: ") {
+        Some(true)
+    } else {
+        line.starts_with("FELL: ").then_some(false)
+    }
+}
+
+impl SiegeArgs {
+    fn command(&self, release: bool) -> Result<Command> {
+        let server = build::server(release)?;
+        let mut command = Tool::At(build::program("kjob-trials", "siege", release)?).command();
+        command.arg("--server").arg(server);
+        command.args(["--seconds", &self.seconds.to_string()]);
+        command.args(["--requests", &self.requests.to_string()]);
+        command.args(["--seed", &self.seed.to_string()]);
+        for name in &self.only {
+            command.args(["--only", name]);
+        }
+        Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_read_from_their_lines() {
+        assert_eq!(verdict("stood: idle"), Some(true));
+        assert_eq!(verdict("FELL: idle"), Some(false));
+        assert_eq!(verdict("| idle | 10000 connections |"), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! One run: quiet, each attack by itself with honest clients beside it, quiet again.
+
+// It talks to a person at a terminal.
+#![allow(clippy::print_stdout)]
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::bound::memory_bound;
+use super::honest::{Honest, Times};
+use super::report::{Row, print};
+use super::server::Server;
+use super::tally::Counts;
+use super::{ATTACKS, Attack};
+
+/// How nice attackers are: the processor is theirs when nobody else wants it.
+const NICENESS: &str = "19";
+
+/// How long an attack may take beyond its time, to see the last answers.
+const OVERTIME: Duration = Duration::from_secs(240);
+
+/// How long the server may take to let go of what an attack held.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// Files that come and go by themselves: honest clients' connections, and the store's.
+const FILES_SLACK: u64 = 64;
+
+/// Memory that the allocator, and the memory of what was stored, may keep once all is quiet again.
+const MEMORY_SLACK: u64 = 256 << 20;
+
+/// How long the server may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// The server's program.
+    pub server: PathBuf,
+    /// The program that runs one attack: this one.
+    pub attacker: PathBuf,
+    /// Names of attacks; all where there are none.
+    pub only: Vec<String>,
+    /// How long each lasts. Those that have a count end when it is reached.
+    pub time: Duration,
+    /// How many mutated requests.
+    pub requests: u64,
+    /// What attackers' choices come from.
+    pub seed: u64,
+}
+
+/// Runs it and prints a table. Whether nothing was wrong.
+///
+/// # Errors
+/// What kept it from finding out.
+pub async fn run(campaign: &Campaign) -> Result<bool> {
+    let is_chosen = |attack: &&Attack| {
+        campaign.only.is_empty() || campaign.only.iter().any(|name| name == attack.name)
+    };
+    let mut chosen: Vec<&Attack> = ATTACKS.iter().filter(is_chosen).collect();
+    // Each kind of server is started once.
+    chosen.sort_by_key(|attack| attack.server);
+    let mut rows = Vec::new();
+    for attacks in chosen.chunk_by(|one, other| one.server == other.server) {
+        rows.extend(besiege(campaign, attacks).await?);
+    }
+    Ok(print(&rows))
+}
+
+/// Holds one server against some attacks.
+async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
+    let arguments = attacks.first().map_or(&[][..], |attack| attack.server);
+    let home = TempDir::new().context("a directory for the server")?;
+    let mut server = Server::start(&campaign.server, home.path(), arguments)?;
+    let bound = memory_bound(arguments)?;
+    let is_tight = !arguments.is_empty();
+    let url = format!("http://{}", server.address);
+    let honest = Honest::begin(&url)?;
+
+    let mut rows = Vec::new();
+    // What is loaded once is no part of the quiet.
+    sleep(campaign.time / 4).await;
+    honest.take_times();
+    let mut before = Row::begin("(quiet before)", &server, bound, is_tight)?;
+    sleep(campaign.time).await;
+    let mut quiet = honest.take_times();
+    before.end(&server, &honest, quiet.clone(), &Times::default())?;
+    rows.push(before);
+
+    for attack in attacks {
+        let mut row = Row::begin(attack.name, &server, bound, is_tight)?;
+        row.counts = attack_from_outside(campaign, attack, &server).await?;
+        row.end(&server, &honest, honest.take_times(), &quiet)?;
+        row.note_end(server.ended());
+        let has_ended = row.has_ended;
+        if !has_ended {
+            recover(&server, &mut row).await?;
+        }
+        println!("{}", row.verdict());
+        rows.push(row);
+        if has_ended {
+            return Ok(rows);
+        }
+        honest.take_times();
+    }
+
+    let mut after = Row::begin("(quiet after)", &server, bound, is_tight)?;
+    sleep(campaign.time).await;
+    let times = honest.take_times();
+    quiet = quiet.with(&times);
+    after.end(&server, &honest, times, &quiet)?;
+    let at_rest = rows.first().map_or(0, |row| row.before.memory);
+    if after.memory_after > at_rest + MEMORY_SLACK {
+        let (at_rest, kept) = (at_rest >> 20, after.memory_after >> 20);
+        after.violations([format!("memory: {at_rest} MiB at first, {kept} MiB at last")]);
+    }
+    let (jobs, wrong) = honest.end().await?;
+    after.note(format!("{jobs} acknowledged jobs looked at again"));
+    after.violations(wrong);
+    after.violations(server.complaints());
+    if let Err(error) = server.stop(STOP_PATIENCE).await {
+        after.violations([error.to_string()]);
+    }
+    rows.push(after);
+    Ok(rows)
+}
+
+async fn attack_from_outside(
+    campaign: &Campaign,
+    attack: &Attack,
+    server: &Server,
+) -> Result<Counts> {
+    let mut command = Command::new("nice");
+    command
+        .args(["-n", NICENESS])
+        .arg(&campaign.attacker)
+        .args(["--attack", attack.name])
+        .args(["--address", &server.address.to_string()])
+        .args(["--seconds", &campaign.time.as_secs().to_string()])
+        .args(["--requests", &campaign.requests.to_string()])
+        .args(["--seed", &campaign.seed.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let child = command.spawn().context("could not start an attacker")?;
+    let output = timeout(campaign.time + OVERTIME, child.wait_with_output());
+    let failed = |what: String| {
+        let mut counts = Counts::default();
+        counts.violations.insert(what, 1);
+        counts
+    };
+    let Ok(output) = output.await else {
+        return Ok(failed(
+            "the attack did not end: answers are missing".to_owned(),
+        ));
+    };
+    let output = output?;
+    let line = String::from_utf8_lossy(&output.stdout);
+    match serde_json::from_str(line.trim()) {
+        Ok(counts) if output.status.success() => Ok(counts),
+        _ => Ok(failed(format!("the attacker ended with {}", output.status))),
+    }
+}
+
+/// Waits until the server has let go of the files of an attack.
+async fn recover(server: &Server, row: &mut Row) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let now = server.vitals()?;
+        if now.files <= row.before.files + FILES_SLACK {
+            row.memory_after = now.memory;
+            return Ok(());
+        }
+        if begun.elapsed() >= RECOVERY {
+            row.memory_after = now.memory;
+            let (files, before) = (now.files, row.before.files);
+            row.violations([format!("files: {before} before, {files} a while after")]);
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,214 @@
+//! HTTP/1 over a bare socket: sends what it is told, and reads answers.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+/// How long an answer may take before it counts as not given. No attack waits for it to pass.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Where attackers come from unless they say otherwise: one address, not that of honest clients.
+pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+
+/// The longest head of an answer.
+const HEAD_LEN_MAX: usize = 64 << 10;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: TcpStream,
+    received: BytesMut,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoReply {
+    #[error("closed")]
+    Closed,
+    #[error("reset")]
+    Reset,
+    #[error("no answer within {ANSWER_TIMEOUT:?}")]
+    Late,
+    #[error("not HTTP: {0}")]
+    NotHttp(String),
+}
+
+impl Connection {
+    /// Connects from [`STRANGER`].
+    pub(crate) async fn open(server: SocketAddr) -> io::Result<Self> {
+        Self::open_from(STRANGER, server).await
+    }
+
+    pub(crate) async fn open_from(source: IpAddr, server: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(source, 0))?;
+        let stream = socket.connect(server).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            received: BytesMut::new(),
+        })
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match timeout(ANSWER_TIMEOUT, self.stream.write_all(bytes)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Sends a POST and reads its answer.
+    pub(crate) async fn post(
+        &mut self,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Reply, NoReply> {
+        let bytes = post(path, content_type, body);
+        if let Err(error) = self.send(&bytes).await {
+            // It may have been answered before it was sent whole.
+            return self.reply().await.map_err(|_| NoReply::of(&error));
+        }
+        self.reply().await
+    }
+
+    /// Reads the next answer that is not "100 Continue".
+    pub(crate) async fn reply(&mut self) -> Result<Reply, NoReply> {
+        loop {
+            let reply = match timeout(ANSWER_TIMEOUT, self.any_reply()).await {
+                Ok(reply) => reply?,
+                Err(_) => return Err(NoReply::Late),
+            };
+            if reply.status != 100 {
+                return Ok(reply);
+            }
+        }
+    }
+
+    async fn any_reply(&mut self) -> Result<Reply, NoReply> {
+        let head = loop {
+            if let Some(end) = self.received.windows(4).position(|w| w == b"\r\n\r\n") {
+                break self.received.split_to(end + 4);
+            }
+            if self.received.len() > HEAD_LEN_MAX {
+                return Err(NoReply::NotHttp("a head without an end".to_owned()));
+            }
+            self.read().await?;
+        };
+        let mut reply = parse_head(&head)?;
+        let len = match reply.header("content-length") {
+            Some(len) => len
+                .parse()
+                .map_err(|_| NoReply::NotHttp(format!("Content-Length {len:?}")))?,
+            None => 0_usize,
+        };
+        while self.received.len() < len {
+            self.read().await?;
+        }
+        reply.body = self.received.split_to(len).freeze();
+        Ok(reply)
+    }
+
+    /// Whether the server has sent something that was not read, or has closed.
+    pub(crate) async fn is_closed_within(&mut self, patience: Duration) -> bool {
+        !matches!(
+            timeout(patience, self.stream.read_buf(&mut self.received)).await,
+            Err(_) | Ok(Ok(1..))
+        )
+    }
+
+    async fn read(&mut self) -> Result<(), NoReply> {
+        match self.stream.read_buf(&mut self.received).await {
+            Ok(0) if self.received.has_remaining() => {
+                Err(NoReply::NotHttp("cut off in an answer".to_owned()))
+            }
+            Ok(0) => Err(NoReply::Closed),
+            Ok(_) => Ok(()),
+            Err(error) => Err(NoReply::of(&error)),
+        }
+    }
+}
+
+impl NoReply {
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Late,
+            _ => Self::Reset,
+        }
+    }
+}
+
+impl Reply {
+    /// The value of a header, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// The bytes of a POST.
+pub(crate) fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
+    let len = body.len();
+    let head = head(path, content_type, &format!("Content-Length: {len}\r\n"));
+    [head.as_bytes(), body].concat()
+}
+
+/// The head of a POST; `more` are lines, each with its end.
+pub(crate) fn head(path: &str, content_type: &str, more: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n{more}\r\n")
+}
+
+fn parse_head(head: &[u8]) -> Result<Reply, NoReply> {
+    let not_http = || NoReply::NotHttp(String::from_utf8_lossy(head).into_owned());
+    let text = std::str::from_utf8(head).map_err(|_| not_http())?;
+    let mut lines = text.trim_end().split("\r\n");
+    let line = lines.next().unwrap_or_default();
+    let status = line
+        .strip_prefix("HTTP/1.")
+        .and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+    let headers = lines.map(|line| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+    });
+    Ok(Reply {
+        status: status.ok_or_else(not_http)?,
+        headers: headers.collect::<Option<_>>().ok_or_else(not_http)?,
+        body: Bytes::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn heads_are_read_and_others_refused() {
+        let reply = parse_head(b"HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\n\r\n").unwrap();
+        assert_eq!(
+            (reply.status, reply.header("retry-after")),
+            (429, Some("1"))
+        );
+        for head in [
+            "SMTP ready\r\n\r\n",
+            "HTTP/1.1 abc\r\n\r\n",
+            "HTTP/1.1 200\r\nx\r\n\r\n",
+        ] {
+            assert!(parse_head(head.as_bytes()).is_err(), "{head}");
+        }
+    }
+}
