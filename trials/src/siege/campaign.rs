@@ -117,7 +117,9 @@ async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
     let at_rest = rows.first().map_or(0, |row| row.before.memory);
     if after.memory_after > at_rest + MEMORY_SLACK {
         let (at_rest, kept) = (at_rest >> 20, after.memory_after >> 20);
-        after.violations([format!("memory: {at_rest} MiB at first, {kept} MiB at last")]);
+        after.violations([format!(
+            "memory: {at_rest} MiB at first, {kept} MiB at last"
+        )]);
     }
     let (jobs, wrong) = honest.end().await?;
     after.note(format!("{jobs} acknowledged jobs looked at again"));
