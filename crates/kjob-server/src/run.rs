@@ -249,11 +249,15 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn S
         }
         StoreKind::Embedded => {
             let dir = settings.data_dir.clone();
+            let options = EmbeddedOptions {
+                accept_damaged_logs: settings.accept_damaged_logs,
+                ..EmbeddedOptions::default()
+            };
             let open = move || -> Result<Arc<dyn Store>, RunError> {
                 match own {
                     Some(open) => open(&dir).map_err(|source| RunError::OwnStore { dir, source }),
                     None => {
-                        let store = EmbeddedStore::open(dir, EmbeddedOptions::default())?;
+                        let store = EmbeddedStore::open(dir, options)?;
                         for (job, damage) in store.damaged_jobs() {
                             tracing::error!(%job, %damage, "a job is damaged, and is not run");
                         }

@@ -174,6 +174,9 @@ keys! {
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
     /// The directory of the embedded store, from the working directory on; made if it is not there.
     data_dir: PathBuf, "KJOB_DATA_DIR", value::path, "DIR", default "kjob-data";
+    /// Open a store with a damaged log all the same: what was committed from the damage on is lost.
+    accept_damaged_logs: bool, "KJOB_ACCEPT_DAMAGED_LOGS", value::boolean, "BOOL", default "false",
+        #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
     /// Serve the demo endpoints; "auto" is yes, if there is no config file.
     demo: Maybe<bool>, "KJOB_DEMO", value::maybe_boolean, "BOOL", default "auto",
         #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];

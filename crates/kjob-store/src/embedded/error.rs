@@ -53,7 +53,7 @@ pub enum OpenError {
     /// A log is damaged in a way that no crash explains, and what was committed behind the damage
     /// would be lost by opening it. Nothing was changed.
     #[error(
-        "the log {path} is damaged at byte {offset}: {what}, and what it holds from there on would be lost; restore the store from a backup, or accept the loss",
+        "the log {path} is damaged at byte {offset}: {what}, and what it holds from there on would be lost; restore the store from a backup, or accept the loss (accept_damaged_logs)",
         path = path.display(),
     )]
     DamagedLog {
