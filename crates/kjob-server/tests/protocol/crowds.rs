@@ -1,5 +1,7 @@
 //! More connections and requests than there is room for.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use kjob_proto::{Encoding, Envelope, GetJobRequest, Limits, Record};
@@ -13,7 +15,12 @@ use crate::server::TestServer;
 /// else got in.
 #[tokio::test]
 async fn silent_strangers_keep_nobody_out() {
-    let server = TestServer::with_options(|options| options.max_connections = 2).await;
+    let server = TestServer::with_options(|options| {
+        options.max_connections = 2;
+        // Their time is not up while this test runs.
+        options.header_timeout = Duration::from_secs(600);
+    })
+    .await;
     let mut silent = [server.connect().await, server.connect().await];
     silent[1].send("POST /create/job HTTP/1.1\r\n").await;
     let mut honest = server.connect().await;
@@ -32,9 +39,12 @@ async fn a_long_poll_keeps_its_place() {
     let job = polling.submit("/gate", b"x", &[]).await.unwrap();
     server.wait_begun().await;
     polling.end_of_unread(job.job_id).await;
-    // Each of these needs the one other place.
+    // Each of these needs the one other place, which the one before has not left.
+    let mut others = Vec::new();
     for _ in 0..3 {
-        server.connect().await.assert_usable().await;
+        let mut other = server.connect().await;
+        other.assert_usable().await;
+        others.push(other);
     }
     server.gate.add_permits(1);
     assert_eq!(polling.reply().await.status, 200);
