@@ -212,7 +212,8 @@ impl Killer<'_> {
                 tokio::time::sleep(after).await;
                 self.kill(server, fate.fault()).await
             }
-            Fate::InStep(step) => {
+            Fate::InStep(after, step) => {
+                tokio::time::sleep(after).await;
                 watch(&server, step).await?;
                 self.kill(server, fate.fault()).await
             }

@@ -19,7 +19,7 @@ use crate::plan::{Endpoints, Plan};
 const KNOWN_MAX: usize = 300;
 
 /// The longest pause of a client between two questions.
-const PAUSE_MILLIS_MAX: u64 = 60;
+const PAUSE_MILLIS_MAX: u64 = 25;
 
 /// What a process of clients is to do.
 #[derive(Clone, Debug)]

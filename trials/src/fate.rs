@@ -15,8 +15,8 @@ pub enum Fate {
     Started(Duration),
     /// Killed so long after it was ready.
     Ready(Duration),
-    /// Killed as soon as its store is seen in such a step.
-    InStep(Step),
+    /// Killed as soon as its store is seen in such a step, so long after it was ready.
+    InStep(Duration, Step),
     /// Told to drain so long after it was ready, and killed so long after that.
     Draining(Duration, Duration),
     /// Told to drain so long after it was ready.
@@ -56,7 +56,7 @@ impl Fate {
             }
             5..11 if has_marks => {
                 let step = rng.random_range(0..Step::REQUIRED.len());
-                Fate::InStep(Step::REQUIRED[step])
+                Fate::InStep(at_work / 2, Step::REQUIRED[step])
             }
             11 => {
                 let millis = rng.random_range(0..250);
@@ -73,7 +73,7 @@ impl Fate {
             Fate::Started(after) if after < Duration::from_millis(2) => Fault::KilledAtBirth,
             Fate::Started(_) => Fault::KilledInRecovery,
             Fate::Ready(_) => Fault::KilledAtWork,
-            Fate::InStep(_) => Fault::KilledInStep,
+            Fate::InStep(..) => Fault::KilledInStep,
             Fate::Draining(..) => Fault::KilledInDrain,
             Fate::Drained(_) => Fault::Drained,
         }

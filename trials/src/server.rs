@@ -83,7 +83,7 @@ impl Servers {
             .arg(format!("--listen=127.0.0.1:{}", self.port))
             .arg("--data-dir")
             .arg(self.dir.join("data"))
-            .arg("--workers=12")
+            .arg("--workers=32")
             .arg("--stop-grace=500ms")
             .arg("--stop-timeout=500ms")
             .arg(format!("--remove-grace={}ms", REMOVE_GRACE.as_millis()))
