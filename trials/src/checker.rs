@@ -52,7 +52,7 @@ pub struct Counts {
     pub starts: u64,
     /// Jobs of which a handler was started more than once, as its route allows.
     pub retried: u64,
-    /// Looks at a tag that named one job after another, which say nothing.
+    /// Looks by a tag that may have named one job after another, which say nothing.
     pub ambiguous: u64,
 }
 

@@ -215,7 +215,10 @@ impl Report {
             f,
             "{segments} segments begun, {rewritten} rewritten of those left at the end"
         )?;
-        writeln!(f, "{ambiguous} looks at tags of several jobs left out")
+        writeln!(
+            f,
+            "{ambiguous} looks by tags that may have named several jobs left out"
+        )
     }
 }
 

@@ -226,11 +226,19 @@ impl<'a> Facts<'a> {
         else {
             return;
         };
-        let ids = self.tags.get(tag.as_str());
-        match ids.map(|ids| (ids.len(), ids.first().copied())) {
-            Some((1, Some(id))) => self.look(id, answer, span),
-            Some(_) => self.ambiguous += 1,
-            None => {}
+        let Some(ids) = self.tags.get(tag.as_str()) else {
+            return;
+        };
+        // Before the job was there, and after its time, the tag may have named one that nobody was
+        // told the id of: submits go unanswered.
+        let is_of = |id: &i64| {
+            let job = self.jobs.get(id)?;
+            let (from, until) = (job.there_from()?, self.kept_until(job)?);
+            Some(span.asked > from && span.answered < until)
+        };
+        match ids.first().copied() {
+            Some(id) if ids.len() == 1 && is_of(&id) == Some(true) => self.look(id, answer, span),
+            _ => self.ambiguous += 1,
         }
     }
 }

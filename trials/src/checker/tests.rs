@@ -302,6 +302,20 @@ fn a_tag_has_one_job_at_a_time() {
     story.assert(&[Fault::TagOfTwo]);
 }
 
+/// The first submit was not answered, and its job expired before the tag got the job that is known.
+#[test]
+fn a_tag_may_have_named_a_job_that_nobody_was_told_of() {
+    let mut story = Story::new();
+    let (call, answer) = (call(), Answer::Unknown("broken".to_owned()));
+    story.tell(What::Submit { call, answer });
+    let sight = ended(Status::Error, 1_000);
+    let (key, answer) = (by_tag(), Answer::Told(sight));
+    story.tell(What::Get { key, answer }).pass(3 * SECOND);
+    story.submit(&self::call(), 2, false);
+    story.see(2, ended(Status::Done, 4_001)).assert(&[]);
+    assert_eq!(check(&story.trial).counts.ambiguous, 1);
+}
+
 #[test]
 fn an_id_is_one_calls() {
     let other = Call {
