@@ -296,7 +296,7 @@ pub struct StoreUsage {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Reading or writing failed; whether the step was done is unknown only if `source` says so.
+    /// Reading or writing failed; the step may have been done or not.
     #[error("the store cannot {doing}: {source}")]
     Io {
         /// What was being done.
@@ -320,6 +320,14 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the step that got this error may have been done all the same; only looking at the
+    /// job tells.
+    pub fn leaves_unknown(&self) -> bool {
+        matches!(self, StoreError::Io { .. })
+    }
 }
 
 /// Why a step on one job was not done.

@@ -51,6 +51,13 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
 
     /// Completes at `at` or soon after, at once if it has passed. Dropping it cancels it.
     fn sleep_until(&self, at: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Completes after `duration`, however the clock is set meanwhile. Dropping it cancels it.
+    ///
+    /// The default is for clocks that are never set.
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.sleep_until(self.now().after(duration))
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 mod support;
 #[path = "support/troubled.rs"]
-#[allow(dead_code, reason = "other tests make other trouble")]
 mod troubled;
 
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use troubled::{Switch, Troubled};
 #[tokio::test]
 async fn while_the_store_is_full_few_starts_are_tried_and_all_jobs_run_later() {
     let switch = Arc::new(Switch::default());
-    let store = Arc::new(Troubled::full(Arc::new(MemoryStore::new()), switch.clone()));
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch.clone()));
     let (registry, mut runs) = one("/held", RouteOptions::default(), true);
     let clock = ManualClock::at(T0);
     let bed = bed_on(store, clock, config(|c| c.workers = 4), registry).await;
@@ -61,11 +60,115 @@ async fn while_the_store_is_full_few_starts_are_tried_and_all_jobs_run_later() {
     }
 }
 
+/// While starts are paused a new job found a free worker, and ran before those that waited.
+#[tokio::test]
+async fn during_a_pause_no_new_job_passes_those_that_wait() {
+    let switch = Arc::new(Switch::default());
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch.clone()));
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let clock = ManualClock::at(T0);
+    let bed = bed_on(store, clock, config(|c| c.workers = 1), registry).await;
+    let mut first = call("/held", "first");
+    first.delay = Duration::from_secs(1);
+    let first = bed.submit(first).await.id;
+    switch.is_full.store(true, Ordering::SeqCst);
+    bed.advance(Duration::from_secs(1)).await;
+    assert_eq!(
+        switch.refused.load(Ordering::SeqCst),
+        1,
+        "its start is tried"
+    );
+    switch.is_full.store(false, Ordering::SeqCst);
+    bed.submit(call("/held", "second")).await;
+    settle().await;
+    assert!(runs.try_recv().is_err(), "nothing is started yet");
+    bed.advance(Duration::from_secs(1)).await;
+    assert_eq!(runs.try_recv().unwrap().id(), first);
+}
+
+/// Whoever watches for it is told by the first step that meets it, and needs not look again and
+/// again.
+#[tokio::test]
+async fn the_first_step_that_meets_a_failed_store_tells_of_it() {
+    let switch = Arc::new(Switch::default());
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch.clone()));
+    let (registry, _runs) = one("/held", RouteOptions::default(), true);
+    let clock = ManualClock::at(T0);
+    let bed = bed_on(store, clock, EngineConfig::default(), registry).await;
+    let engine = bed.engine.clone();
+    let told = tokio::spawn(async move { engine.store_failed().await });
+    switch.is_full.store(true, Ordering::SeqCst);
+    assert!(bed.engine.submit(call("/held", "in")).await.is_err());
+    settle().await;
+    assert!(!told.is_finished(), "a full store has not failed for good");
+    switch.is_full.store(false, Ordering::SeqCst);
+    switch.has_failed.store(true, Ordering::SeqCst);
+    settle().await;
+    assert!(!told.is_finished(), "no step has met it yet");
+    assert!(bed.engine.submit(call("/held", "in")).await.is_err());
+    settle().await;
+    assert!(told.is_finished());
+    assert!(
+        told.await
+            .unwrap()
+            .to_string()
+            .contains("the test wants it so")
+    );
+    // Also whoever comes later.
+    bed.engine.store_failed().await;
+}
+
+/// A full store at the start: a job of an endpoint that is gone stayed queued for ever, and one
+/// that had run kept the server from starting at all.
+#[tokio::test]
+async fn with_a_full_store_an_engine_opens_and_ends_old_jobs_later() {
+    let memory = Arc::new(MemoryStore::new());
+    let of_old = memory.clone();
+    let old = move || {
+        until_killed(async {
+            let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+            let limits = config(|c| c.workers = 1);
+            let bed = bed_on(of_old, ManualClock::at(T0), limits, registry).await;
+            let ran = bed.submit(call("/held", "ran")).await.id;
+            let waited = bed.submit(call("/held", "waited")).await.id;
+            let _run = runs.recv().await.unwrap();
+            [ran, waited]
+        })
+    };
+    let [ran, waited] = std::thread::spawn(old).join().unwrap();
+
+    let switch = Arc::new(Switch::default());
+    let store = Arc::new(Troubled::new(memory, switch.clone()));
+    switch.is_full.store(true, Ordering::SeqCst);
+    let (registry, _runs) = one("/other", RouteOptions::default(), true);
+    let clock = ManualClock::at(T0);
+    let opening = {
+        let clock = clock.clone();
+        tokio::spawn(bed_on(store, clock, EngineConfig::default(), registry))
+    };
+    settle().await;
+    clock.advance(Duration::from_secs(1));
+    settle().await;
+    assert!(opening.is_finished(), "a full store can be looked at");
+    let bed = opening.await.unwrap();
+    assert_eq!(bed.phase(ran).await, Phase::Running);
+    assert_eq!(bed.phase(waited).await, Phase::Queued);
+    switch.is_full.store(false, Ordering::SeqCst);
+    bed.advance(Duration::from_secs(5)).await;
+    for id in [ran, waited] {
+        assert_eq!(
+            bed.error(id).await,
+            "endpoint \"/held\" is no longer served"
+        );
+    }
+    assert_eq!(bed.engine.stats().live, 0);
+}
+
 /// A result whose store is full is kept until it is stored: the handler's work is not lost.
 #[tokio::test]
 async fn an_end_is_stored_once_the_store_takes_it() {
     let switch = Arc::new(Switch::default());
-    let store = Arc::new(Troubled::full(Arc::new(MemoryStore::new()), switch.clone()));
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch.clone()));
     let (registry, mut runs) = one("/held", RouteOptions::default(), true);
     let clock = ManualClock::at(T0);
     let bed = bed_on(store, clock, EngineConfig::default(), registry).await;

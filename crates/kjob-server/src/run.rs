@@ -24,9 +24,6 @@ use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
 use crate::{Server, SystemInfo};
 
-/// How often it is looked whether the store has failed.
-const STORE_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
-
 /// How often it is looked whether the certificate ends soon.
 const CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -171,17 +168,13 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
 /// Says once, in the log and to clients that connect, that the store has failed for good. Results
 /// that are there can still be fetched, so the process goes on until somebody ends it.
 async fn watch_store(engine: &Engine, system: &SystemInfo) -> Infallible {
-    loop {
-        if let Some(error) = engine.store_failure() {
-            tracing::error!(
-                %error,
-                "the store has failed: no job can be taken or ended until the server is restarted"
-            );
-            system.fail();
-            return std::future::pending().await;
-        }
-        tokio::time::sleep(STORE_LOOKED_AT_EVERY).await;
-    }
+    let error = engine.store_failed().await;
+    tracing::error!(
+        %error,
+        "the store has failed: no job can be taken or ended until the server is restarted"
+    );
+    system.fail();
+    std::future::pending().await
 }
 
 /// Says every day until when the certificate is valid, which is a warning in its last month.

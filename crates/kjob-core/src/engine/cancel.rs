@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::query::{Caller, JobKey};
 use super::{Engine, Inner};
-use crate::{Ending, JobId, Phase, Refused, StepError, StoreError};
+use crate::{Ending, JobId, Parts, Phase, Refused, State, StepError, StoreError};
 
 /// What a cancel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +41,13 @@ impl Engine {
 
 impl Inner {
     async fn cancel(self: Arc<Self>, id: JobId) -> Result<CancelOutcome, StoreError> {
-        let state = match self.store.request_cancel(id, self.now()).await {
+        let request = self.store.request_cancel(id, self.now());
+        let state = match self.step(request).await {
             Ok(state) => state,
             Err(StepError::Refused(Refused::Ended(phase))) => {
                 return Ok(CancelOutcome::Ended(phase));
             }
-            Err(StepError::Store(error)) => return Err(error),
+            Err(StepError::Store(error)) => self.cancelled_all_the_same(id, error).await?,
             Err(_) => return Ok(CancelOutcome::NotFound),
         };
         let live = self.table.get(id);
@@ -65,5 +66,23 @@ impl Inner {
             self.settle(&live, state, Ending::Cancelled);
         }
         Ok(CancelOutcome::Cancelled)
+    }
+
+    /// The state of a job whose cancel was answered with an error but done; else that error.
+    async fn cancelled_all_the_same(
+        &self,
+        id: JobId,
+        error: StoreError,
+    ) -> Result<State, StoreError> {
+        if !error.leaves_unknown() {
+            return Err(error);
+        }
+        let get = self.store.get(id, Parts::NONE, self.now());
+        match self.step(get).await {
+            Ok(Some(job)) if matches!(job.state.phase, Phase::Cancelling | Phase::Cancelled) => {
+                Ok(job.state)
+            }
+            _ => Err(error),
+        }
     }
 }

@@ -23,18 +23,26 @@ impl Clock for SystemClock {
     }
 
     fn sleep_until(&self, at: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        // Wall time may be set while we sleep: look again at the end, and at least once an hour.
+        // Wall time may be set while we sleep, and a machine may be suspended: look again at the
+        // end, and now and then before.
         Box::pin(async move {
             loop {
                 let left = at.since(self.now());
                 if left.is_zero() {
                     return;
                 }
-                tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
+                tokio::time::sleep(left.min(LOOK_AGAIN_AFTER)).await;
             }
         })
     }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
 }
+
+/// How late a sleeper may be when the wall clock is set forward.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A clock that stands still until it is told to move. Clones are the same clock.
 ///

@@ -44,6 +44,10 @@ pub struct EngineConfig {
     pub id_block: u32,
     /// What decoding a payload may take.
     pub limits: Limits,
+    /// The runtime whose threads poll handlers; `None` for the one that the engine is used on.
+    /// With one of its own, async handlers that block their threads against the rules hold up
+    /// each other, but neither the engine nor the server around it.
+    pub handlers: Option<tokio::runtime::Handle>,
 }
 
 impl Default for EngineConfig {
@@ -65,6 +69,7 @@ impl Default for EngineConfig {
             expire_interval: Duration::from_secs(60),
             id_block: 4_096,
             limits: Limits::default(),
+            handlers: None,
         }
     }
 }

@@ -134,8 +134,8 @@ impl Live {
         cell.waiting
     }
 
-    /// The job is over: whoever waits for it is told.
-    pub(super) fn end(&self, state: State, ending: Ending) {
+    /// The job is over: whoever waits for it is told. Says whether that is news.
+    pub(super) fn end(&self, state: State, ending: Ending) -> bool {
         let expires_at = state
             .ended_at
             .map(|at| at.after(self.header.options.retention));
@@ -147,12 +147,21 @@ impl Live {
             expires_at,
         };
         let mut cell = self.cell();
+        if cell.ended.is_some() {
+            return false;
+        }
         cell.stored = true;
         cell.state = state;
         cell.run = None;
-        cell.ended.get_or_insert_with(|| Arc::new(job));
+        cell.ended = Some(Arc::new(job));
         drop(cell);
         self.changed.notify_waiters();
+        true
+    }
+
+    /// Whether the job has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.cell().ended.is_some()
     }
 
     /// The newest state.
@@ -180,7 +189,6 @@ impl Live {
     pub(super) fn void(&self) {
         let mut cell = self.cell();
         cell.void = true;
-        cell.waiting = false;
         drop(cell);
         self.changed.notify_waiters();
     }
@@ -275,10 +283,17 @@ impl LiveTable {
         }
     }
 
+    /// How many live jobs there are.
+    pub(super) fn len(&self) -> usize {
+        self.ids.iter().map(|shard| lock(shard).len()).sum()
+    }
+
     /// Calls `each` for every live job.
     pub(super) fn for_each(&self, each: impl Fn(&Arc<Live>)) {
         for shard in &self.ids {
-            let lives: Vec<_> = lock(shard).values().cloned().collect();
+            let mut lives: Vec<_> = lock(shard).values().cloned().collect();
+            // Not in the order of a hash, so that a simulation can be repeated.
+            lives.sort_by_key(|live| live.header.id);
             lives.iter().for_each(&each);
         }
     }

@@ -35,6 +35,8 @@
 //! # Ok(()) }
 //! ```
 
+mod blocking;
+mod call;
 mod cancel;
 mod clock;
 mod config;
@@ -62,6 +64,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio_util::sync::CancellationToken;
 
+pub use blocking::Blocking;
 pub use cancel::CancelOutcome;
 pub use clock::{ManualClock, SystemClock};
 pub use config::EngineConfig;
@@ -100,10 +103,12 @@ pub(crate) struct Inner {
     ids: Ids,
     rng: Mutex<StdRng>,
     draining: AtomicBool,
-    /// Set when the time to drain is over: runs that begin now stop at once.
-    interrupting: AtomicBool,
+    /// Told when the time to drain is over: runs that begin now stop at once.
+    interrupting: CancellationToken,
     /// Ends the tasks that run beside the jobs.
     closed: CancellationToken,
+    /// Told when a step found that the store cannot be written to any more.
+    store_failed: CancellationToken,
 }
 
 /// How busy an engine is.
@@ -112,8 +117,13 @@ pub(crate) struct Inner {
 pub struct EngineStats {
     /// Jobs that wait, those on their way into the store included.
     pub queued: usize,
+    /// Jobs that have not ended: all that the engine keeps in memory.
+    pub live: usize,
     /// Handlers that run.
     pub running: usize,
+    /// Those of them whose job has ended, but which hold on to their thread: each takes the place
+    /// of a job until it returns.
+    pub stuck: usize,
     /// Whether new jobs are refused.
     pub draining: bool,
 }
@@ -145,8 +155,9 @@ impl Engine {
             room,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             draining: AtomicBool::new(false),
-            interrupting: AtomicBool::new(false),
+            interrupting: CancellationToken::new(),
             closed: CancellationToken::new(),
+            store_failed: CancellationToken::new(),
         });
         recovery::take_up(&inner).await?;
         inner.clone().in_background(release_delayed(inner.clone()));
@@ -161,7 +172,8 @@ impl Engine {
     }
 
     /// Drains, gives running jobs `timeout` to end, interrupts the rest by their route's rule
-    /// (which costs a job that is retried no attempt), and closes the store.
+    /// (which costs a job that is retried no attempt), and closes the store. A handler that
+    /// blocks its thread is not waited for.
     ///
     /// # Errors
     /// The store's, on closing; and [`store_failure`](Engine::store_failure), as ends may then not
@@ -169,12 +181,11 @@ impl Engine {
     pub async fn shut_down(&self, timeout: Duration) -> Result<(), StoreError> {
         let inner = &self.inner;
         self.drain();
-        let end = inner.clock.now().after(timeout);
         tokio::select! {
             biased;
             () = inner.room.idle() => {}
-            () = inner.clock.sleep_until(end) => {
-                inner.interrupting.store(true, Ordering::SeqCst);
+            () = inner.clock.sleep(timeout) => {
+                inner.interrupting.cancel();
                 inner.table.for_each(|live| live.stop(Stop::Drain));
                 inner.room.idle().await;
             }
@@ -187,10 +198,12 @@ impl Engine {
 
     /// How busy it is.
     pub fn stats(&self) -> EngineStats {
-        let (queued, running) = self.inner.room.counts();
+        let (queued, running, stuck) = self.inner.room.counts();
         EngineStats {
             queued,
+            live: self.inner.table.len(),
             running,
+            stuck,
             draining: self.inner.is_draining(),
         }
     }
@@ -204,6 +217,12 @@ impl Engine {
     /// the process is started anew.
     pub fn store_failure(&self) -> Option<StoreError> {
         self.inner.store.failure()
+    }
+
+    /// Completes with [`store_failure`](Engine::store_failure) as soon as a step has met it.
+    pub async fn store_failed(&self) -> StoreError {
+        self.inner.store_failed.cancelled().await;
+        self.store_failure().unwrap_or(StoreError::Closed)
     }
 
     /// The limits and times it works with.
@@ -227,7 +246,25 @@ impl Inner {
     }
 
     fn is_interrupting(&self) -> bool {
-        self.interrupting.load(Ordering::SeqCst)
+        self.interrupting.is_cancelled()
+    }
+
+    /// A step of the store, whose errors may mean that it has failed for good.
+    async fn step<T, E>(&self, step: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let outcome = step.await;
+        if outcome.is_err() && self.store.failure().is_some() {
+            self.store_failed.cancel();
+        }
+        outcome
+    }
+
+    /// Waits before a step of the store is tried again; not long if there is no time.
+    async fn pause_between_tries(&self, wait: Duration) {
+        tokio::select! {
+            biased;
+            () = self.interrupting.cancelled() => {}
+            () = self.clock.sleep(wait) => {}
+        }
     }
 
     fn with_rng<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
@@ -259,12 +296,9 @@ async fn release_delayed(inner: Arc<Inner>) {
 /// Gives back the space of expired jobs, now and then.
 async fn expire(inner: Arc<Inner>) {
     loop {
-        inner
-            .clock
-            .sleep_until(inner.now().after(inner.config.expire_interval))
-            .await;
+        inner.clock.sleep(inner.config.expire_interval).await;
         loop {
-            match inner.store.expire(inner.now()).await {
+            match inner.step(inner.store.expire(inner.now())).await {
                 Ok(expired) => {
                     if expired.jobs > 0 {
                         tracing::info!(jobs = expired.jobs, bytes = expired.bytes, "jobs expired");

@@ -75,7 +75,7 @@ impl Engine {
         tokio::select! {
             biased;
             () = live.ended() => {}
-            () = inner.clock.sleep_until(inner.now().after(patience)) => {}
+            () = inner.clock.sleep(patience) => {}
             () = inner.closed.cancelled() => {}
         }
         match live.job() {
@@ -99,7 +99,12 @@ impl Engine {
             }
             filter.owner = Some(caller.owner.clone());
         }
-        self.inner.store.list(&filter, self.inner.now()).await
+        let inner = &self.inner;
+        let list = inner.store.list(&filter, inner.now());
+        let mut page = inner.step(list).await?;
+        page.jobs.iter_mut().for_each(|job| inner.as_told(job));
+        page.jobs.retain(|job| filter.matches(job));
+        Ok(page)
     }
 
     /// Says that a done job's result was delivered whole: a job with `remove_on_complete` is then
@@ -112,7 +117,9 @@ impl Engine {
             return Ok(());
         }
         let at = self.inner.now().after(self.inner.config.remove_grace);
-        self.inner.store.expire_at(job.header.id, at).await
+        self.inner
+            .step(self.inner.store.expire_at(job.header.id, at))
+            .await
     }
 
     /// A result in another encoding, by the endpoint's response record.
@@ -147,14 +154,38 @@ impl Inner {
         let Some(id) = self.id_of(caller, key).await? else {
             return Ok(None);
         };
-        let job = self.store.get(id, Parts::RESULT, self.now()).await?;
-        let Some(job) = job.filter(|job| caller.sees(&job.header.owner)) else {
+        let get = self.store.get(id, Parts::RESULT, self.now());
+        let Some(job) = self
+            .step(get)
+            .await?
+            .filter(|job| caller.sees(&job.header.owner))
+        else {
             return Ok(None);
         };
+        // It may have come into memory while the store was asked.
+        let job = self.told(id).unwrap_or(job);
         debug_assert!(
             job.state.phase != Phase::Done || matches!(job.ending, Some(Ending::Done(_)))
         );
         Ok(Some(job))
+    }
+
+    /// What is told of a live job. Whatever the store says of it gives way to that: the store may
+    /// be a step ahead of what it has answered so far, and a job must not go back for those who
+    /// look twice.
+    fn told(&self, id: JobId) -> Option<Job> {
+        self.table.get(id)?.job()
+    }
+
+    /// Makes a listed job what is told of it.
+    fn as_told(&self, job: &mut Job) {
+        let Some(told) = self.told(job.header.id) else {
+            return;
+        };
+        *job = told;
+        if let Some(Ending::Done(result)) = &mut job.ending {
+            result.data.clear();
+        }
     }
 
     /// The live job, if it is one and the caller's.
@@ -169,7 +200,10 @@ impl Inner {
     async fn id_of(&self, caller: &Caller, key: &JobKey) -> Result<Option<JobId>, StoreError> {
         match key {
             JobKey::Id(id) => Ok(Some(*id)),
-            JobKey::Tag(tag) => self.store.find(&caller.owner, tag, self.now()).await,
+            JobKey::Tag(tag) => {
+                let find = self.store.find(&caller.owner, tag, self.now());
+                self.step(find).await
+            }
         }
     }
 
@@ -185,7 +219,8 @@ impl Inner {
         let Some(id) = self.id_of(caller, key).await? else {
             return Ok(None);
         };
-        let job = self.store.get(id, Parts::NONE, self.now()).await?;
+        let get = self.store.get(id, Parts::NONE, self.now());
+        let job = self.step(get).await?;
         Ok(job
             .filter(|job| caller.sees(&job.header.owner))
             .map(|job| job.header.id))

@@ -7,7 +7,9 @@ use kjob_proto::Text;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
-use crate::{Filter, Finish, Job, OnInterrupt, Phase, Status, StoreError};
+use crate::{
+    Filter, Finish, Job, OnInterrupt, Parts, Phase, Refused, Status, StepError, StoreError,
+};
 
 /// Brings every job that has not ended into memory: queued ones wait again, those that ran follow
 /// their route's rule.
@@ -21,8 +23,11 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
         limit: PAGE,
     };
     let (mut queued, mut interrupted) = (0u64, 0u64);
+    let mut patience = std::pin::pin!(inner.clock.sleep(super::RETRY_AFTER));
+    let mut is_stuck = false;
     loop {
-        let page = inner.store.list(&filter, inner.now()).await?;
+        let list = inner.store.list(&filter, inner.now());
+        let page = inner.step(list).await?;
         let mut ends = tokio::task::JoinSet::new();
         for job in page.jobs {
             if job.state.phase == Phase::Queued && inner.registry.serves(&job.header.endpoint) {
@@ -34,7 +39,16 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
                 ends.spawn(end_run(inner.clone(), job));
             }
         }
-        while ends.join_next().await.is_some() {}
+        if !is_stuck {
+            tokio::select! {
+                biased;
+                () = async { while ends.join_next().await.is_some() {} } => {}
+                () = &mut patience => is_stuck = true,
+            }
+        }
+        // What is left goes on by itself: the store cannot be written to for now, but what it
+        // has can be looked at.
+        ends.detach_all();
         match page.next {
             Some(last) => filter.after = Some(last),
             None => break,
@@ -79,28 +93,57 @@ async fn end_run(inner: Arc<Inner>, job: Job) {
 
 /// A job that nobody can run any more fails; it was waiting or running.
 async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
-    let id = live.header.id;
     let reason = Text::from(format!(
         "endpoint {:?} is no longer served",
         live.header.endpoint
     ));
-    let mut lease = live.state().lease;
-    if live.state().phase == Phase::Queued {
-        // Only a started job can fail. One that is to wait first is settled when its time comes.
-        match inner
-            .store
-            .start(id, live.state().not_before.unwrap_or(inner.now()))
-            .await
-        {
-            Ok(started) => lease = started.state.lease,
-            Err(error) => {
-                job_log!(error, live.header, %error, "job of an endpoint no longer served stays queued");
-                return;
-            }
-        }
+    if live.state().phase == Phase::Queued && !start_to_fail(inner, live).await {
+        return;
     }
     let then = OnInterrupt::Fail;
+    let lease = live.state().lease;
     inner
         .finish(live, lease, Finish::Interrupt { reason, then })
         .await;
+}
+
+/// Starts a queued job without a handler, as only a started job can fail; says whether it is.
+async fn start_to_fail(inner: &Arc<Inner>, live: &Arc<Live>) -> bool {
+    let id = live.header.id;
+    loop {
+        // Its own time need not come any more.
+        let at = inner.now().max(live.state().not_before.unwrap_or_default());
+        match inner.step(inner.store.start(id, at)).await {
+            Ok(started) => {
+                live.observe(started.state);
+                return true;
+            }
+            Err(StepError::Refused(Refused::NotQueued(_))) => {
+                // An earlier try was done, though its answer was an error.
+                let get = inner.store.get(id, Parts::NONE, inner.now());
+                match inner.step(get).await {
+                    Ok(Some(job)) => {
+                        live.observe(job.state);
+                        return true;
+                    }
+                    Err(error) if inner.is_hopeless(&error) => return false,
+                    Ok(None) | Err(_) => {
+                        inner.pause_between_tries(super::RETRY_AFTER).await;
+                    }
+                }
+            }
+            // It was cancelled meanwhile.
+            Err(StepError::Refused(_) | StepError::Unknown(_)) => {
+                inner.settle_as_stored(live).await;
+                return false;
+            }
+            Err(StepError::Store(error)) => {
+                job_log!(error, live.header, %error, "job of an endpoint no longer served stays queued for now");
+                if inner.is_hopeless(&error) {
+                    return false;
+                }
+                inner.pause_between_tries(super::RETRY_AFTER).await;
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::{JobId, Owner, RouteId, Scheduler, Timestamp, Waiting};
 
 /// Counts and queues, behind one lock that is never held for long.
 ///
-/// **The invariant.** While the room is open, no job waits that could run: whoever adds a job or
+/// **The invariant.** While the room is open and not paused, no job waits that could run: whoever adds a job or
 /// frees a place calls [`Room::next`] until it gives nothing.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -29,28 +29,40 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct Inner {
     open: bool,
-    /// Nothing is started before this, because the store could not be written to.
-    paused_until: Option<Timestamp>,
+    /// Nothing is started for now, because the store could not be written to.
+    paused: bool,
     /// Whether the newest start failed for the store.
     failing: bool,
     queue: Scheduler,
     delayed: BTreeMap<(Timestamp, JobId), Waiting>,
     running: usize,
     running_on: Vec<usize>,
+    /// Places of runs that are over but for their thread, which their handler does not let go.
+    stuck: usize,
     waiting: usize,
     waiting_of: HashMap<Owner, usize>,
+}
+
+/// What [`Room::pause`] changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    /// Starts were not paused before: somebody is to end it.
+    pub(super) begins: bool,
+    /// A start had not failed before, since one that did not.
+    pub(super) is_news: bool,
 }
 
 impl Room {
     pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>]) -> Self {
         let inner = Inner {
             open: true,
-            paused_until: None,
+            paused: false,
             failing: false,
             queue: Scheduler::new(config.ageing),
             delayed: BTreeMap::new(),
             running: 0,
             running_on: vec![0; limits.len()],
+            stuck: 0,
             waiting: 0,
             waiting_of: HashMap::new(),
         };
@@ -112,10 +124,10 @@ impl Room {
     }
 
     /// A place to run for a job that need not wait. By the invariant no job that waits could have
-    /// it.
+    /// it; during a pause some could, and nobody gets it.
     pub(super) fn try_place(&self, route: RouteId) -> bool {
         let mut inner = self.lock();
-        let free = inner.open && self.is_free(&inner, route);
+        let free = inner.open && !inner.paused && self.is_free(&inner, route);
         if free {
             inner.take(route);
         }
@@ -144,31 +156,32 @@ impl Room {
         inner.queue.remove(job);
     }
 
-    /// Moves delayed jobs whose time has come to the queue, ends a pause whose time is over, and
-    /// says when to come again.
+    /// Moves delayed jobs whose time has come to the queue, and says when to come again.
     pub(super) fn release_delayed(&self, now: Timestamp) -> Option<Timestamp> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.paused_until = inner.paused_until.filter(|until| *until > now);
         while let Some(entry) = inner.delayed.first_entry() {
             let (at, _) = *entry.key();
             if at > now {
-                return Some(inner.paused_until.map_or(at, |until| until.min(at)));
+                return Some(at);
             }
             inner.queue.push(entry.remove());
         }
-        inner.paused_until
+        None
     }
 
-    /// Starts nothing before `until`: the store could not be written to. Says whether that is
-    /// news.
-    pub(super) fn pause(&self, until: Timestamp) -> bool {
+    /// Starts nothing until [`Room::resume`]: the store could not be written to.
+    pub(super) fn pause(&self) -> Pause {
         let mut inner = self.lock();
-        inner.paused_until = inner.paused_until.max(Some(until));
-        let is_news = !std::mem::replace(&mut inner.failing, true);
-        drop(inner);
-        self.delayed.notify_one();
-        is_news
+        Pause {
+            begins: !std::mem::replace(&mut inner.paused, true),
+            is_news: !std::mem::replace(&mut inner.failing, true),
+        }
+    }
+
+    /// Ends a pause.
+    pub(super) fn resume(&self) {
+        self.lock().paused = false;
     }
 
     /// Notes that a job was started, and says whether the store had failed before.
@@ -180,8 +193,8 @@ impl Room {
     pub(super) fn next(&self, now: Timestamp) -> Option<(JobId, RouteId)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let paused = inner.paused_until.is_some_and(|until| until > now);
-        if !inner.open || paused || inner.running >= self.workers || inner.queue.is_empty() {
+        let may_start = inner.open && !inner.paused && inner.running < self.workers;
+        if !may_start || inner.queue.is_empty() {
             return None;
         }
         let running_on = &inner.running_on;
@@ -193,13 +206,24 @@ impl Room {
     }
 
     /// Gives a place back.
-    pub(super) fn free(&self, route: RouteId) {
+    pub(super) fn free(&self, route: RouteId, stuck: bool) {
         let mut inner = self.lock();
         inner.running -= 1;
+        inner.stuck -= usize::from(stuck);
         if let Some(count) = inner.running_on.get_mut(usize::from(route.0)) {
             *count -= 1;
         }
-        if inner.running == 0 {
+        if inner.is_idle() {
+            drop(inner);
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Notes that a place is held by nothing but a thread that its handler does not let go.
+    pub(super) fn stuck(&self) {
+        let mut inner = self.lock();
+        inner.stuck += 1;
+        if inner.is_idle() {
             drop(inner);
             self.idle.notify_waiters();
         }
@@ -210,19 +234,19 @@ impl Room {
         self.lock().open = false;
     }
 
-    /// How many jobs wait, and how many run.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    /// How many jobs wait, how many run, and how many of those are stuck.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
         let inner = self.lock();
-        (inner.waiting, inner.running)
+        (inner.waiting, inner.running, inner.stuck)
     }
 
-    /// Completes when nothing runs.
+    /// Completes when nothing runs, but for what is stuck.
     pub(super) async fn idle(&self) {
         loop {
             let mut idle = std::pin::pin!(self.idle.notified());
             // Listen first, look second: the last end in between is not missed.
             idle.as_mut().enable();
-            if self.lock().running == 0 {
+            if self.lock().is_idle() {
                 return;
             }
             idle.await;
@@ -241,6 +265,10 @@ impl Room {
 }
 
 impl Inner {
+    fn is_idle(&self) -> bool {
+        self.running == self.stuck
+    }
+
     fn take(&mut self, route: RouteId) {
         self.running += 1;
         if let Some(count) = self.running_on.get_mut(usize::from(route.0)) {

@@ -1,41 +1,61 @@
 //! Running a job: from its durable start to its durable end.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kjob_proto::{Encoding, Text};
 
 use super::Inner;
-use super::handler::{Handler, HandlerError, JobContext, JobInfo};
+use super::call::{Call, Outcome};
+use super::handler::{HandlerError, JobContext, JobInfo};
 use super::live::{Live, Stop};
 use super::log::job_log;
 use super::progress::Progress;
 use super::registry::{Interrupted, Route};
 use super::schemas::Side;
-use crate::{Finish, JobId, OnInterrupt, Payload, Refused, RouteId, State, StepError, Timestamp};
+use crate::{
+    Finish, JobId, OnInterrupt, Parts, Payload, Phase, Refused, RouteId, Started, State, StepError,
+    StoreError, Timestamp,
+};
+
+/// How long a handler whose future was to be dropped may take to let go of its thread.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 
 /// A place to run, given back when it is dropped.
 pub(super) struct Place {
     inner: Arc<Inner>,
     route: RouteId,
+    stuck: bool,
 }
 
 impl Place {
     pub(super) fn try_take(inner: &Arc<Inner>, route: RouteId) -> Option<Self> {
-        inner.room.try_place(route).then(|| Self {
+        let taken = inner.room.try_place(route);
+        taken.then(|| Self::taken(inner, route))
+    }
+
+    fn taken(inner: &Arc<Inner>, route: RouteId) -> Self {
+        Self {
             inner: inner.clone(),
             route,
-        })
+            stuck: false,
+        }
+    }
+
+    /// Holds the place until the run's thread is free again.
+    fn held_by(mut self, mut call: Call) {
+        self.stuck = true;
+        self.inner.room.stuck();
+        tokio::spawn(async move {
+            call.over().await;
+            drop(self);
+        });
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.inner.room.free(self.route);
+        self.inner.room.free(self.route, self.stuck);
         self.inner.dispatch();
     }
 }
@@ -44,10 +64,7 @@ impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
         while let Some((id, route)) = self.room.next(self.now()) {
-            let place = Place {
-                inner: self.clone(),
-                route,
-            };
+            let place = Place::taken(self, route);
             tokio::spawn(self.clone().start(id, place));
         }
     }
@@ -59,73 +76,126 @@ impl Inner {
         let Some(route) = self.registry.find(&live.header.endpoint).cloned() else {
             return;
         };
-        match self.store.start(id, self.now()).await {
+        let started = match self.step(self.store.start(id, self.now())).await {
+            // An earlier try was done, though its answer was an error.
+            Err(StepError::Refused(Refused::NotQueued(_))) => self.started_before(id).await,
+            other => other,
+        };
+        match started {
             Ok(started) => {
                 if self.room.started() {
                     tracing::info!("jobs can be started again");
                 }
-                live.observe(started.state);
-                self.no_longer_waits(&live);
-                if let Some(payload) = started.payload {
-                    self.run(live, route, started.state, payload, place).await;
-                } else {
-                    job_log!(
-                        error,
-                        live.header,
-                        "the job's payload is damaged in the store"
-                    );
-                    let reason = Text::from_static("the payload is damaged in the store");
-                    let finish = Finish::Fail(reason);
-                    self.finish(&live, started.state.lease, finish).await;
-                }
+                self.begin(live, route, started, place).await;
             }
             Err(StepError::Refused(Refused::TooEarly { not_before })) => {
                 self.room
                     .enqueue(self.waiting(&live, &route), Some(not_before));
             }
-            // It was cancelled while it was on its way here: whoever did that has settled it.
-            Err(StepError::Refused(_) | StepError::Unknown(_)) => {}
+            // It was cancelled while it was on its way here. Whoever did that settles it, unless
+            // the answer was an error.
+            Err(StepError::Refused(_) | StepError::Unknown(_)) => {
+                drop(place);
+                self.settle_as_stored(&live).await;
+            }
             // All jobs wait a moment: one after another would fail the same way.
             Err(StepError::Store(error)) => {
-                if self.room.pause(self.now().after(super::RETRY_AFTER)) {
-                    tracing::error!(%error, "no jobs can be started; will try again");
-                }
+                self.pause(&error);
                 self.room.enqueue(self.waiting(&live, &route), None);
             }
         }
     }
 
-    /// Runs a job that was started, and makes its end durable. The place is held until then, so
-    /// that results that wait for the store are bounded.
+    async fn started_before(&self, id: JobId) -> Result<Started, StepError> {
+        let parts = Parts {
+            payload: true,
+            result: false,
+        };
+        let job = self.step(self.store.get(id, parts, self.now())).await?;
+        let job = job.ok_or(StepError::Unknown(id))?;
+        match job.state.phase {
+            Phase::Running | Phase::Cancelling => Ok(Started {
+                state: job.state,
+                payload: job.payload,
+            }),
+            phase => Err(StepError::Refused(Refused::Ended(phase))),
+        }
+    }
+
+    fn pause(self: &Arc<Self>, error: &StoreError) {
+        let pause = self.room.pause();
+        if pause.is_news {
+            tracing::error!(%error, "no jobs can be started; will try again");
+        }
+        if pause.begins {
+            let inner = self.clone();
+            self.clone().in_background(async move {
+                inner.clock.sleep(super::RETRY_AFTER).await;
+                inner.room.resume();
+                inner.dispatch();
+            });
+        }
+    }
+
+    /// Runs a job that the store says is started.
+    async fn begin(self: Arc<Self>, live: Arc<Live>, route: Route, started: Started, place: Place) {
+        let state = started.state;
+        live.observe(state);
+        self.no_longer_waits(&live);
+        if state.phase == Phase::Cancelling {
+            // The start was found out about late, and the handler need not begin any more.
+            return self.finish(&live, state.lease, Finish::Stop).await;
+        }
+        let Some(data) = started.payload else {
+            job_log!(
+                error,
+                live.header,
+                "the job's payload is damaged in the store"
+            );
+            let reason = Text::from_static("the payload is damaged in the store");
+            return self.finish(&live, state.lease, Finish::Fail(reason)).await;
+        };
+        let payload = Payload {
+            encoding: live.header.encoding,
+            data,
+        };
+        match self.unpack(&payload) {
+            Ok(unpacked) => self.run(live, route, state, unpacked, place).await,
+            Err(why) => self.finish(&live, state.lease, Finish::Fail(why)).await,
+        }
+    }
+
+    /// Runs a job that was started, with its unpacked payload, and makes its end durable. The
+    /// place is held until then, so that results that wait for the store are bounded.
     pub(super) async fn run(
         self: Arc<Self>,
         live: Arc<Live>,
         route: Route,
         state: State,
-        payload: Bytes,
+        payload: Payload,
         place: Place,
     ) {
-        let payload = Payload {
-            encoding: live.header.encoding,
-            data: payload,
-        };
-        let finish = self.call(&live, &route, &state, payload).await;
+        let (finish, stuck) = self.call(&live, &route, &state, payload).await;
         live.end_run();
         self.finish(&live, state.lease, finish).await;
-        drop(place);
+        match stuck {
+            Some(call) => place.held_by(call),
+            None => drop(place),
+        }
     }
 
+    /// Gives how the run is over, and the call if that does not let go of its thread.
     async fn call(
         self: &Arc<Self>,
         live: &Arc<Live>,
         route: &Route,
         state: &State,
         payload: Payload,
-    ) -> Finish {
+    ) -> (Finish, Option<Call>) {
         job_log!(debug, live.header, attempt = state.attempt, "job started");
-        let payload = match self.for_handler(route, &payload) {
+        let payload = match self.for_handler(route, payload) {
             Ok(payload) => payload,
-            Err(why) => return Finish::Fail(why),
+            Err(why) => return (Finish::Fail(why), None),
         };
         let deadline = self.deadline(live, route, state);
         let progress = Progress::new();
@@ -148,7 +218,8 @@ impl Inner {
             progress: progress.clone(),
         };
 
-        let mut handler = Guarded::new(route.handler.clone(), context, payload);
+        let runtime = self.config.handlers.as_ref();
+        let mut call = Call::begin(route.handler.clone(), context, payload, runtime);
         let mut reports = std::pin::pin!(self.report(live, state, &progress));
         let mut due = std::pin::pin!(async {
             match deadline {
@@ -158,39 +229,55 @@ impl Inner {
         });
         let mut grace_over = std::pin::pin!(async {
             stop.cancelled().await;
-            self.clock
-                .sleep_until(self.now().after(self.config.stop_grace))
-                .await;
+            self.clock.sleep(self.config.stop_grace).await;
         });
         let mut past_deadline = false;
+        let mut stuck = false;
         let outcome = loop {
             tokio::select! {
                 biased;
-                outcome = &mut handler => break outcome,
+                outcome = call.over() => break outcome,
                 () = &mut due, if !past_deadline => {
                     past_deadline = true;
                     live.stop(Stop::Deadline);
                 }
-                () = &mut grace_over => break Outcome::Dropped,
+                () = &mut grace_over => {
+                    call.abort();
+                    break tokio::select! {
+                        biased;
+                        outcome = call.over() => outcome,
+                        () = self.clock.sleep(LET_GO_WITHIN) => {
+                            stuck = true;
+                            Outcome::Dropped
+                        }
+                    };
+                }
                 () = &mut reports => {}
             }
         };
-        handler.drop_quietly();
-        self.judge(live, route, state, outcome, deadline)
+        if stuck {
+            job_log!(
+                error,
+                live.header,
+                endpoint = %live.header.endpoint,
+                "the job's handler was told to stop and blocks its thread; its place is not free"
+            );
+        }
+        let finish = self.judge(live, route, state, outcome, deadline);
+        (finish, stuck.then_some(call))
     }
 
-    /// What the handler is given: unpacked, and in the encoding that the route asks for.
-    fn for_handler(&self, route: &Route, payload: &Payload) -> Result<Payload, Text> {
-        let unpacked = self.unpack(payload)?;
+    /// What the handler is given: in the encoding that the route asks for.
+    fn for_handler(&self, route: &Route, payload: Payload) -> Result<Payload, Text> {
         match (route.options.encoding, &route.options.schemas) {
-            (Some(wanted), Some(schemas)) if wanted != unpacked.encoding => {
-                schemas.turn(Side::Request, &unpacked, wanted, &self.config.limits)
+            (Some(wanted), Some(schemas)) if wanted != payload.encoding => {
+                schemas.turn(Side::Request, &payload, wanted, &self.config.limits)
             }
-            (Some(wanted), None) if wanted != unpacked.encoding => Err(Text::from(format!(
+            (Some(wanted), None) if wanted != payload.encoding => Err(Text::from(format!(
                 "the endpoint takes {wanted} only, the job was submitted as {}",
                 payload.encoding
             ))),
-            _ => Ok(unpacked),
+            _ => Ok(payload),
         }
     }
 
@@ -215,16 +302,14 @@ impl Inner {
         let mut last = state.started_at.unwrap_or_default();
         loop {
             progress.above(seen).await;
-            self.clock
-                .sleep_until(last.after(self.config.progress_interval))
-                .await;
+            let interval = self.config.progress_interval;
+            let passed = self.now().since(last);
+            self.clock.sleep(interval.saturating_sub(passed)).await;
             seen = progress.above(seen).await;
             last = self.now();
-            match self
-                .store
-                .progress(live.header.id, state.lease, seen, last)
-                .await
-            {
+            let id = live.header.id;
+            let step = self.store.progress(id, state.lease, seen, last);
+            match self.step(step).await {
                 Ok(state) => {
                     live.observe(state);
                 }
@@ -288,6 +373,10 @@ impl Inner {
     fn result(&self, live: &Live, route: &Route, result: Payload) -> Finish {
         let wanted = live.header.encoding.reply();
         let limits = &self.config.limits;
+        // Looked at before and after it is turned, so that turning has a bound too.
+        if let Some(failure) = self.too_large(&result) {
+            return failure;
+        }
         let turned = match &route.options.schemas {
             Some(schemas) if result.encoding != wanted => {
                 schemas.turn(Side::Response, &result, wanted, limits)
@@ -306,15 +395,20 @@ impl Inner {
             Ok(result) if result.encoding == Encoding::Json && !is_text(&result) => {
                 Finish::Fail(Text::from("the handler's JSON result is not UTF-8"))
             }
-            Ok(result) if result.data.len() > self.config.max_result => {
-                Finish::Fail(Text::from(format!(
-                    "result too large: {} bytes, more than the limit of {}",
-                    result.data.len(),
-                    self.config.max_result
-                )))
-            }
-            Ok(result) => Finish::Complete(result),
+            Ok(result) => match self.too_large(&result) {
+                Some(failure) => failure,
+                None => Finish::Complete(result),
+            },
         }
+    }
+
+    fn too_large(&self, result: &Payload) -> Option<Finish> {
+        let (found, limit) = (result.data.len(), self.config.max_result);
+        (found > limit).then(|| {
+            Finish::Fail(Text::from(format!(
+                "result too large: {found} bytes, more than the limit of {limit}"
+            )))
+        })
     }
 
     /// The route's rule for a run that was cut off. `charged` is whether it was an attempt.
@@ -369,53 +463,4 @@ fn bounded(message: Text) -> Text {
 
 fn is_text(payload: &Payload) -> bool {
     std::str::from_utf8(&payload.data).is_ok()
-}
-
-/// How a handler was left.
-enum Outcome {
-    Returned(Result<Payload, HandlerError>),
-    /// It did not stop in time, so its future is dropped.
-    Dropped,
-    Panicked,
-}
-
-/// A call of a handler whose panics harm nobody else.
-struct Guarded {
-    future: Option<Pin<Box<Call>>>,
-}
-
-type Call = dyn Future<Output = Result<Payload, HandlerError>> + Send;
-
-impl Guarded {
-    fn new(handler: Arc<dyn Handler>, context: JobContext, payload: Payload) -> Self {
-        Self {
-            future: Some(Box::pin(
-                async move { handler.call(context, payload).await },
-            )),
-        }
-    }
-
-    /// Drops what is left of the call; a panic in that is the handler's own affair.
-    fn drop_quietly(&mut self) {
-        let future = self.future.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(future))).is_err() {
-            tracing::error!("a handler panicked while it was dropped");
-        }
-    }
-}
-
-impl Future for Guarded {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Outcome> {
-        let Some(future) = &mut self.future else {
-            return Poll::Pending;
-        };
-        // Nothing of ours is touched inside, so a panic cannot leave it half changed.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => Poll::Ready(Outcome::Returned(result)),
-            Err(_) => Poll::Ready(Outcome::Panicked),
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
-use crate::{Ending, Finish, Job, Lease, Parts, Phase, Refused, State, StepError, StoreError};
+use crate::{Ending, Finish, Job, Lease, Parts, Phase, State, StepError, StoreError};
 
 impl Inner {
     /// Makes the end of a run durable, however long the store takes, and settles the job.
@@ -15,7 +15,8 @@ impl Inner {
         let mut wait = Duration::from_millis(100);
         loop {
             let now = self.now();
-            match self.store.finish(id, lease, finish.clone(), now).await {
+            let step = self.store.finish(id, lease, finish.clone(), now);
+            match self.step(step).await {
                 Ok(state) if state.phase == Phase::Queued => {
                     return self.queue_again(live, state);
                 }
@@ -25,21 +26,12 @@ impl Inner {
                     }
                     return;
                 }
-                // The other end was made durable first: that is how the job ended.
-                Err(StepError::Refused(Refused::Ended(_))) => {
+                // Another end was made durable first, or an earlier try was done, though its
+                // answer was an error.
+                Err(StepError::Refused(_) | StepError::Unknown(_)) => {
                     return self.settle_as_stored(live).await;
                 }
-                Err(StepError::Store(StoreError::Closed)) => {
-                    job_log!(
-                        warn,
-                        live.header,
-                        "the store was closed before the job's end was stored"
-                    );
-                    return;
-                }
-                Err(StepError::Store(error))
-                    if self.is_interrupting() || self.store.failure().is_some() =>
-                {
+                Err(StepError::Store(error)) if self.is_hopeless(&error) => {
                     // Trying again cannot help, or there is no time to; at the next start the job
                     // counts as interrupted.
                     job_log!(error, live.header, %error, "job's end cannot be stored");
@@ -47,12 +39,8 @@ impl Inner {
                 }
                 Err(StepError::Store(error)) => {
                     job_log!(error, live.header, %error, "job's end cannot be stored; will try again");
-                    self.clock.sleep_until(now.after(wait)).await;
+                    self.pause_between_tries(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(5));
-                }
-                Err(error) => {
-                    job_log!(warn, live.header, %error, "job's end was refused");
-                    return;
                 }
             }
         }
@@ -76,34 +64,22 @@ impl Inner {
 
     /// The job has ended, durably: it leaves memory, and those who wait are told.
     pub(super) fn settle(&self, live: &Arc<Live>, state: State, ending: Ending) {
-        let header = &live.header;
-        let took = state
-            .ended_at
-            .map(|end| end.since(header.received_at).as_millis() as u64);
-        job_log!(
-            info,
-            header,
-            endpoint = %header.endpoint,
-            status = state.phase.status().as_str(),
-            attempt = state.attempt,
-            total_ms = took,
-            "job ended"
-        );
-        // Handlers' messages may quote payloads, which do not belong in logs.
-        if let Ending::Failed(message) = &ending {
-            let start = &message[..message.floor_char_boundary(200)];
-            job_log!(debug, header, reason = start, "job failed");
+        if live.end(state, ending.clone()) {
+            log_end(live, &state, &ending);
         }
-        live.end(state, ending);
         self.no_longer_waits(live);
         self.table.remove(live);
     }
 
-    /// Settles a job whose end somebody else has made durable.
-    async fn settle_as_stored(&self, live: &Arc<Live>) {
+    /// Brings a job to where somebody else, or a step whose answer was an error, has made it
+    /// durable.
+    pub(super) async fn settle_as_stored(self: &Arc<Self>, live: &Arc<Live>) {
         let id = live.header.id;
         loop {
-            match self.store.get(id, Parts::RESULT, self.now()).await {
+            match self
+                .step(self.store.get(id, Parts::RESULT, self.now()))
+                .await
+            {
                 Ok(Some(Job {
                     state,
                     ending: Some(ending),
@@ -111,17 +87,50 @@ impl Inner {
                 })) => {
                     return self.settle(live, state, ending);
                 }
+                Ok(Some(Job { state, .. })) if state.phase == Phase::Queued => {
+                    return self.queue_again(live, state);
+                }
+                Ok(Some(Job { state, .. })) => {
+                    job_log!(error, live.header, phase = %state.phase, "the store refuses the job's end");
+                    return;
+                }
                 // It has expired meanwhile: nobody can ask for it any more.
-                Ok(_) => return self.table.remove(live),
-                Err(StoreError::Closed) => return,
-                Err(_) if self.is_interrupting() => return,
+                Ok(None) => return self.withdraw(live),
+                Err(error) if self.is_hopeless(&error) => return,
                 Err(error) => {
                     job_log!(error, live.header, %error, "job's end cannot be read; will try again");
-                    self.clock
-                        .sleep_until(self.now().after(super::RETRY_AFTER))
-                        .await;
+                    self.pause_between_tries(super::RETRY_AFTER).await;
                 }
             }
         }
+    }
+
+    /// Whether a step that got this error need not be tried again: it cannot succeed, or there is
+    /// no time for it.
+    pub(super) fn is_hopeless(&self, error: &StoreError) -> bool {
+        matches!(error, StoreError::Closed)
+            || self.is_interrupting()
+            || self.store.failure().is_some()
+    }
+}
+
+fn log_end(live: &Live, state: &State, ending: &Ending) {
+    let header = &live.header;
+    let took = state
+        .ended_at
+        .map(|end| end.since(header.received_at).as_millis() as u64);
+    job_log!(
+        info,
+        header,
+        endpoint = %header.endpoint,
+        status = state.phase.status().as_str(),
+        attempt = state.attempt,
+        total_ms = took,
+        "job ended"
+    );
+    // Handlers' messages may quote payloads, which do not belong in logs.
+    if let Ending::Failed(message) = ending {
+        let start = &message[..message.floor_char_boundary(200)];
+        job_log!(debug, header, reason = start, "job failed");
     }
 }

@@ -12,7 +12,8 @@ use super::schemas::Side;
 use super::submission::{Accepted, Submission, SubmitError};
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
-    Header, JobOptions, JobTag, NewJob, Payload, Phase, QueryId, Submitted, TagReuse, Waiting,
+    Header, JobOptions, JobTag, NewJob, Parts, Payload, Phase, QueryId, State, Submitted, TagReuse,
+    Waiting,
 };
 
 impl Engine {
@@ -41,17 +42,30 @@ impl Inner {
         let Some(route) = self.registry.find(&submission.endpoint).cloned() else {
             return Err(SubmitError::UnknownEndpoint(submission.endpoint));
         };
-        self.check_payload(&submission, &route)?;
+        let unpacked = self.check_payload(&submission, &route)?;
         self.admit(&submission).await?;
         let owner = submission.owner.clone();
-        let outcome = self.store_and_begin(submission, route).await;
-        if !matches!(&outcome, Ok(accepted) if !accepted.existing) {
-            self.room.leave(&owner);
-        }
-        outcome
+        let (header, packed, tag_reuse) = match self.new_header(submission).await {
+            Ok(new) => new,
+            Err(error) => {
+                self.room.leave(&owner);
+                return Err(error);
+            }
+        };
+        let job = NewJob {
+            header,
+            payload: packed.data,
+            tag_reuse,
+        };
+        self.store_and_begin(job, route, unpacked).await
     }
 
-    fn check_payload(&self, submission: &Submission, route: &Route) -> Result<(), SubmitError> {
+    /// Checks the payload, and gives it as it is for the handler.
+    fn check_payload(
+        &self,
+        submission: &Submission,
+        route: &Route,
+    ) -> Result<Payload, SubmitError> {
         let bad = |why| SubmitError::BadPayload {
             endpoint: submission.endpoint.clone(),
             encoding: submission.payload.encoding,
@@ -67,7 +81,7 @@ impl Inner {
         {
             return Err(bad("JSON text is UTF-8".into()));
         }
-        Ok(())
+        Ok(unpacked)
     }
 
     /// Checks the budgets, and counts the job as waiting.
@@ -82,7 +96,8 @@ impl Inner {
         };
         // A job that is there already costs nothing: who lost an answer is to get it even now.
         if let (Some(tag), TagReuse::Never) = (&submission.tag, submission.tag_reuse)
-            && self.store.find(owner, tag, self.now()).await?.is_some()
+            && let find = self.store.find(owner, tag, self.now())
+            && self.step(find).await?.is_some()
         {
             self.room.readmit(owner);
             return Ok(());
@@ -119,41 +134,29 @@ impl Inner {
         Ok(())
     }
 
+    /// Stores a job that counts as waiting, and begins it if a worker is free.
     async fn store_and_begin(
         self: &Arc<Self>,
-        submission: Submission,
+        job: NewJob,
         route: Route,
+        unpacked: Payload,
     ) -> Result<Accepted, SubmitError> {
-        let (header, payload, tag_reuse) = self.new_header(submission).await?;
-        let live = Live::new(header.clone());
+        let live = Live::new(job.header.clone());
         self.table.insert(&live);
-        let delayed = header.options.not_before.is_some();
+        let delayed = job.header.options.not_before.is_some();
         let place = if delayed {
             None
         } else {
             Place::try_take(self, route.id)
         };
-        let job = NewJob {
-            header,
-            payload: payload.data.clone(),
-            tag_reuse,
-        };
-        let submitted = self.store.submit(job, place.is_some()).await;
-        let existing = match submitted {
+        // Kept only for a run that begins now: a job that waits has its payload in the store.
+        let begun = place.map(|place| (place, unpacked));
+        let submitted = self.step(self.store.submit(job, begun.is_some())).await;
+        let refusal = match submitted {
             Ok(Submitted::Created(state)) => {
-                self.table.name(&live);
-                let newest = live.observe(state);
                 log_accepted(&live.header);
                 let accepted = accepted(&live.header, false);
-                match place {
-                    Some(place) if state.phase == Phase::Running => {
-                        self.no_longer_waits(&live);
-                        tokio::spawn(self.clone().run(live, route, state, payload.data, place));
-                    }
-                    // A cancel may have come first.
-                    _ if newest.phase == Phase::Queued => self.enqueue(&live, &route),
-                    _ => {}
-                }
+                self.begin_stored(live, route, state, begun);
                 return Ok(accepted);
             }
             Ok(Submitted::Existing(job)) => Ok(accepted(&job.header, true)),
@@ -165,18 +168,76 @@ impl Inner {
                     difference,
                 })
             }
+            Err(error) if error.leaves_unknown() => {
+                tokio::spawn(self.clone().find_out(live, route, begun));
+                return Err(error.into());
+            }
             Err(error) => Err(error.into()),
         };
-        self.table.remove(&live);
+        self.withdraw(&live);
+        refusal
+    }
+
+    /// Goes on with a job that the store has.
+    fn begin_stored(
+        self: &Arc<Self>,
+        live: Arc<Live>,
+        route: Route,
+        state: State,
+        begun: Option<(Place, Payload)>,
+    ) {
+        let newest = live.observe(state);
+        if live.is_over() {
+            return;
+        }
+        self.table.name(&live);
+        match begun {
+            Some((place, payload)) if state.phase == Phase::Running => {
+                self.no_longer_waits(&live);
+                tokio::spawn(self.clone().run(live, route, state, payload, place));
+            }
+            // A cancel may have come first.
+            _ if newest.phase == Phase::Queued => self.enqueue(&live, &route),
+            _ => {}
+        }
+    }
+
+    /// Finds out whether a submit that was answered with an error was done all the same: then the
+    /// job is there, and runs like any other.
+    async fn find_out(
+        self: Arc<Self>,
+        live: Arc<Live>,
+        route: Route,
+        begun: Option<(Place, Payload)>,
+    ) {
+        let id = live.header.id;
+        loop {
+            let get = self.store.get(id, Parts::NONE, self.now());
+            match self.step(get).await {
+                Ok(Some(job)) if job.state.phase.is_terminal() => {
+                    drop(begun);
+                    return self.settle_as_stored(&live).await;
+                }
+                Ok(Some(job)) => return self.begin_stored(live, route, job.state, begun),
+                Ok(None) => return self.withdraw(&live),
+                Err(error) if self.is_hopeless(&error) => return self.withdraw(&live),
+                Err(_) => self.pause_between_tries(RETRY_AFTER).await,
+            }
+        }
+    }
+
+    /// There is no such job after all.
+    pub(super) fn withdraw(&self, live: &Live) {
+        self.no_longer_waits(live);
+        self.table.remove(live);
         live.void();
-        existing
     }
 
     async fn new_header(
         &self,
         submission: Submission,
     ) -> Result<(Header, Payload, TagReuse), SubmitError> {
-        let id = self.ids.next().await?;
+        let id = self.step(self.ids.next()).await?;
         let (tag, query_id) = self.with_rng(|rng| {
             let tag = submission.tag.unwrap_or_else(|| JobTag::generate(id, rng));
             let query_id = submission.trace.map(|trace| trace.query_id);

@@ -1,86 +1,43 @@
-//! Stores that give trouble: answers in any order, late, or errors.
+//! A store that can be made full, or made to fail for good.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use kjob_core::{
     Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts,
     Started, State, StepError, Store, StoreError, StoreUsage, Submitted, Timestamp,
 };
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
-/// Passes every step on to another store, through some trouble.
+/// Passes every step on to another store, but for writes while a switch is on.
 pub(crate) struct Troubled {
     inner: Arc<dyn Store>,
-    trouble: Trouble,
+    switch: Arc<Switch>,
 }
 
-enum Trouble {
-    /// A step waits a random number of turns of the other tasks before it is done, and as many
-    /// before it is answered. One in `fail_one_in` is refused before it is done.
-    Shuffle {
-        rng: Box<Mutex<StdRng>>,
-        fail_one_in: u32,
-    },
-    /// Steps are refused while a switch is on.
-    Full(Arc<Switch>),
-}
-
-/// Makes a store full, and counts the steps that it refuses.
+/// Makes a store full or fail, and counts the steps that it refuses for that.
 #[derive(Default)]
 pub(crate) struct Switch {
     pub(crate) is_full: AtomicBool,
+    pub(crate) has_failed: AtomicBool,
     pub(crate) refused: AtomicUsize,
 }
 
 impl Troubled {
-    pub(crate) fn shuffled(inner: Arc<dyn Store>, seed: u64, fail_one_in: u32) -> Self {
-        let rng = Box::new(Mutex::new(StdRng::seed_from_u64(seed)));
-        Self {
-            inner,
-            trouble: Trouble::Shuffle { rng, fail_one_in },
-        }
-    }
-
-    pub(crate) fn full(inner: Arc<dyn Store>, switch: Arc<Switch>) -> Self {
-        Self {
-            inner,
-            trouble: Trouble::Full(switch),
-        }
+    pub(crate) fn new(inner: Arc<dyn Store>, switch: Arc<Switch>) -> Self {
+        Self { inner, switch }
     }
 
     async fn step<T>(&self, step: impl Future<Output = T>) -> Result<T, StoreError> {
-        match &self.trouble {
-            Trouble::Shuffle { rng, fail_one_in } => {
-                let (before, after, fails) = {
-                    let mut rng = rng.lock().unwrap();
-                    let fails = rng.random_ratio(1, *fail_one_in);
-                    (rng.random_range(0..8), rng.random_range(0..8), fails)
-                };
-                turns(before).await;
-                if fails {
-                    return Err(StoreError::Full);
-                }
-                let answer = step.await;
-                turns(after).await;
-                Ok(answer)
-            }
-            Trouble::Full(switch) if switch.is_full.load(Ordering::SeqCst) => {
-                switch.refused.fetch_add(1, Ordering::SeqCst);
-                Err(StoreError::Full)
-            }
-            Trouble::Full(_) => Ok(step.await),
+        if self.switch.is_full.load(Ordering::SeqCst) {
+            self.switch.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Full);
         }
-    }
-}
-
-/// Lets the other tasks go on, `count` times.
-async fn turns(count: u32) {
-    for _ in 0..count {
-        tokio::task::yield_now().await;
+        match self.failure() {
+            Some(error) => Err(error),
+            None => Ok(step.await),
+        }
     }
 }
 
@@ -123,7 +80,7 @@ impl Store for Troubled {
         tag: &JobTag,
         now: Timestamp,
     ) -> Result<Option<JobId>, StoreError> {
-        self.step(self.inner.find(owner, tag, now)).await?
+        self.inner.find(owner, tag, now).await
     }
     async fn get(
         &self,
@@ -131,7 +88,7 @@ impl Store for Troubled {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
-        self.step(self.inner.get(id, parts, now)).await?
+        self.inner.get(id, parts, now).await
     }
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         self.inner.list(filter, now).await
@@ -144,6 +101,13 @@ impl Store for Troubled {
     }
     fn usage(&self, owner: &Owner) -> StoreUsage {
         self.inner.usage(owner)
+    }
+    fn failure(&self) -> Option<StoreError> {
+        let has_failed = self.switch.has_failed.load(Ordering::SeqCst);
+        has_failed.then(|| StoreError::Io {
+            doing: "write",
+            source: Arc::new(std::io::Error::other("the test wants it so")),
+        })
     }
     async fn close(&self) -> Result<(), StoreError> {
         self.inner.close().await
