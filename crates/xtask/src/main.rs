@@ -14,6 +14,7 @@ mod metadata;
 mod process;
 mod runner;
 mod siege;
+mod simulate;
 mod soak;
 mod steps;
 mod tools;
@@ -63,6 +64,8 @@ enum Command {
     Siege(siege::SiegeArgs),
     /// Kill servers while clients work, and check what clients were told
     Soak(soak::SoakArgs),
+    /// Simulate the engine under trouble: many seeds, or one to look at
+    Simulate(simulate::SimulateArgs),
 }
 
 #[derive(Args)]
@@ -114,6 +117,7 @@ impl Command {
             Command::Fuzz(args) => {
                 fuzz::run(&Workspace::load()?, args.target.as_deref(), args.seconds)
             }
+            Command::Simulate(args) => simulate::run(&args),
         }
     }
 }
