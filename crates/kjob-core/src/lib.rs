@@ -8,6 +8,8 @@ mod id;
 mod job;
 mod memory;
 mod phase;
+#[cfg(feature = "engine")]
+pub mod purge;
 mod query;
 mod scheduler;
 mod state;

@@ -85,6 +85,24 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Jobs in the order of their ids, without payloads and results.
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError>;
 
+    /// How many bytes a job's payload and result have together; `None` if there is no such job. A
+    /// store that knows without reading them should say so itself.
+    async fn bytes_of(&self, id: JobId, now: Timestamp) -> Result<Option<u64>, StoreError> {
+        let all = Parts {
+            payload: true,
+            result: true,
+        };
+        let job = self.get(id, all, now).await?;
+        Ok(job.map(|job| {
+            let payload = job.payload.map_or(0, |payload| payload.len());
+            let result = match job.ending {
+                Some(crate::Ending::Done(result)) => result.data.len(),
+                _ => 0,
+            };
+            (payload + result) as u64
+        }))
+    }
+
     /// Moves the end of an ended job's retention to `at`, if that is earlier than it was.
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError>;
 

@@ -47,6 +47,21 @@ pub async fn get_gives_the_parts_that_were_asked_for(trial: &mut Trial) {
     }
 }
 
+pub async fn the_bytes_of_a_job_are_those_of_its_payload_and_result(trial: &mut Trial) {
+    let live = trial.queued("live").await;
+    let done = trial.ended("done", complete(b"a result")).await;
+    let failed = trial.ended("failed", fail()).await;
+    let payload = b"payload".len() as u64;
+    for (id, bytes) in [(live, payload), (done, payload + 8), (failed, payload)] {
+        assert_eq!(trial.store.bytes_of(id, at(0)).await.unwrap(), Some(bytes));
+    }
+    let reserved = trial.id().await;
+    assert_eq!(trial.store.bytes_of(reserved, at(0)).await.unwrap(), None);
+    trial.store.expire_at(done, at(5)).await.unwrap();
+    assert!(trial.store.bytes_of(done, at(4)).await.unwrap().is_some());
+    assert_eq!(trial.store.bytes_of(done, at(5)).await.unwrap(), None);
+}
+
 pub async fn get_of_no_job_gives_nothing(trial: &mut Trial) {
     let last = JobId::new(JobId::MAX).unwrap();
     let reserved = trial.id().await;

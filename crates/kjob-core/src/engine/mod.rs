@@ -70,6 +70,7 @@ pub use clock::{ManualClock, SystemClock};
 pub use config::EngineConfig;
 pub use handler::{Handler, HandlerError, JobContext, JobInfo};
 pub use query::{Caller, JobKey};
+pub(crate) use registry::parse_pattern;
 pub use registry::{Interrupted, Registry, RouteError, RouteOptions};
 pub use schemas::Schemas;
 pub use submission::{Accepted, Submission, SubmitError};

@@ -164,11 +164,7 @@ impl Registry {
         handler: Arc<dyn Handler>,
         options: RouteOptions,
     ) -> Result<(), RouteError> {
-        let prefix = pattern.strip_suffix('*');
-        let name = prefix.unwrap_or(pattern);
-        if !name.starts_with('/') || name.contains('*') {
-            return Err(RouteError::BadPattern(pattern.to_owned()));
-        }
+        let (name, is_prefix) = parse_pattern(pattern)?;
         let bad = |why| RouteError::BadOption {
             pattern: pattern.to_owned(),
             why,
@@ -176,7 +172,7 @@ impl Registry {
         if options.encoding == Some(Encoding::Snappy) {
             return Err(bad("a handler takes binary or json, never snappy"));
         }
-        let routes = if prefix.is_some() {
+        let routes = if is_prefix {
             &mut self.prefixes
         } else {
             &mut self.exact
@@ -219,6 +215,16 @@ impl Registry {
     pub(super) fn limits(&self) -> &[Option<usize>] {
         &self.limits
     }
+}
+
+/// A pattern's endpoint or prefix, and whether it is a prefix.
+pub(crate) fn parse_pattern(pattern: &str) -> Result<(&str, bool), RouteError> {
+    let prefix = pattern.strip_suffix('*');
+    let name = prefix.unwrap_or(pattern);
+    if !name.starts_with('/') || name.contains('*') {
+        return Err(RouteError::BadPattern(pattern.to_owned()));
+    }
+    Ok((name, prefix.is_some()))
 }
 
 impl fmt::Debug for Registry {

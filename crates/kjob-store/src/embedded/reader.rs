@@ -101,6 +101,21 @@ impl Reader {
         Ok(Ok(Some(job)))
     }
 
+    /// Bytes of a job's payload and result, by its rows.
+    pub(crate) fn bytes_of(
+        &mut self,
+        id: JobId,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
+        let stored = self
+            .in_segment_of(id, |segment| segment.stored(id))?
+            .flatten();
+        Ok(stored.filter(|stored| !stored.is_expired(now)).map(|s| {
+            let result = s.state.end.map_or(0, |end| end.result.len);
+            s.job.payload.len + result
+        }))
+    }
+
     pub(crate) fn find(
         &mut self,
         owner: &Owner,

@@ -384,6 +384,10 @@ impl Store for EmbeddedStore {
         self.read(move |reader| reader.list(&filter, now)).await
     }
 
+    async fn bytes_of(&self, id: JobId, now: Timestamp) -> Result<Option<u64>, StoreError> {
+        self.read(move |reader| reader.bytes_of(id, now)).await
+    }
+
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
         self.ask(|reply| Request::ExpireAt { id, at, reply }).await
     }
