@@ -83,6 +83,8 @@ pub async fn purge(
     now: Timestamp,
 ) -> Result<Purged, StoreError> {
     let mut purged = Purged::default();
+    // Stores may count expiries by the second: at a whole one, the space comes back at once.
+    let at = Timestamp::from_millis(now.as_millis().div_euclid(1000).saturating_mul(1000));
     let mut filter = Filter {
         owner: purge.owner.clone(),
         statuses: purge.ended_statuses(),
@@ -97,8 +99,9 @@ pub async fn purge(
         let page = store.list(&filter, now).await?;
         let mut steps = JoinSet::new();
         for job in page.jobs.into_iter().filter(|job| purge.matches(job)) {
-            let (store, dry_run) = (Arc::clone(&store), purge.dry_run);
-            steps.spawn(async move { drop_job(&*store, &job, dry_run, now).await });
+            let store = Arc::clone(&store);
+            let at = (!purge.dry_run).then_some(at);
+            steps.spawn(async move { drop_job(&*store, &job, now, at).await });
         }
         while let Some(done) = steps.join_next().await {
             let dropped = match done {
@@ -125,19 +128,20 @@ pub async fn purge(
     Ok(purged)
 }
 
-/// Drops a job, if it is there still; gives how it ended, and its bytes.
+/// Lets a job expire at a moment, if one is given; gives how it ended, and its bytes, if it is there
+/// still.
 async fn drop_job(
     store: &dyn Store,
     job: &Job,
-    dry_run: bool,
     now: Timestamp,
+    at: Option<Timestamp>,
 ) -> Result<Option<(Status, u64)>, StoreError> {
     let id = job.header.id;
     let Some(bytes) = store.bytes_of(id, now).await? else {
         return Ok(None);
     };
-    if !dry_run {
-        store.expire_at(id, now).await?;
+    if let Some(at) = at {
+        store.expire_at(id, at).await?;
     }
     Ok(Some((job.state.phase.status(), bytes)))
 }
