@@ -31,6 +31,7 @@ mod value;
 use kjob_core::engine::EngineConfig;
 use kjob_proto::Limits;
 
+pub use crate::store_cli::StoreArgs;
 pub use cli::{Cli, Command, misspelt_variables};
 pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};

@@ -6,6 +6,8 @@ mod body;
 pub mod builtin;
 pub mod config;
 mod connection;
+#[cfg(unix)]
+mod control;
 pub mod demo;
 mod files;
 mod health;
@@ -21,6 +23,9 @@ pub mod run;
 mod server;
 mod service;
 mod signals;
+mod store_cli;
+mod store_orders;
+mod store_report;
 mod system;
 pub mod tls;
 mod wire;

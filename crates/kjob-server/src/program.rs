@@ -35,6 +35,7 @@ use kjob_core::engine::{EngineConfig, Registry};
 use crate::config::{Cli, Command, Config, misspelt_variables};
 use crate::logging;
 use crate::run::{Ended, run};
+use crate::store_cli;
 use crate::tls::Tls;
 
 /// The server failed.
@@ -93,13 +94,14 @@ impl Program {
                 return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(MISUSED));
             }
         };
-        let command = cli.command;
+        let command = cli.command.clone();
         let config = match cli.resolve() {
             Ok(config) => config,
             Err(error) => return fail(MISUSED, error),
         };
         match command {
             Some(Command::Check) => check(&config),
+            Some(Command::Store(arguments)) => store_cli::main(&config, arguments),
             _ => serve(&config, self),
         }
     }

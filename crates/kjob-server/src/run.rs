@@ -12,10 +12,13 @@ use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::builtin::{self, BuiltinError};
 use crate::config::{Config, StoreKind};
+#[cfg(unix)]
+use crate::control;
 use crate::demo::{self, DemoError};
 use crate::files;
 use crate::program::{OpenStore, Program};
@@ -116,9 +119,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }
-    let store = open_store(config, program.store).await?;
+    let opened = open_store(config, program.store).await?;
     let clock = Arc::new(SystemClock);
-    let engine = Engine::open(store, registry, engine, clock, rand::random()).await?;
+    let engine = Engine::open(opened.store, registry, engine, clock, rand::random()).await?;
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
     let mut server = server.map_err(bind)?;
     let mut reloads = Reloads::default();
@@ -134,6 +137,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let handle = server.handle();
     let serving = tokio::spawn(server.serve());
     let _reloading = AbortOnDropHandle::new(tokio::spawn(reloads.on_hangups(hangups)));
+    let control = opened
+        .embedded
+        .and_then(|store| serve_control(config, store));
     announce(&url);
 
     let first = tokio::select! {
@@ -145,6 +151,12 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let ending = async {
         // Clients that connect are told first, then submits are refused.
         system.drain();
+        // Its socket goes while the directory is still ours.
+        if let Some(control) = control {
+            control.abort();
+            // It ends by being aborted, and in no other way.
+            let _ = control.await;
+        }
         let closed = engine.shut_down(settings.drain_timeout).await;
         handle.stop();
         // It fails only if the task was aborted, which nobody does, or panicked: it is over then.
@@ -233,12 +245,26 @@ fn warn_of_other_names(url: &str, tls: &Tls) {
     }
 }
 
-async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn Store>, RunError> {
+/// A store, as the engine sees it and as whoever looks after it does.
+struct Opened {
+    store: Arc<dyn Store>,
+    /// The same, if it is one of files that this program opened itself.
+    embedded: Option<Arc<EmbeddedStore>>,
+}
+
+impl Opened {
+    fn of(store: Arc<dyn Store>) -> Self {
+        let embedded = None;
+        Self { store, embedded }
+    }
+}
+
+async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, RunError> {
     let settings = &config.settings;
     match settings.store {
         StoreKind::Memory => {
             tracing::warn!("jobs are kept in memory only, and end with the process");
-            Ok(Arc::new(MemoryStore::new()))
+            Ok(Opened::of(Arc::new(MemoryStore::new())))
         }
         StoreKind::Embedded => {
             let dir = settings.data_dir.clone();
@@ -246,15 +272,22 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn S
                 accept_damaged_logs: settings.accept_damaged_logs,
                 ..EmbeddedOptions::default()
             };
-            let open = move || -> Result<Arc<dyn Store>, RunError> {
+            let open = move || -> Result<Opened, RunError> {
                 match own {
-                    Some(open) => open(&dir).map_err(|source| RunError::OwnStore { dir, source }),
+                    Some(open) => match open(&dir) {
+                        Ok(store) => Ok(Opened::of(store)),
+                        Err(source) => Err(RunError::OwnStore { dir, source }),
+                    },
                     None => {
                         let store = EmbeddedStore::open(dir, options)?;
                         for (job, damage) in store.damaged_jobs() {
                             tracing::error!(%job, %damage, "a job is damaged, and is not run");
                         }
-                        Ok(Arc::new(store))
+                        let store = Arc::new(store);
+                        Ok(Opened {
+                            store: store.clone(),
+                            embedded: Some(store),
+                        })
                     }
                 }
             };
@@ -262,6 +295,23 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Arc<dyn S
             opened.map_err(|error| system("open the store")(error.into()))?
         }
     }
+}
+
+/// Takes commands about the store. A server that cannot do that serves all the same.
+#[cfg(unix)]
+fn serve_control(config: &Config, store: Arc<EmbeddedStore>) -> Option<JoinHandle<()>> {
+    match control::ControlSocket::bind(&config.settings.data_dir) {
+        Ok(socket) => Some(tokio::spawn(socket.serve(store))),
+        Err(error) => {
+            tracing::warn!(%error, "commands about the store work only while no server has it open");
+            None
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn serve_control(_: &Config, _: Arc<EmbeddedStore>) -> Option<JoinHandle<()>> {
+    None
 }
 
 /// Says on the standard output that the server is ready, for people and for programs that wait.

@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::{Config, ConfigError, Keys};
 use crate::options::meant;
+use crate::store_cli::StoreArgs;
 
 /// The server of kjob: durable asynchronous jobs, for the clients of the Kinetica database.
 ///
@@ -39,11 +40,13 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
     /// Check the config, print what would be used, and exit.
     Check,
+    /// Look after the store in the data directory, whether or not a server has it open.
+    Store(StoreArgs),
 }
 
 impl Cli {

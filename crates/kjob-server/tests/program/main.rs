@@ -8,5 +8,7 @@ mod reload;
 mod settings;
 mod sockets;
 mod starts;
+#[cfg(unix)]
+mod store;
 mod support;
 mod tls;
