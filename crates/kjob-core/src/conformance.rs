@@ -148,6 +148,7 @@ macro_rules! store_conformance {
             reads::get_gives_the_parts_that_were_asked_for,
             reads::get_of_no_job_gives_nothing,
             reads::the_bytes_of_a_job_are_those_of_its_payload_and_result,
+            reads::get_of_an_owner_gives_theirs_alone,
             reads::find_of_no_tag_gives_nothing,
             reads::list_gives_jobs_by_rising_id,
             reads::list_keeps_to_each_filter,

@@ -62,6 +62,25 @@ pub async fn the_bytes_of_a_job_are_those_of_its_payload_and_result(trial: &mut 
     assert_eq!(trial.store.bytes_of(done, at(5)).await.unwrap(), None);
 }
 
+pub async fn get_of_an_owner_gives_theirs_alone(trial: &mut Trial) {
+    let live = trial.queued("live").await;
+    let done = trial.ended("done", complete(b"result")).await;
+    let (owner, other) = (Owner::anonymous(), Owner::new("other"));
+    for (payload, result) in [(false, false), (true, false), (false, true), (true, true)] {
+        let parts = Parts { payload, result };
+        for id in [live, done] {
+            let own = trial.store.get_of(&owner, id, parts, at(0)).await.unwrap();
+            assert_eq!(own, trial.store.get(id, parts, at(0)).await.unwrap());
+            assert!(own.is_some());
+            let others = trial.store.get_of(&other, id, parts, at(0)).await;
+            assert_eq!(others.unwrap(), None);
+        }
+    }
+    let none = trial.id().await;
+    let job = trial.store.get_of(&owner, none, Parts::RESULT, at(0)).await;
+    assert_eq!(job.unwrap(), None);
+}
+
 pub async fn get_of_no_job_gives_nothing(trial: &mut Trial) {
     let last = JobId::new(JobId::MAX).unwrap();
     let reserved = trial.id().await;

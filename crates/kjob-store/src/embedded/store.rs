@@ -379,6 +379,32 @@ impl Store for EmbeddedStore {
         self.read(move |reader| reader.get(id, parts, now)).await
     }
 
+    async fn get_of(
+        &self,
+        owner: &Owner,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        self.shared.check_open()?;
+        if !parts.payload
+            && let Some(job) = self.live_job(id)
+            && job.header.owner == *owner
+        {
+            return Ok(Some(job));
+        }
+        // Another's live job is looked for on disk as well, as one that is not there.
+        let owner = owner.clone();
+        self.read(move |reader| {
+            let job = reader.get(id, Parts::NONE, now)?;
+            match job.filter(|job| job.header.owner == owner) {
+                Some(_) if parts != Parts::NONE => reader.get(id, parts, now),
+                own => Ok(own),
+            }
+        })
+        .await
+    }
+
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         let filter = filter.clone();
         self.read(move |reader| reader.list(&filter, now)).await
