@@ -37,8 +37,8 @@ pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
 pub use value::{BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 
-use crate::ServerOptions;
 use crate::tls::TlsOptions;
+use crate::{ServerOptions, WebRules};
 
 /// Settings that hold together.
 #[derive(Clone, Debug)]
@@ -63,8 +63,9 @@ impl Config {
         let has_file = keys.has_file;
         let listing = keys.listing();
         let settings = keys.settings()?;
-        // Whoever reaches the server may do everything: it knows no accounts.
-        if !settings.listen.ip().is_loopback() && !settings.insecure {
+        // Without accounts, whoever reaches the server may do everything.
+        let is_open = settings.users_file.is_none() && !settings.insecure;
+        if is_open && !settings.listen.ip().is_loopback() {
             return Err(ConfigError::NotLoopback {
                 listen: settings.listen,
             });
@@ -121,6 +122,35 @@ impl Config {
             .with_max_string(settings.max_string)
             .with_max_map_entries(settings.max_map_entries)
             .with_max_depth(settings.max_depth)
+    }
+
+    /// What web pages may do.
+    ///
+    /// A server that asks nobody who they are is kept to the machine it is on by where it listens; a
+    /// browser on that machine goes around this, so there names count as well.
+    pub fn web(&self) -> WebRules {
+        let settings = &self.settings;
+        let mut web = WebRules::default();
+        let is_kept = settings.users_file.is_none() && settings.listen.ip().is_loopback();
+        if is_kept || !settings.allowed_hosts.is_empty() {
+            web = web.loopback_hosts_only();
+            let hosts = settings.allowed_hosts.iter().map(String::as_str);
+            web = hosts.fold(web, WebRules::host);
+        }
+        if let Some(url) = settings.public_url.as_told() {
+            web = web.own_origin(&url);
+            if let Some(host) = url
+                .parse::<http::Uri>()
+                .ok()
+                .as_ref()
+                .and_then(http::Uri::host)
+                && web.is_bound()
+            {
+                web = web.host(host.trim_start_matches('[').trim_end_matches(']'));
+            }
+        }
+        let origins = settings.cors_origins.iter().map(String::as_str);
+        origins.fold(web, WebRules::origin)
     }
 
     /// What the listener is to be given.

@@ -46,11 +46,17 @@ impl Page {
         Self::ALL.into_iter().find(|page| page.path() == path)
     }
 
-    /// Answers for the page.
+    /// Whether anybody may look at it, also where there are accounts: watchdogs have none.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::Health | Self::Ready)
+    }
+
+    /// Answers for the page. Strangers are not told what is wrong with the store.
     pub(crate) fn answer(
         self,
         method: &Method,
         not_ready: Option<NotReady>,
+        to_strangers: bool,
     ) -> Response<ReplyBody> {
         if method != Method::GET && method != Method::HEAD {
             let refusal = Refusal::Method {
@@ -63,6 +69,9 @@ impl Page {
             (Self::Home, _) => reply::text(StatusCode::OK, HOME),
             (Self::Health, _) => reply::text(StatusCode::OK, "ok\n"),
             (Self::Ready, None) => reply::text(StatusCode::OK, "ready\n"),
+            (Self::Ready, Some(NotReady::StoreFailed(_))) if to_strangers => {
+                reply::text(StatusCode::SERVICE_UNAVAILABLE, "the store failed\n")
+            }
             (Self::Ready, Some(NotReady::StoreFailed(error))) => {
                 let reason = format!("the store failed: {error}\n");
                 reply::text(StatusCode::SERVICE_UNAVAILABLE, reason)

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod activity;
+mod audit;
 mod auth;
 mod body;
 pub mod builtin;
@@ -28,7 +30,14 @@ mod store_orders;
 mod store_report;
 mod system;
 pub mod tls;
+pub mod user_command;
+pub mod users;
+mod web;
 mod wire;
 
+pub use access::Access;
+pub use audit::AuditLog;
+pub use auth::Accounts;
 pub use server::{BindError, Server, ServerHandle, ServerOptions};
 pub use system::SystemInfo;
+pub use web::WebRules;

@@ -37,6 +37,7 @@ use crate::logging;
 use crate::run::{Ended, run};
 use crate::store_cli;
 use crate::tls::Tls;
+use crate::user_command::{self, Said, UserCommand};
 
 /// The server failed.
 const FAILED: u8 = 1;
@@ -86,7 +87,7 @@ impl Program {
     /// Reads the command line and the environment of the process, does what they say, and tells
     /// how to exit.
     pub fn main(self) -> ExitCode {
-        let cli = match Cli::read(std::env::args_os()) {
+        let mut cli = match Cli::read(std::env::args_os()) {
             Ok(cli) => cli,
             Err(answer) => {
                 // With nowhere to print to there is only the exit code left to tell.
@@ -94,7 +95,7 @@ impl Program {
                 return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(MISUSED));
             }
         };
-        let command = cli.command.clone();
+        let command = cli.command.take();
         let config = match cli.resolve() {
             Ok(config) => config,
             Err(error) => return fail(MISUSED, error),
@@ -102,6 +103,7 @@ impl Program {
         match command {
             Some(Command::Check) => check(&config),
             Some(Command::Store(arguments)) => store_cli::main(&config, arguments),
+            Some(Command::User { command }) => user(command, &config),
             _ => serve(&config, self),
         }
     }
@@ -114,6 +116,22 @@ fn check(config: &Config) -> ExitCode {
         return fail(MISUSED, format_args!("tls: {error}"));
     }
     match io::stdout().write_all(config.to_toml().as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn user(command: UserCommand, config: &Config) -> ExitCode {
+    let file = config.settings.users_file.as_deref();
+    let said = match user_command::run(command, file, &mut io::stdin().lock()) {
+        Ok(said) => said,
+        Err(error) => return fail(FAILED, error),
+    };
+    let text = match &said {
+        Said::Text(text) => text.clone(),
+        Said::Token(token) => format!("{}\n", token.reveal()),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, error),
     }

@@ -7,6 +7,7 @@ use kjob_core::engine::SubmitError;
 use kjob_core::{JobTag, StoreError};
 use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
 
+use crate::auth::Denied;
 use crate::body::{BodyError, OverBudget};
 use crate::options::OptionError;
 
@@ -98,6 +99,21 @@ pub(crate) enum Refusal {
     /// The server is about to end.
     #[error("the server is stopping")]
     Stopping,
+    /// It is not known who calls.
+    #[error("{}", denied(*.0))]
+    Login(Denied),
+    /// The request goes to another host than the server answers for.
+    #[error(
+        "requests to host {found:?} are not answered here; use a loopback address, or add it to \
+         allowed_hosts"
+    )]
+    Host { found: String },
+    /// The request is from a web page that may send none.
+    #[error(
+        "requests of web pages from {found:?} are not answered here; add it to cors_origins if \
+         they are to be"
+    )]
+    Origin { found: String },
 }
 
 impl Refusal {
@@ -131,6 +147,9 @@ impl Refusal {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE
             }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            // No client tries another cluster for these but C++, which does for all but 400.
+            Self::Login(_) => StatusCode::UNAUTHORIZED,
+            Self::Host { .. } | Self::Origin { .. } => StatusCode::FORBIDDEN,
             // It is our fault and not the caller's: another cluster may do better.
             Self::Store(_) | Self::Submit(SubmitError::Store(_)) => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -150,9 +169,11 @@ impl Refusal {
             Self::Submit(SubmitError::Store(StoreError::Full)) | Self::Store(StoreError::Full) => {
                 Some(RETRY_AFTER_FULL)
             }
-            Self::Body(BodyError::Busy(_)) | Self::AnswerBusy(_) | Self::TooManyStreams { .. } => {
-                Some(RETRY_AFTER_BUSY)
-            }
+            Self::Body(BodyError::Busy(_))
+            | Self::AnswerBusy(_)
+            | Self::TooManyStreams { .. }
+            | Self::Login(Denied::Busy) => Some(RETRY_AFTER_BUSY),
+            Self::Login(Denied::Throttled(wait)) => Some(*wait),
             _ => None,
         }
     }
@@ -163,6 +184,12 @@ impl Refusal {
             Self::Method { allowed, .. } => Some(allowed),
             _ => None,
         }
+    }
+
+    /// How callers may show who they are, for `WWW-Authenticate`.
+    pub(crate) fn challenge(&self) -> Option<&'static str> {
+        let is_asked = self.status() == StatusCode::UNAUTHORIZED;
+        is_asked.then_some(r#"Basic realm="kjob", charset="UTF-8""#)
     }
 
     /// Whether the connection cannot be used for another request.
@@ -200,6 +227,19 @@ impl From<SubmitError> for Refusal {
     }
 }
 
+fn denied(denied: Denied) -> &'static str {
+    match denied {
+        Denied::Missing => "unauthorized: give a user and a password, or a token",
+        Denied::Malformed => {
+            "unauthorized: Authorization is neither \"Basic\" with a user and a password nor \
+             \"Bearer\" with a token"
+        }
+        Denied::Wrong => "unauthorized: the user, the password or the token is wrong",
+        Denied::Throttled(_) => "too many logins failed; try again later",
+        Denied::Busy => "busy: too many logins at once",
+    }
+}
+
 /// Whether it is the body as a whole that is too large, which only decompression can show.
 fn is_too_large(error: &DecodeError) -> bool {
     error.field == DecodeError::BODY && matches!(error.kind, DecodeErrorKind::TooLong { .. })
@@ -212,7 +252,7 @@ mod tests {
     /// Those that docs/protocol.md section 6 lists as plain, or that are meant to be waited out.
     #[test]
     fn only_our_own_failures_make_clients_leave() {
-        let plain = [400, 405, 408, 413, 415, 429];
+        let plain = [400, 401, 403, 405, 408, 413, 415, 429];
         let store = || StoreError::Corrupt { what: "x".into() };
         let (wanted, limit) = (2, 1);
         let over = OverBudget { wanted, limit };
@@ -228,6 +268,13 @@ mod tests {
             Refusal::Store(StoreError::Full),
             Refusal::Submit(SubmitError::Store(StoreError::Full)),
             Refusal::Submit(SubmitError::UnknownEndpoint("/x".into())),
+            Refusal::Login(Denied::Missing),
+            Refusal::Login(Denied::Malformed),
+            Refusal::Login(Denied::Wrong),
+            Refusal::Login(Denied::Throttled(Duration::from_secs(1))),
+            Refusal::Login(Denied::Busy),
+            Refusal::Host { found: "x".into() },
+            Refusal::Origin { found: "x".into() },
         ];
         for refusal in refusals {
             assert_eq!(refusal.signal(), None, "{refusal}");

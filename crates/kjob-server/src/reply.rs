@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use kjob_core::Job;
@@ -41,6 +41,13 @@ pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Reply
     reply(status, "text/plain; charset=utf-8", segments)
 }
 
+/// The reply to a browser that asks if a page may send something: its headers say it.
+pub(crate) fn preflight() -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::new(Segments::from(Bytes::new())));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
 /// The reply to a request to a wire endpoint that is not done.
 pub(crate) fn refusal(refusal: &Refusal, encoding: Encoding) -> Response<ReplyBody> {
     let segments = match refusal.signal() {
@@ -64,6 +71,9 @@ fn with_headers(refusal: &Refusal, mut response: Response<ReplyBody>) -> Respons
     }
     if let Some(methods) = refusal.allow() {
         headers.insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    if let Some(challenge) = refusal.challenge() {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     response
 }

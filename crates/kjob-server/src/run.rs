@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::audit::{AuditLog, Event};
 use crate::builtin::{self, BuiltinError};
 use crate::config::{Config, StoreKind};
 #[cfg(unix)]
@@ -25,10 +26,14 @@ use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
-use crate::{Server, SystemInfo};
+use crate::users::{self, FileError};
+use crate::{Access, Accounts, Server, SystemInfo};
 
 /// How often it is looked whether the certificate ends soon.
 const CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the last lines of the audit log may take to be written.
+const AUDIT_CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,18 @@ pub enum RunError {
         /// Why not.
         #[source]
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// The users file cannot be used.
+    #[error("users_file: {0}")]
+    Users(#[from] FileError),
+    /// The audit log cannot be written.
+    #[error("audit_log: {path} cannot be opened: {source}", path = path.display())]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// The system endpoints cannot be served.
     #[error(transparent)]
@@ -106,6 +123,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let listener = TcpListener::bind(listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
 
+    let mut reloads = Reloads::default();
+    let access = access(config, &mut reloads)?;
+    let audit = access.audit.clone();
     let tls = config.tls.clone().map(Tls::load).transpose()?;
     let url = format!(
         "{}://{address}",
@@ -123,8 +143,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let clock = Arc::new(SystemClock);
     let engine = Engine::open(opened.store, registry, engine, clock, rand::random()).await?;
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
-    let mut server = server.map_err(bind)?;
-    let mut reloads = Reloads::default();
+    let mut server = server.map_err(bind)?.with_access(access);
     if let Some(tls) = &tls {
         server = server.with_tls(tls.clone());
         let tls = tls.clone();
@@ -140,12 +159,16 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let control = opened
         .embedded
         .and_then(|store| serve_control(config, store));
+    // The line that it is ready comes first, also where both go to the standard output.
     announce(&url);
+    AuditLog::note(audit.as_ref(), Event::START).await;
 
     let first = tokio::select! {
-        first = signals.next() => first,
+        // Each watch has its first look, however soon a signal comes.
+        biased;
         never = watch_store(&engine, &system) => match never {},
         never = watch_certificate(tls.as_ref()) => match never {},
+        first = signals.next() => first,
     };
     tracing::info!(signal = %first, running = engine.stats().running, "draining");
     let ending = async {
@@ -163,18 +186,75 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         let _ = serving.await;
         closed
     };
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
         second = signals.next() => {
             tracing::warn!(signal = %second, "ended at once; running jobs are left as interrupted");
             Ok(Ended::AtOnce(second))
         }
-        closed = ending => {
-            closed?;
-            tracing::info!("stopped");
-            Ok(Ended::Drained)
+        closed = ending => closed.map(|()| Ended::Drained),
+    };
+    if let Some(audit) = audit {
+        AuditLog::note(Some(&audit), Event::Stop).await;
+        // The disk may be slow, and at once is at once.
+        if tokio::time::timeout(AUDIT_CLOSED_WITHIN, audit.close())
+            .await
+            .is_err()
+        {
+            tracing::error!("the audit log is not written to its end");
         }
     }
+    let ended = ended?;
+    if ended == Ended::Drained {
+        tracing::info!("stopped");
+    }
+    Ok(ended)
+}
+
+/// Who is let in, and what of it can be read anew.
+fn access(config: &Config, reloads: &mut Reloads) -> Result<Access, RunError> {
+    let settings = &config.settings;
+    let mut access = Access::default().web(config.web());
+    if let Some(path) = &settings.audit_log {
+        let opened = match path.as_path() == Path::new("-") {
+            true => AuditLog::to_writer(io::stdout()),
+            false => AuditLog::open(path),
+        };
+        let audit = opened.map_err(|source| RunError::Audit {
+            path: path.clone(),
+            source,
+        })?;
+        let reopened = audit.clone();
+        reloads.add("audit_log", move || Ok(reopened.reopen()?));
+        access.audit = Some(audit);
+    }
+    if let Some(path) = settings.users_file.clone() {
+        let accounts = Accounts::from_file(&path)?;
+        tracing::info!(users = accounts.users().len(), "there are accounts");
+        let (replaced, audit) = (accounts.clone(), access.audit.clone());
+        reloads.add("users_file", move || {
+            let users = users::read(&path)?;
+            let count = users.len();
+            replaced.replace(users);
+            AuditLog::note_blocking(audit.as_ref(), Event::Users { count });
+            Ok(())
+        });
+        access.accounts = Some(accounts);
+        if config.tls.is_none() && !settings.listen.ip().is_loopback() {
+            tracing::warn!(
+                listen = %settings.listen,
+                "passwords and tokens can be read on the way: set tls_cert and tls_key, or let only \
+                 a proxy that speaks TLS reach the server"
+            );
+        }
+    } else if !settings.listen.ip().is_loopback() {
+        tracing::warn!(
+            listen = %settings.listen,
+            "INSECURE: there are no accounts, and the server listens beyond this machine; \
+             whoever reaches it may do everything"
+        );
+    }
+    Ok(access)
 }
 
 /// Says once, in the log and to clients that connect, that the store has failed for good. Results

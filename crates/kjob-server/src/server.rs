@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::SystemInfo;
+use crate::access::Access;
 use crate::connection::Connector;
 use crate::places::{Place, Places};
 use crate::service::Service;
@@ -195,6 +196,13 @@ impl Server {
     #[must_use]
     pub fn with_tls(mut self, tls: Tls) -> Self {
         self.connector.use_tls(tls);
+        self
+    }
+
+    /// Lets in whom `access` says, instead of everybody. To be called once, before it serves.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        self.handle.service.set_access(access);
         self
     }
 

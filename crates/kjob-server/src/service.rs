@@ -1,9 +1,9 @@
-//! The one service: limits, authentication, decode, dispatch, encode.
+//! The one service: limits, access, decode, dispatch, encode.
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,17 +12,19 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use kjob_core::TraceParent;
-use kjob_core::engine::{Caller, Engine};
+use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Limits};
 use tokio::sync::Semaphore;
 
+use crate::access::{Access, Admitted};
 use crate::activity::{Activity, InFlight};
-use crate::auth::Auth;
+use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::health::{NotReady, Page};
 use crate::load::{Load, Overrun};
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
+use crate::web::Visit;
 use crate::wire::{self, Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
 
@@ -34,7 +36,8 @@ const HTTP2_DISCARD_MIN: usize = 1 << 20;
 pub(crate) struct Service {
     engine: Engine,
     system: SystemInfo,
-    auth: Auth,
+    /// Set once, before the first request.
+    access: OnceLock<Access>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -56,7 +59,7 @@ impl Service {
         Self {
             engine,
             system,
-            auth: Auth,
+            access: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -69,6 +72,16 @@ impl Service {
             wait_max: options.max_wait,
             is_stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Says who may use the server; only the first word counts.
+    pub(crate) fn set_access(&self, access: Access) {
+        // It fails if it was said before.
+        let _ = self.access.set(access);
+    }
+
+    fn access(&self) -> &Access {
+        self.access.get_or_init(Access::default)
     }
 
     /// From now on wire endpoints answer that the server ends.
@@ -87,7 +100,9 @@ impl Service {
     ) -> Result<Response<ReplyBody>, Overrun> {
         let began = Instant::now();
         let (parts, body) = request.into_parts();
-        let head = Head::new(parts, self.auth);
+        let visit = Visit::of(&parts);
+        let credentials = Credentials::of(&parts.headers);
+        let head = Head::new(parts);
         let mut in_flight = peer.activity.begin_request(head.is_http2);
         let mut is_over = false;
         if head.is_http2 && !in_flight.is_first() {
@@ -95,26 +110,21 @@ impl Service {
             is_over = counted.is_over();
             in_flight.set_counted(counted);
         }
-        let mut response = match &head.target {
-            Target::Wire(_) if is_over => {
-                self.put_aside(&head, body, &peer);
-                let limit = self.load.max();
-                let encoding = head.media.encoding().unwrap_or(Encoding::Json);
-                reply::refusal(&Refusal::TooManyStreams { limit }, encoding)
-            }
-            Target::Wire(endpoint) => {
-                self.wire(*endpoint, &head, body, &peer, &mut in_flight)
-                    .await
-            }
-            Target::Page(page) => {
-                self.put_aside(&head, body, &peer);
-                page.answer(&head.method, self.not_ready())
-            }
-            Target::Unknown(path) => {
-                self.put_aside(&head, body, &peer);
-                unknown_path(path, &head)
-            }
+        let web = &self.access().web;
+        let is_preflight = web.is_preflight(&visit, &head.method);
+        let mut response = if is_over && matches!(head.target, Target::Wire(_)) {
+            self.put_aside(&head, body, &peer);
+            let limit = self.load.max();
+            let refusal = Refusal::TooManyStreams { limit };
+            head.refuse(&refusal, refusal.status())
+        } else if is_preflight {
+            self.put_aside(&head, body, &peer);
+            reply::preflight()
+        } else {
+            self.respond(&head, &visit, credentials, body, &peer, &mut in_flight)
+                .await
         };
+        web.allow(&visit, is_preflight, response.headers_mut());
 
         let took = began.elapsed();
         let headers = response.headers_mut();
@@ -131,12 +141,57 @@ impl Service {
         Ok(response)
     }
 
+    /// Answers what is no browser's question.
+    async fn respond(
+        &self,
+        head: &Head,
+        visit: &Visit,
+        credentials: Credentials,
+        body: Incoming,
+        peer: &Peer,
+        in_flight: &mut InFlight,
+    ) -> Response<ReplyBody> {
+        let access = self.access();
+        let to_strangers = access.accounts.is_some();
+        if let Target::Page(page) = &head.target
+            && page.is_open()
+        {
+            self.put_aside(head, body, peer);
+            return page.answer(&head.method, self.not_ready(), to_strangers);
+        }
+        let admitted = match access.admit(visit, &credentials, peer.ip).await {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                self.put_aside(head, body, peer);
+                return head.refuse(&refusal, refusal.status());
+            }
+        };
+        // What waits is to be small, and is to know no secrets.
+        drop(credentials);
+        match &head.target {
+            Target::Wire(endpoint) => {
+                self.wire(*endpoint, head, body, &admitted, peer, in_flight)
+                    .await
+            }
+            Target::Page(page) => {
+                self.put_aside(head, body, peer);
+                page.answer(&head.method, self.not_ready(), false)
+            }
+            Target::Unknown(path) => {
+                self.put_aside(head, body, peer);
+                let path = path.clone();
+                head.refuse(&Refusal::UnknownPath { path }, StatusCode::NOT_FOUND)
+            }
+        }
+    }
+
     /// Answers for a wire endpoint: always an envelope in the request's encoding.
     async fn wire(
         &self,
         endpoint: Endpoint,
         head: &Head,
         mut body: Incoming,
+        admitted: &Admitted,
         peer: &Peer,
         in_flight: &mut InFlight,
     ) -> Response<ReplyBody> {
@@ -145,7 +200,8 @@ impl Service {
         let outcome = match self.read(head, &mut body, &mut encoding).await {
             Ok(request) => {
                 in_flight.begin_working();
-                self.call(endpoint, head, request, encoding, peer).await
+                let call = self.call(endpoint, head, request, encoding, admitted, peer);
+                self.while_admitted(endpoint, admitted, call).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -198,12 +254,31 @@ impl Service {
         Ok((request, held))
     }
 
+    /// A get may wait for minutes: it ends when its caller is to be let in no more. Other calls are done
+    /// at once, and to the end.
+    async fn while_admitted<T>(
+        &self,
+        endpoint: Endpoint,
+        admitted: &Admitted,
+        call: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        if endpoint != Endpoint::GetJob {
+            return call.await;
+        }
+        tokio::select! {
+            biased;
+            outcome = call => outcome,
+            () = self.access().revoked(admitted) => Err(Refusal::Login(Denied::Wrong)),
+        }
+    }
+
     async fn call(
         &self,
         endpoint: Endpoint,
         head: &Head,
         (request, mut held): (Bytes, Held),
         encoding: Encoding,
+        admitted: &Admitted,
         peer: &Peer,
     ) -> Result<Response<ReplyBody>, Refusal> {
         if self.is_stopping.load(Ordering::Relaxed) {
@@ -216,7 +291,8 @@ impl Service {
             heavy: &self.heavy,
             wait_max: self.wait_max,
             encoding,
-            caller: &head.caller,
+            caller: &admitted.caller,
+            audit: self.access().audit.as_ref(),
             trace: head.trace,
             ip: peer.ip,
         };
@@ -274,7 +350,6 @@ struct Head {
     media: Media,
     /// What was done to the body on top, if anything was.
     coding: Option<String>,
-    caller: Caller,
     trace: Option<TraceParent>,
     is_http2: bool,
     /// Whether the body comes only after "100 Continue".
@@ -300,7 +375,7 @@ enum Media {
 }
 
 impl Head {
-    fn new(parts: Parts, auth: Auth) -> Self {
+    fn new(parts: Parts) -> Self {
         let path = parts.uri.path();
         let target = match (Endpoint::at(path), Page::at(path)) {
             (Some(endpoint), _) => Target::Wire(endpoint),
@@ -313,11 +388,25 @@ impl Head {
             target,
             media: Media::of(headers),
             coding: coding(headers),
-            caller: auth.caller(headers),
             trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
             is_http2: parts.version == Version::HTTP_2,
             expects: headers.contains_key(EXPECT),
             method: parts.method,
+        }
+    }
+
+    /// Refuses a request in the form that its sender reads. Clients send the protocol's calls as POSTs
+    /// in one of its encodings, and are answered an envelope, wherever they send them: with 404 they
+    /// would leave the cluster (docs/protocol.md section 1, rule 3), which `text_status` may be, the
+    /// status for everybody else.
+    fn refuse(&self, refusal: &Refusal, text_status: StatusCode) -> Response<ReplyBody> {
+        if let Target::Wire(_) = self.target {
+            let encoding = self.media.encoding().unwrap_or(Encoding::Json);
+            return reply::refusal(refusal, encoding);
+        }
+        match self.media.encoding() {
+            Some(encoding) if self.method == Method::POST => reply::refusal(refusal, encoding),
+            _ => reply::text_refusal(text_status, refusal),
         }
     }
 }
@@ -373,18 +462,6 @@ fn guessed_encoding(body: &Bytes) -> Encoding {
         Encoding::Json
     } else {
         Encoding::Binary
-    }
-}
-
-/// Clients send the protocol's calls as POSTs in one of its encodings: to those an unknown endpoint is
-/// a plain error. 404 would make them leave the cluster (docs/protocol.md section 1, rule 3), and is
-/// for everybody else.
-fn unknown_path(path: &str, head: &Head) -> Response<ReplyBody> {
-    let path = path.to_owned();
-    let refusal = Refusal::UnknownPath { path };
-    match head.media.encoding() {
-        Some(encoding) if head.method == Method::POST => reply::refusal(&refusal, encoding),
-        _ => reply::text_refusal(StatusCode::NOT_FOUND, &refusal),
     }
 }
 

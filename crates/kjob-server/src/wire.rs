@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::TraceParent;
-use kjob_core::engine::{Caller, Engine};
+use kjob_core::engine::{Accepted, Caller, Engine, Submission};
 use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
 use tokio::sync::Semaphore;
 
 use crate::SystemInfo;
+use crate::audit::{AuditLog, Event};
 use crate::body::{BodyError, Held};
 use crate::refusal::Refusal;
 use crate::reply::Delivery;
@@ -50,6 +51,7 @@ pub(crate) struct Call<'a> {
     /// Of the request's body, and so of the reply's.
     pub(crate) encoding: Encoding,
     pub(crate) caller: &'a Caller,
+    pub(crate) audit: Option<&'a AuditLog>,
     pub(crate) trace: Option<TraceParent>,
     /// The caller's address.
     pub(crate) ip: IpAddr,
@@ -145,6 +147,23 @@ impl Answer {
 }
 
 impl Call<'_> {
+    /// Submits a job, and writes who did.
+    async fn submit(&self, submission: Submission) -> Result<Accepted, Refusal> {
+        let Some(audit) = self.audit.cloned() else {
+            return Ok(self.engine.submit(submission).await?);
+        };
+        let (engine, caller, ip) = (self.engine.clone(), self.caller.clone(), self.ip);
+        let endpoint = submission.endpoint.clone();
+        // A task of its own, so that it is written also if the caller goes away meanwhile.
+        let submitted = tokio::spawn(async move {
+            let accepted = engine.submit(submission).await?;
+            let event = Event::submit(&caller, ip, &endpoint, &accepted);
+            AuditLog::note(Some(&audit), event).await;
+            Ok(accepted)
+        });
+        submitted.await.map_err(|_| Refusal::Stopping)?
+    }
+
     async fn decode<R: Record>(&self, body: Bytes, held: &mut Held) -> Result<R, Refusal> {
         let (encoding, limits) = (self.encoding, *self.limits);
         let refused = |error| Refusal::Decode {

@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::{Config, ConfigError, Keys};
 use crate::options::meant;
 use crate::store_cli::StoreArgs;
+use crate::user_command::UserCommand;
 
 /// The server of kjob: durable asynchronous jobs, for the clients of the Kinetica database.
 ///
@@ -16,7 +17,8 @@ use crate::store_cli::StoreArgs;
 /// variable, and a variable over the file. Keys of the file are written with _ instead of -.
 ///
 /// SIGTERM or SIGINT stops it: no new jobs are taken, running ones may go on for the drain
-/// timeout. A second signal ends it at once. Exit codes: 0 stopped as asked; 1 it failed; 2 the
+/// timeout. A second signal ends it at once. SIGHUP makes it read the users file anew, and open the
+/// audit log anew. Exit codes: 0 stopped as asked; 1 it failed; 2 the
 /// command line or the config is wrong; 130 or 143 ended at once by a second SIGINT or SIGTERM.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kjob-server", version)]
@@ -47,6 +49,12 @@ pub enum Command {
     Check,
     /// Look after the store in the data directory, whether or not a server has it open.
     Store(StoreArgs),
+    /// Change the users file.
+    User {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: UserCommand,
+    },
 }
 
 impl Cli {

@@ -62,7 +62,7 @@ pub enum ConfigError {
     },
     /// Anybody could reach the server, and it asks nobody who they are.
     #[error(
-        "listen: {listen} is no loopback address, and there are no accounts: whoever reaches it may do everything; use 127.0.0.1 or [::1], or set --insecure to listen there all the same"
+        "listen: {listen} is no loopback address, and there are no accounts: whoever reaches it may do everything; make some (kjob-server user add) and set users_file, or use 127.0.0.1 or [::1], or set --insecure to listen there all the same"
     )]
     NotLoopback {
         /// The address.

@@ -149,12 +149,25 @@ macro_rules! keys {
 }
 
 keys! {
-    /// Where to listen. Only loopback addresses, unless `insecure` is set.
+    /// Where to listen. Only loopback addresses, unless there are accounts or `insecure` is set.
     listen: SocketAddr, "KJOB_LISTEN", value::address, "ADDR:PORT", default "127.0.0.1:9191";
     /// Listen on other than loopback addresses too, though there are no accounts: whoever reaches
     /// the server may do everything.
     insecure: bool, "KJOB_INSECURE", value::boolean, "BOOL", default "false",
         #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
+    /// The file of the users, made with "kjob-server user add"; "none" is no accounts: whoever reaches
+    /// the server may do everything.
+    users_file: Option<PathBuf>, "KJOB_USERS_FILE", value::maybe_file, "FILE", default "none";
+    /// The file that tells who did what, a JSON object a line; "-" is the standard output, "none" is no
+    /// such file.
+    audit_log: Option<PathBuf>, "KJOB_AUDIT_LOG", value::maybe_file, "FILE", default "none";
+    /// Names under which the server answers, besides loopback ones and that of public_url, separated by
+    /// commas. Any name is good if this is "none", unless there are no accounts and the server listens
+    /// on a loopback address.
+    allowed_hosts: Vec<String>, "KJOB_ALLOWED_HOSTS", value::hosts, "HOSTS", default "none";
+    /// Origins of web pages that may send requests, such as https://app.example.org, separated by
+    /// commas; "none" is only pages from the server itself.
+    cors_origins: Vec<String>, "KJOB_CORS_ORIGINS", value::origins, "ORIGINS", default "none";
     /// The URL that clients are told to reach the server at; "auto" is http:// or, with TLS, https://
     /// and the address it listens on.
     public_url: Maybe<String>, "KJOB_PUBLIC_URL", value::url, "URL", default "auto";

@@ -1,7 +1,7 @@
 //! The forms that values have.
 
 use std::fmt::{self, Display};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -184,6 +184,47 @@ pub(super) fn maybe_file(text: &str) -> Result<Option<PathBuf>, BadValue> {
     }
 }
 
+/// Host names or addresses without ports, in lower case, or `none`.
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, BadValue> {
+    let wanted = "host names without ports, separated by commas, or \"none\"";
+    list(text, |host| {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let is_name = host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        let is_host = is_name || bare.parse::<IpAddr>().is_ok();
+        is_host.then(|| bare.to_ascii_lowercase())
+    })
+    .ok_or_else(|| BadValue::new(text, wanted))
+}
+
+/// Origins as browsers send them, in lower case, or `none`.
+pub(super) fn origins(text: &str) -> Result<Vec<String>, BadValue> {
+    let wanted = "origins such as https://app.example.org, separated by commas, or \"none\" (a * is not possible)";
+    list(text, |origin| {
+        let told = url(origin).ok()?.as_told()?;
+        // A browser sends no slash, and no port that the scheme has by default.
+        let is_as_sent = !told.ends_with(if told.starts_with("https:") {
+            ":443"
+        } else {
+            ":80"
+        });
+        (told == origin && is_as_sent && !told.contains('*')).then(|| told.to_ascii_lowercase())
+    })
+    .ok_or_else(|| BadValue::new(text, wanted))
+}
+
+/// The entries of a list with commas; `none` has none. `None` if one of them is not possible.
+fn list<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    if text == "none" {
+        return Some(Vec::new());
+    }
+    text.split(',')
+        .map(str::trim)
+        .map(|entry| if entry.is_empty() { None } else { parse(entry) })
+        .collect()
+}
+
 /// Clients take the URL apart at `,` and `;` (docs/protocol.md section 8), and append paths.
 pub(super) fn url(text: &str) -> Result<Maybe<String>, BadValue> {
     maybe(text, |text| {
@@ -349,6 +390,31 @@ mod tests {
             "http://example.org/?q",
         ] {
             assert!(url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_are_of_hosts_or_origins() {
+        assert_eq!(hosts("none"), Ok(vec![]));
+        let found = hosts("Jobs.example.org, 192.0.2.1,[2001:DB8::1]").unwrap();
+        assert_eq!(found, ["jobs.example.org", "192.0.2.1", "2001:db8::1"]);
+        for bad in ["", "a,,b", "a:80", "http://a", "a b", "*"] {
+            assert!(hosts(bad).is_err(), "{bad}");
+        }
+        let found = origins("https://app.example.org,http://localhost:3000").unwrap();
+        assert_eq!(found, ["https://app.example.org", "http://localhost:3000"]);
+        for bad in [
+            "",
+            "*",
+            "null",
+            "https://*.example.org",
+            "app.example.org",
+            "https://app.example.org/",
+            "https://app.example.org:443",
+            "http://app.example.org:80",
+            "auto",
+        ] {
+            assert!(origins(bad).is_err(), "{bad}");
         }
     }
 

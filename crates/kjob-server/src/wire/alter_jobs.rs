@@ -5,12 +5,15 @@
 //! the job with the tag comes last, unless it was given as an id too. A tag that names no job is an
 //! error, before anything is cancelled.
 
+use std::net::IpAddr;
+
 use kjob_core::engine::{Caller, CancelOutcome, Engine, JobKey};
 use kjob_core::{JobId, StoreError};
 use kjob_proto::{AdminAlterJobsRequest, AdminAlterJobsResponse, StringMap, Text};
 
 use super::Call;
 use super::get_job::unknown;
+use crate::audit::{AuditLog, Event};
 use crate::options::Options;
 use crate::refusal::Refusal;
 
@@ -42,12 +45,19 @@ pub(super) async fn call(
     }
 
     let mut status = Vec::with_capacity(job_ids.len());
+    let mut unknown_count = 0;
     for ids in job_ids.chunks(CONCURRENT_MAX) {
-        let cancel = |id: &i64| tokio::spawn(cancel(call.engine.clone(), call.caller.clone(), *id));
+        let cancel = |id: &i64| tokio::spawn(Cancel::new(call, *id).run());
         let cancels: Vec<_> = ids.iter().map(cancel).collect();
         for cancel in cancels {
-            status.push(cancel.await.map_err(|_| Refusal::Stopping)??);
+            let outcome = cancel.await.map_err(|_| Refusal::Stopping)??;
+            unknown_count += usize::from(outcome == CancelOutcome::NotFound);
+            status.push(word(outcome));
         }
+    }
+    if unknown_count > 0 {
+        let event = Event::cancel_unknown(call.caller, call.ip, unknown_count);
+        AuditLog::note(call.audit, event).await;
     }
     Ok(AdminAlterJobsResponse {
         job_ids,
@@ -57,15 +67,43 @@ pub(super) async fn call(
     })
 }
 
-async fn cancel(engine: Engine, caller: Caller, id: i64) -> Result<Text, StoreError> {
-    let outcome = match JobId::new(id) {
-        Some(id) => engine.cancel(&caller, &JobKey::Id(id)).await?,
-        None => CancelOutcome::NotFound,
-    };
-    Ok(match outcome {
+/// One cancel, which goes on to its end, and is written, also if the caller goes away.
+struct Cancel {
+    engine: Engine,
+    caller: Caller,
+    audit: Option<AuditLog>,
+    ip: IpAddr,
+    id: i64,
+}
+
+impl Cancel {
+    fn new(call: &Call<'_>, id: i64) -> Self {
+        Self {
+            engine: call.engine.clone(),
+            caller: call.caller.clone(),
+            audit: call.audit.cloned(),
+            ip: call.ip,
+            id,
+        }
+    }
+
+    async fn run(self) -> Result<CancelOutcome, StoreError> {
+        let Some(id) = JobId::new(self.id) else {
+            return Ok(CancelOutcome::NotFound);
+        };
+        let outcome = self.engine.cancel(&self.caller, &JobKey::Id(id)).await?;
+        if let Some(event) = Event::cancel(&self.caller, self.ip, id, outcome) {
+            AuditLog::note(self.audit.as_ref(), event).await;
+        }
+        Ok(outcome)
+    }
+}
+
+fn word(outcome: CancelOutcome) -> Text {
+    match outcome {
         CancelOutcome::Cancelled => Text::from_static("cancelled"),
         CancelOutcome::Cancelling => Text::from_static("cancelling"),
         CancelOutcome::NotFound => Text::from_static("not found"),
         CancelOutcome::Ended(phase) => Text::from(format!("already {}", phase.status())),
-    })
+    }
 }

@@ -51,7 +51,7 @@ pub(super) async fn call(
     submission.source_ip = Text::from(call.ip.to_canonical().to_string());
     apply(&options, &mut submission)?;
 
-    let accepted = call.engine.submit(submission).await?;
+    let accepted = call.submit(submission).await?;
     let mut info = StringMap::with_capacity(3);
     info.insert("job_tag", accepted.tag.to_string());
     info.insert("query_id", accepted.query_id.to_string());

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod accounts;
+mod audit;
 mod endings;
 mod endpoints;
 mod reload;

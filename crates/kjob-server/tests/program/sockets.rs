@@ -28,7 +28,9 @@ fn connect(server: &Running) -> TcpStream {
 /// A request with a length; `headers` end in a line break each.
 fn post(path: &str, headers: &str, body: &str) -> String {
     let len = body.len();
-    format!("POST {path} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {len}\r\n\r\n{body}")
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len}\r\n\r\n{body}"
+    )
 }
 
 fn json(path: &str, body: &str) -> String {
@@ -79,7 +81,7 @@ fn chunked_and_pipelined_requests_share_a_connection() {
     let (_dir, server) = start(&[]);
     let mut stream = connect(&server);
     let chunked = format!(
-        "POST {STATUS} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+        "POST {STATUS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Transfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n1\r\n}}\r\n0\r\n\r\n"
     );
     let all = chunked.clone() + &json("/get/job", r#"{"job_id":7}"#) + &chunked;

@@ -87,7 +87,7 @@ async fn unsupported_types_are_415_and_missing_ones_are_guessed() {
     let message = raw.reply().await.plain_error(Encoding::Binary);
     assert_eq!(message, "job 7 not found");
     // A web page may send this one without asking, so it is not guessed at.
-    raw.send(bare("Origin: http://elsewhere\r\n", "{\"job_id\":7}"))
+    raw.send(bare("Origin: http://test\r\n", "{\"job_id\":7}"))
         .await;
     let reply = raw.reply().await;
     assert_eq!(reply.status, 415);

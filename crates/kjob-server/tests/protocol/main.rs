@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod alter_jobs;
 mod bodies;
 mod create_job;
@@ -22,3 +23,4 @@ mod show_jobs;
 mod tls;
 mod tls_hostile;
 mod tls_reload;
+mod web;

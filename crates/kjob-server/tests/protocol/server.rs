@@ -1,14 +1,16 @@
 //! A server in this process, on a store in memory, with handlers that a test controls.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use kjob_core::engine::{
     Engine, EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas, SystemClock,
 };
-use kjob_core::{MemoryStore, Payload};
+use kjob_core::{MemoryStore, Payload, Store};
 use kjob_server::tls::Tls;
-use kjob_server::{Server, ServerHandle, ServerOptions, SystemInfo};
+use kjob_server::{Access, Server, ServerHandle, ServerOptions, SystemInfo};
+use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -53,22 +55,48 @@ impl TestServer {
         Self::with(ServerOptions::default(), config, None).await
     }
 
+    pub(crate) async fn with_access(access: Access) -> Self {
+        Self::on(Arc::new(MemoryStore::new()), access).await
+    }
+
+    /// One with its jobs in a directory.
+    pub(crate) async fn on_disk(dir: &Path, access: Access) -> Self {
+        let store = EmbeddedStore::open(dir, EmbeddedOptions::default()).unwrap();
+        Self::on(Arc::new(store), access).await
+    }
+
+    async fn on(store: Arc<dyn Store>, access: Access) -> Self {
+        let (options, config) = (ServerOptions::default(), EngineConfig::default());
+        Self::open(store, options, config, |server| server.with_access(access)).await
+    }
+
     async fn with(options: ServerOptions, config: EngineConfig, tls: Option<Tls>) -> Self {
+        let store = Arc::new(MemoryStore::new());
+        Self::open(store, options, config, |server| match tls {
+            Some(tls) => server.with_tls(tls),
+            None => server,
+        })
+        .await
+    }
+
+    async fn open(
+        store: Arc<dyn Store>,
+        options: ServerOptions,
+        config: EngineConfig,
+        change: impl FnOnce(Server) -> Server,
+    ) -> Self {
         let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let registry = registry(gate.clone(), begun.clone());
-        let store = Arc::new(MemoryStore::new());
         let clock = Arc::new(SystemClock);
         let engine = Engine::open(store, registry, config, clock, 7)
             .await
             .unwrap();
         let system = SystemInfo::new(None);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Server::bind(any, engine.clone(), system.clone(), options)
+        let server = Server::bind(any, engine.clone(), system.clone(), options)
             .await
             .unwrap();
-        if let Some(tls) = tls {
-            server = server.with_tls(tls);
-        }
+        let server = change(server);
         Self {
             addr: server.local_addr(),
             engine,

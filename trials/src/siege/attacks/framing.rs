@@ -10,7 +10,7 @@ use super::Field;
 use crate::siege::http1::{Connection, NoReply, Reply};
 
 /// What is smuggled: only a request that was read as one is answered with this path in it.
-const SMUGGLED: &str = "GET /smuggled-request HTTP/1.1\r\nHost: x\r\n\r\n";
+const SMUGGLED: &str = "GET /smuggled-request HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// How long to look for an answer too many.
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,7 +34,7 @@ pub(super) async fn smuggling(field: Field) {
 
 fn forms() -> Vec<(&'static str, String)> {
     let len = SMUGGLED.len();
-    let head = "POST /show/system/status HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let head = "POST /show/system/status HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let chunked_then = |headers: &str| format!("{head}{headers}\r\n0\r\n\r\n{SMUGGLED}");
     let counted = |headers: &str| format!("{head}{headers}\r\n{SMUGGLED}");
     vec![
@@ -97,7 +97,7 @@ fn forms() -> Vec<(&'static str, String)> {
         ("no version", format!("GET /\r\n\r\n{SMUGGLED}")),
         (
             "two requests' lines",
-            format!("GET / HTTP/1.1 \r\nHost: x\r\n\r\n{SMUGGLED}"),
+            format!("GET / HTTP/1.1 \r\nHost: localhost\r\n\r\n{SMUGGLED}"),
         ),
     ]
 }

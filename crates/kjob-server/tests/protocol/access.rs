@@ -1,0 +1,409 @@
+//! Accounts: who is let in, and that nobody sees the jobs of another.
+
+use std::time::Duration;
+
+use kjob_proto::{
+    AdminAlterJobsRequest, AdminAlterJobsResponse, AdminShowJobsRequest, AdminShowJobsResponse,
+    Encoding, GetJobRequest, Record, ShowSystemStatusRequest,
+};
+use kjob_server::users::{Password, Role, UserName, Users};
+use kjob_server::{Access, Accounts};
+
+use crate::raw::{Raw, Reply, encode, in_time, map, post_head};
+use crate::server::TestServer;
+
+const ANN: &str = "Basic YW5uOmNvcnJlY3QgaG9yc2U=";
+const BOB: &str = "Basic Ym9iOmJhdHRlcnkgc3RhcGxl";
+const ROOT: &str = "Basic cm9vdDp0cm91YmFkb3Igb25l";
+
+fn users() -> Users {
+    let mut users = Users::default();
+    for (name, role, password) in [
+        ("ann", Role::User, "correct horse"),
+        ("bob", Role::User, "battery staple"),
+        ("root", Role::Admin, "troubador one"),
+    ] {
+        let name: UserName = name.parse().unwrap();
+        users.add(name.clone(), role).unwrap();
+        let password = Password::new(password.to_owned().into()).unwrap();
+        users.set_password(&name, &password).unwrap();
+    }
+    users
+}
+
+async fn start() -> (TestServer, Accounts) {
+    let accounts = Accounts::new(users());
+    let access = Access::default().accounts(accounts.clone());
+    (TestServer::with_access(access).await, accounts)
+}
+
+/// A connection of somebody's.
+struct As {
+    raw: Raw,
+    credentials: String,
+}
+
+impl As {
+    async fn new(server: &TestServer, credentials: &str) -> Self {
+        Self {
+            raw: server.connect().await,
+            credentials: credentials.to_owned(),
+        }
+    }
+
+    async fn send<Q: Record>(&mut self, path: &str, request: &Q) {
+        let body = encode(Encoding::Binary, request);
+        let more = format!(
+            "Authorization: {}\r\nContent-Length: {}",
+            self.credentials,
+            body.len()
+        );
+        let head = post_head(path, Encoding::Binary.content_type(), &more);
+        self.raw.send([head.as_bytes(), &body].concat()).await;
+    }
+
+    async fn reply<Q: Record>(&mut self, path: &str, request: &Q) -> Reply {
+        self.send(path, request).await;
+        self.raw.reply().await
+    }
+
+    async fn call<Q: Record, R: Record>(&mut self, path: &str, request: &Q) -> Result<R, String> {
+        self.reply(path, request).await.open(Encoding::Binary)
+    }
+
+    async fn submit(&mut self, endpoint: &'static str, tag: &str) -> i64 {
+        let request = kjob_proto::CreateJobRequest {
+            endpoint: endpoint.into(),
+            request_encoding: "binary".into(),
+            data: b"x"[..].into(),
+            options: map(&[("job_tag", tag)]),
+            ..Default::default()
+        };
+        let created: kjob_proto::CreateJobResponse =
+            self.call("/create/job", &request).await.unwrap();
+        created.job_id
+    }
+
+    async fn listed(&mut self) -> Vec<i64> {
+        let options = map(&[("show_async_jobs", "true")]);
+        let request = AdminShowJobsRequest { options };
+        let list: AdminShowJobsResponse = self.call("/admin/show/jobs", &request).await.unwrap();
+        list.job_id
+    }
+
+    async fn cancel(&mut self, job_id: i64) -> String {
+        let request = AdminAlterJobsRequest {
+            job_ids: vec![job_id],
+            action: "cancel".into(),
+            ..Default::default()
+        };
+        let done: AdminAlterJobsResponse = self.call("/admin/alter/jobs", &request).await.unwrap();
+        done.status[0].to_string()
+    }
+}
+
+fn get(job_id: i64, options: &[(&'static str, &str)]) -> GetJobRequest {
+    GetJobRequest {
+        job_id,
+        options: map(options),
+    }
+}
+
+/// All of a reply but the times in it.
+fn all_of(reply: &Reply) -> (String, Vec<(String, String)>, Vec<u8>) {
+    let headers = reply
+        .headers
+        .iter()
+        .filter(|(name, _)| name != "x-request-time-secs" && name != "date");
+    (
+        reply.line.clone(),
+        headers.cloned().collect(),
+        reply.body.to_vec(),
+    )
+}
+
+#[tokio::test]
+async fn strangers_are_answered_401_in_the_envelope_of_their_encoding() {
+    let (server, _) = start().await;
+    let mut raw = server.connect().await;
+    for encoding in Encoding::ALL {
+        for path in [
+            "/create/job",
+            "/get/job",
+            "/admin/show/jobs",
+            "/admin/alter/jobs",
+            "/show/system/status",
+            "/show/system/properties",
+            "/no/such/path",
+        ] {
+            raw.post(path, encoding.content_type(), b"whatever").await;
+            let reply = raw.reply().await;
+            assert_eq!(reply.status, 401, "{path}");
+            assert_eq!(
+                reply.header("www-authenticate"),
+                Some(r#"Basic realm="kjob", charset="UTF-8""#)
+            );
+            let message = reply.plain_error(encoding);
+            assert!(message.starts_with("unauthorized: give"), "{message}");
+        }
+    }
+    for (credentials, words) in [
+        ("Basic YW5uOmNvcnJlY3QgaG9yc2Y=", "is wrong"),
+        ("Basic bm9ib2R5OmNvcnJlY3QgaG9yc2U=", "is wrong"),
+        ("Bearer undefined", "is wrong"),
+        ("Basic !", "neither"),
+        ("Negotiate abc", "neither"),
+    ] {
+        let mut stranger = As::new(&server, credentials).await;
+        let request = ShowSystemStatusRequest::default();
+        let reply = stranger.reply("/show/system/status", &request).await;
+        assert_eq!(reply.status, 401, "{credentials}");
+        let message = reply.plain_error(Encoding::Binary);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn watchdogs_need_no_account_and_everything_else_does() {
+    let (server, _) = start().await;
+    let mut raw = server.connect().await;
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/", 401), ("/x", 401)] {
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+            .await;
+        assert_eq!(raw.reply().await.status, status, "{path}");
+    }
+    let head = format!("GET / HTTP/1.1\r\nHost: test\r\nAuthorization: {ANN}\r\n\r\n");
+    raw.send(head).await;
+    assert_eq!(raw.reply().await.status, 200);
+}
+
+#[tokio::test]
+async fn each_user_has_their_own_jobs_and_an_admin_has_all() {
+    let (server, _) = start().await;
+    let mut ann = As::new(&server, ANN).await;
+    let mut bob = As::new(&server, BOB).await;
+    let mut root = As::new(&server, ROOT).await;
+    let of_ann = ann.submit("/gate", "mine").await;
+    server.wait_begun().await;
+    // The same tag, and no repeat: tags are each user's own.
+    let of_bob = bob.submit("/raw", "mine").await;
+    assert_ne!(of_ann, of_bob);
+    assert_eq!(ann.listed().await, [of_ann]);
+    assert_eq!(bob.listed().await, [of_bob]);
+    assert_eq!(root.listed().await, [of_ann, of_bob]);
+    assert_eq!(bob.cancel(of_ann).await, "not found");
+    let seen: kjob_proto::GetJobResponse = root.call("/get/job", &get(of_ann, &[])).await.unwrap();
+    assert_eq!(&*seen.job_status, "RUNNING", "nobody cancelled it");
+    assert_eq!(root.cancel(of_ann).await, "cancelling");
+    let wait = [("wait_ms", "30000")];
+    let seen: kjob_proto::GetJobResponse = ann.call("/get/job", &get(of_ann, &wait)).await.unwrap();
+    assert_eq!(&*seen.job_status, "CANCELLED");
+}
+
+/// Byte for byte, but for the id or the tag that the caller sent: by id, by tag, waiting, listed,
+/// cancelled; of a job that runs, one that is done and one that failed.
+#[tokio::test]
+async fn anothers_job_is_answered_as_none_is() {
+    let (server, _) = start().await;
+    let mut ann = As::new(&server, ANN).await;
+    let mut bob = As::new(&server, BOB).await;
+    let running = ann.submit("/gate", "tag-1").await;
+    server.wait_begun().await;
+    let done = ann.submit("/raw", "tag-2").await;
+    let failed = ann.submit("/fail", "tag-3").await;
+    for id in [done, failed] {
+        let wait = [("wait_ms", "30000")];
+        let seen: kjob_proto::GetJobResponse = ann.call("/get/job", &get(id, &wait)).await.unwrap();
+        assert!(!seen.running);
+    }
+
+    // As many digits, and never given.
+    let none = 9;
+    assert!([running, done, failed].iter().all(|id| *id < none));
+    for (theirs, tag) in [(running, "tag-1"), (done, "tag-2"), (failed, "tag-3")] {
+        for (theirs_options, none_options) in [
+            (vec![], vec![]),
+            (vec![("wait_ms", "60000")], vec![("wait_ms", "60000")]),
+            (
+                vec![("response_encoding", "json")],
+                vec![("response_encoding", "json")],
+            ),
+            (vec![("job_tag", tag)], vec![("job_tag", "tag-9")]),
+        ] {
+            let asked = bob.reply("/get/job", &get(theirs, &theirs_options)).await;
+            let other = bob.reply("/get/job", &get(none, &none_options)).await;
+            assert_eq!(asked.status, 400);
+            let message = asked.plain_error(Encoding::Binary);
+            assert!(message.contains("not found"), "{message}");
+            let echo = if message.contains("tag") {
+                tag.to_owned()
+            } else {
+                theirs.to_string()
+            };
+            let unechoed = |reply: &Reply, echo: &str| {
+                let (line, headers, body) = all_of(reply);
+                let text = String::from_utf8_lossy(&body).replace(echo, "#");
+                (line, headers, text)
+            };
+            let none_echo = if echo == tag { "tag-9" } else { "9" };
+            assert_eq!(unechoed(&asked, &echo), unechoed(&other, none_echo));
+        }
+        let cancel = |ids: Vec<i64>, tag: Option<&str>| AdminAlterJobsRequest {
+            job_ids: ids,
+            action: "cancel".into(),
+            options: tag.map(|tag| map(&[("job_tag", tag)])).unwrap_or_default(),
+        };
+        let asked = bob
+            .reply("/admin/alter/jobs", &cancel(vec![theirs], None))
+            .await;
+        let other = bob
+            .reply("/admin/alter/jobs", &cancel(vec![none], None))
+            .await;
+        assert_eq!(asked.status, 200);
+        let ids = |reply: &Reply| {
+            reply
+                .open::<AdminAlterJobsResponse>(Encoding::Binary)
+                .unwrap()
+        };
+        let (mut asked_words, other_words) = (ids(&asked), ids(&other));
+        assert_eq!(asked_words.job_ids, [theirs]);
+        asked_words.job_ids = vec![none];
+        assert_eq!(asked_words, other_words);
+        assert_eq!(asked.body.len(), other.body.len());
+
+        let asked = bob
+            .reply("/admin/alter/jobs", &cancel(vec![], Some(tag)))
+            .await;
+        let other = bob
+            .reply("/admin/alter/jobs", &cancel(vec![], Some("tag-9")))
+            .await;
+        let text = |reply: &Reply, tag: &str| reply.plain_error(Encoding::Binary).replace(tag, "#");
+        assert_eq!(text(&asked, tag), text(&other, "tag-9"));
+
+        let list = |tag: &str| AdminShowJobsRequest {
+            options: map(&[("job_tag", tag), ("show_async_jobs", "true")]),
+        };
+        let asked = bob.reply("/admin/show/jobs", &list(tag)).await;
+        let other = bob.reply("/admin/show/jobs", &list("tag-9")).await;
+        assert_eq!(all_of(&asked), all_of(&other));
+    }
+}
+
+/// On the connection that was open, and for the call that waits on it.
+#[tokio::test]
+async fn a_user_who_is_removed_is_out_at_once() {
+    let (server, accounts) = start().await;
+    let mut ann = As::new(&server, ANN).await;
+    let mut bob = As::new(&server, BOB).await;
+    let job = ann.submit("/gate", "long").await;
+    server.wait_begun().await;
+    let of_bob = bob.submit("/gate", "long").await;
+    server.wait_begun().await;
+    let wait = [("wait_ms", "300000")];
+    ann.send("/get/job", &get(job, &wait)).await;
+    bob.send("/get/job", &get(of_bob, &wait)).await;
+    // Both are taken, and neither is answered.
+    let mut other = As::new(&server, ROOT).await;
+    let status = ShowSystemStatusRequest::default();
+    assert_eq!(
+        other.reply("/show/system/status", &status).await.status,
+        200
+    );
+
+    let mut users = users_of(&accounts);
+    users.remove(&"ann".parse().unwrap()).unwrap();
+    accounts.replace(users);
+    let reply = in_time("the end of the wait", ann.raw.reply()).await;
+    assert_eq!(reply.status, 401);
+    reply.plain_error(Encoding::Binary);
+    let again = ann.reply("/show/system/status", &status).await;
+    assert_eq!(again.status, 401);
+
+    server.gate.add_permits(2);
+    let reply = in_time("bob's answer", bob.raw.reply()).await;
+    assert_eq!(reply.status, 200);
+}
+
+fn users_of(accounts: &Accounts) -> Users {
+    (*accounts.users()).clone()
+}
+
+#[tokio::test]
+async fn whoever_guesses_is_told_to_wait() {
+    let (server, _) = start().await;
+    let status = ShowSystemStatusRequest::default();
+    let mut bob = As::new(&server, BOB).await;
+    assert_eq!(bob.reply("/show/system/status", &status).await.status, 200);
+    let mut guesser = As::new(&server, "").await;
+    let mut guesses = 0;
+    let reply = loop {
+        // "ann:guess NN"
+        let pair = format!("ann:guess {guesses:02}");
+        guesser.credentials = format!("Basic {}", base64(pair.as_bytes()));
+        let reply = guesser.reply("/show/system/status", &status).await;
+        if reply.status != 401 {
+            break reply;
+        }
+        guesses += 1;
+        assert!(guesses < 100);
+    };
+    assert_eq!(reply.status, 429);
+    let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    assert_eq!(reply.header("www-authenticate"), None);
+    reply.plain_error(Encoding::Binary);
+    // The others at the same address go on.
+    assert_eq!(bob.reply("/show/system/status", &status).await.status, 200);
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64ct::{Base64, Encoding as _};
+    Base64::encode_string(bytes)
+}
+
+/// How long another's job takes and one that is not there: to be run by hand, on an idle machine, with
+/// `--run-ignored only --no-capture` and in a release build; it prints and asserts nothing about time.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn times_of_anothers_job_and_of_none() {
+    const ROUNDS: usize = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let access = Access::default().accounts(Accounts::new(users()));
+    let server = TestServer::on_disk(dir.path(), access).await;
+    let mut ann = As::new(&server, ANN).await;
+    let mut bob = As::new(&server, BOB).await;
+    let running = ann.submit("/gate", "running").await;
+    server.wait_begun().await;
+    let request = kjob_proto::CreateJobRequest {
+        endpoint: "/raw".into(),
+        request_encoding: "binary".into(),
+        data: vec![7; 8 << 20].into(),
+        ..Default::default()
+    };
+    let done: kjob_proto::CreateJobResponse = ann.call("/create/job", &request).await.unwrap();
+    let wait = [("wait_ms", "30000")];
+    ann.reply("/get/job", &get(done.job_id, &wait)).await;
+    let last = ann.submit("/raw", "last").await;
+    ann.reply("/get/job", &get(last, &wait)).await;
+
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        for (times, id) in times.iter_mut().zip([running, done.job_id, last + 1]) {
+            let began = std::time::Instant::now();
+            bob.reply("/get/job", &get(id, &[])).await;
+            times.push(began.elapsed());
+        }
+    }
+    for (what, times) in ["running", "done, 8 MiB", "none"].iter().zip(&mut times) {
+        times.sort_unstable();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+        eprintln!(
+            "{what:12} p5 {:?} p25 {:?} p50 {:?} p75 {:?} p95 {:?}",
+            at(5),
+            at(25),
+            at(50),
+            at(75),
+            at(95)
+        );
+    }
+}
