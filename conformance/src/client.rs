@@ -55,6 +55,17 @@ impl Connection {
     };
 }
 
+/// How a client shows who it is.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// Not at all.
+    None,
+    /// By a user's name and password.
+    Password(&'static str, &'static str),
+    /// By a token.
+    Token(String),
+}
+
 /// A connected client.
 pub struct TestClient {
     /// The client itself.
@@ -65,16 +76,32 @@ pub struct TestClient {
 impl TestClient {
     /// Connects, or panics.
     pub async fn connect(urls: &[&str], connection: Connection) -> Self {
+        let connected = Self::try_connect(urls, connection, &Credentials::None).await;
+        connected.expect("the client connects")
+    }
+
+    /// Connects as somebody.
+    pub async fn try_connect(
+        urls: &[&str],
+        connection: Connection,
+        credentials: &Credentials,
+    ) -> Result<Self, KineticaError> {
         let mut options = KineticaOptions::new();
         options.set_disable_auto_discovery(!connection.discovery);
-        let urls = urls.iter().map(|&url| url.to_owned()).collect();
-        let db = Kinetica::new(urls, options)
-            .await
-            .expect("the client connects");
-        Self {
-            db,
-            snappy: connection.snappy,
+        match credentials {
+            Credentials::None => {}
+            Credentials::Password(name, password) => {
+                options.set_username(*name).set_password(*password);
+            }
+            Credentials::Token(token) => {
+                options.set_oauth_token(token);
+            }
         }
+        let urls = urls.iter().map(|&url| url.to_owned()).collect();
+        Ok(Self {
+            db: Kinetica::new(urls, options).await?,
+            snappy: connection.snappy,
+        })
     }
 
     /// `/create/job`.

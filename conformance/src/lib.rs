@@ -5,12 +5,16 @@
 //!
 //! A helper that finds the world not as it must be panics: it runs inside tests only.
 
+mod accounts;
 mod client;
 mod demo;
 mod proxy;
 mod server;
 
-pub use client::{Connection, FAILOVER_PHRASES, TestClient, assert_plain_error, new_tag, until};
+pub use accounts::Accounts;
+pub use client::{
+    Connection, Credentials, FAILOVER_PHRASES, TestClient, assert_plain_error, new_tag, until,
+};
 pub use demo::{
     DemoResult, PAYLOAD_ENCODINGS, PayloadEncoding, echo, fail, primes, result, sleep, with_option,
 };

@@ -33,6 +33,7 @@ macro_rules! on_each_connection {
     };
 }
 
+mod accounts;
 mod cancel;
 mod connection;
 mod errors;
