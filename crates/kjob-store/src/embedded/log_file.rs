@@ -2,8 +2,8 @@
 //!
 //! SQLite takes the first frame of a log whose checksum is wrong for the end that a crash tore off,
 //! and forgets all that is behind it. But every commit is synced before the next one begins, so
-//! that a crash can only tear the last one. What is damaged before that, or by a single bit
-//! anywhere, was durable once, and losing it silently would be wrong.
+//! that a crash can only tear the last one. What is damaged before that, or by a single bit of a
+//! commit that is whole otherwise, was durable once, and losing it silently would be wrong.
 //!
 //! The format is that of <https://www.sqlite.org/fileformat2.html#walformat>.
 
@@ -15,6 +15,8 @@ const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 const MAGIC: u32 = 0x377f_0682;
 const VERSION: u32 = 3_007_000;
+
+const ONE_BIT_WRONG: &str = "a bit of this frame is wrong";
 
 /// Where a log is damaged in a way that no crash explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,8 @@ struct Frames {
     end: Option<u64>,
     /// Whether a commit was seen at or behind that place.
     commit_behind: bool,
+    /// Whether the frame there is right but for one bit, and all since then are right.
+    one_bit_wrong: bool,
 }
 
 impl Frames {
@@ -111,6 +115,7 @@ impl Frames {
             // Frames are only written once their header is synced, so behind a lost header any
             // commit was durable.
             commit_behind: header.is_none(),
+            one_bit_wrong: false,
         }
     }
 
@@ -145,22 +150,36 @@ impl Frames {
             if goes_on && head.page != 0 {
                 return Some("the salt of this frame is wrong");
             }
-            if ours && self.one_bit_apart(sums, head.sums, frame) {
-                return Some("a bit of this frame is wrong");
+            if let Some(pages) = self.one_bit_apart(sums, &head, frame).filter(|_| ours) {
+                self.one_bit_wrong = true;
+                if pages != 0 {
+                    return Some(ONE_BIT_WRONG);
+                }
             }
-        } else if is_commit && goes_on && self.commit_behind {
-            return Some("commits behind it are whole");
+        } else {
+            self.one_bit_wrong &= ours && goes_on;
+            if is_commit && self.one_bit_wrong {
+                return Some(ONE_BIT_WRONG);
+            }
+            if is_commit && goes_on && self.commit_behind {
+                return Some("commits behind it are whole");
+            }
         }
         self.commit_behind |= is_commit;
         None
     }
 
-    /// Whether a frame's checksums are what they would be but for one bit: of what they are over
-    /// (8 bytes and the page), or of their own. A torn write never leaves that.
-    fn one_bit_apart(&self, computed: [u32; 2], stored: [u32; 2], frame: &[u8]) -> bool {
-        let ([computed_1, computed_2], [stored_1, stored_2]) = (computed, stored);
+    /// If a frame's checksums are what they would be but for one bit, of what they are over (8
+    /// bytes and the page) or of their own: its `pages_after_commit` with that bit right.
+    ///
+    /// By itself that proves nothing: where a transaction was rolled back, its frames stay until
+    /// others are written over them, and a header that is torn there can be a bit away from the old
+    /// one. The commit that the frame is of has to be whole.
+    fn one_bit_apart(&self, computed: [u32; 2], head: &FrameHeader, frame: &[u8]) -> Option<u32> {
+        let pages = head.pages_after_commit;
+        let ([computed_1, computed_2], [stored_1, stored_2]) = (computed, head.sums);
         if (computed_1 ^ stored_1).count_ones() + (computed_2 ^ stored_2).count_ones() == 1 {
-            return true;
+            return Some(pages);
         }
         let wrong = [
             computed_1.wrapping_sub(stored_1),
@@ -169,20 +188,30 @@ impl Frames {
         // What adding 1 to the first or second word of a pair does to the sums: here of the last
         // pair, then of the one before.
         let (mut first, mut second) = ([1_u32, 1_u32], [0_u32, 1_u32]);
+        let before = |[one, two]: [u32; 2]| {
+            let one = one.wrapping_add(two);
+            [one, two.wrapping_add(one)]
+        };
         let (head, page) = frame.split_at(FRAME_HEADER.min(frame.len()));
-        let head = head.get(..8).unwrap_or_default().as_chunks::<8>().0;
-        for pair in head.iter().chain(page.as_chunks::<8>().0).rev() {
+        for pair in page.as_chunks::<8>().0.iter().rev() {
             let [one, two] = pair_of(pair, self.big_endian);
-            if one_bit_explains(one, first, wrong) || one_bit_explains(two, second, wrong) {
-                return true;
+            let explained = wrong_bit(one, first, wrong).or(wrong_bit(two, second, wrong));
+            if explained.is_some() {
+                return Some(pages);
             }
-            let before = |[one, two]: [u32; 2]| {
-                let one = one.wrapping_add(two);
-                [one, two.wrapping_add(one)]
-            };
             (first, second) = (before(first), before(second));
         }
-        false
+        let [one, two] = pair_of(head.first_chunk()?, self.big_endian);
+        if wrong_bit(one, first, wrong).is_some() {
+            return Some(pages);
+        }
+        let bit = wrong_bit(two, second, wrong)?;
+        let right = two ^ (1 << bit);
+        Some(if self.big_endian {
+            right
+        } else {
+            right.swap_bytes()
+        })
     }
 
     /// The checksums of a frame that follows one with the checksums `from`.
@@ -216,9 +245,10 @@ impl FrameHeader {
     }
 }
 
-/// Whether turning over a bit of a word makes the sums right, where adding 1 to it adds `by_one`.
-fn one_bit_explains(word: u32, by_one: [u32; 2], wrong: [u32; 2]) -> bool {
-    (0..32).any(|bit| {
+/// The bit of a word that makes the sums right if it is turned over, where adding 1 to the word adds
+/// `by_one`.
+fn wrong_bit(word: u32, by_one: [u32; 2], wrong: [u32; 2]) -> Option<u32> {
+    (0..32).find(|bit| {
         let by_bit = by_one.map(|sum| sum << bit);
         let is_set = word >> bit & 1 == 1;
         wrong
@@ -345,6 +375,27 @@ mod tests {
             tried += 1;
         }
         assert!(tried > 4_000, "{tried}");
+    }
+
+    /// A crash tore the header that was being written over a frame of a transaction that had been
+    /// rolled back, in the number of its page.
+    #[test]
+    fn a_bit_of_a_transaction_without_its_commit_is_no_damage() {
+        let mut log = log();
+        let commits = commits(&log);
+        let [.., before, end, _] = commits[..] else {
+            panic!("{commits:?}")
+        };
+        log.truncate(HEADER + end * FRAME);
+        let frames = before + 1..end;
+        assert!(frames.len() > 1);
+        for bit in
+            frames.flat_map(|frame| (0..32).map(move |bit| (HEADER + frame * FRAME) * 8 + bit))
+        {
+            log[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(damage(&log), None, "bit {bit}");
+            log[bit / 8] ^= 1 << (bit % 8);
+        }
     }
 
     #[test]
