@@ -42,7 +42,8 @@ const REFUSED_MAX: usize = 4096;
 /// let dir = tempfile::tempdir()?;
 /// let audit = AuditLog::open(&dir.path().join("audit.log"))?;
 /// // The file was renamed: the lines that come go to a new one.
-/// audit.reopen()?;
+/// let renamed = audit.clone();
+/// tokio::task::spawn_blocking(move || renamed.reopen()).await??;
 /// audit.close().await;
 /// # Ok(()) }
 /// ```
