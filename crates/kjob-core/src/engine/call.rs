@@ -4,8 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinError;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::handler::{Handler, HandlerError, JobContext};
 use crate::Payload;
@@ -13,7 +12,7 @@ use crate::Payload;
 /// A handler's run: a task of its own, so that its panics, and the thread that it may block, are
 /// not those of the engine's task for the job.
 pub(super) struct Call {
-    task: AbortOnDropHandle<Result<Payload, HandlerError>>,
+    task: JoinHandle<Result<Payload, HandlerError>>,
 }
 
 /// How a handler was left.
@@ -38,9 +37,7 @@ impl Call {
             Some(runtime) => runtime.spawn(run),
             None => tokio::spawn(run),
         };
-        Self {
-            task: AbortOnDropHandle::new(task),
-        }
+        Self { task }
     }
 
     /// Has the future dropped as soon as it lets go of its thread.
@@ -54,6 +51,13 @@ impl Call {
             Ok(result) => Outcome::Returned(result),
             Err(error) => lost(error),
         }
+    }
+}
+
+/// Nobody waits for it any more, as when the engine is dropped.
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.abort();
     }
 }
 

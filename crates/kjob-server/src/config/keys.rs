@@ -165,8 +165,8 @@ keys! {
     /// commas. Any name is good if this is "none", unless there are no accounts and the server listens
     /// on a loopback address.
     allowed_hosts: Vec<String>, "KJOB_ALLOWED_HOSTS", value::hosts, "HOSTS", default "none";
-    /// Origins of web pages that may send requests, such as https://app.example.org, separated by
-    /// commas; "none" is only pages from the server itself.
+    /// Origins of web pages that may send requests, each as scheme, host and, if it is not the usual
+    /// one, port, separated by commas; "none" is only pages from the server itself.
     cors_origins: Vec<String>, "KJOB_CORS_ORIGINS", value::origins, "ORIGINS", default "none";
     /// The URL that clients are told to reach the server at; "auto" is http:// or, with TLS, https://
     /// and the address it listens on.
