@@ -106,7 +106,8 @@ pub enum Ended {
     AtOnce(Signal),
 }
 
-/// Runs a server with what the program adds until a signal ends it. Prints one line to the standard output when it is ready.
+/// Runs a server with what the program adds until a signal ends it. Prints one line to the standard
+/// output when it is ready.
 ///
 /// The order of a start: the address is taken first, so that a server that cannot listen starts
 /// no job; clients that connect from then on wait until the store is open.

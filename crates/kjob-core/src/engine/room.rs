@@ -11,8 +11,8 @@ use crate::{JobId, Owner, RouteId, Scheduler, Timestamp, Waiting};
 
 /// Counts and queues, behind one lock that is never held for long.
 ///
-/// **The invariant.** While the room is open and not paused, no job waits that could run: whoever adds a job or
-/// frees a place calls [`Room::next`] until it gives nothing.
+/// **The invariant.** While the room is open and not paused, no job waits that could run: whoever
+/// adds a job or frees a place calls [`Room::next`] until it gives nothing.
 #[derive(Debug)]
 pub(super) struct Room {
     inner: Mutex<Inner>,

@@ -1,4 +1,4 @@
-//! Which tags a sealed segment may hold, answered from memory.
+//! Which tags a segment may hold, answered from memory.
 
 use std::fmt;
 use std::sync::OnceLock;

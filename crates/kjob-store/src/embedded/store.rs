@@ -210,8 +210,12 @@ impl EmbeddedStore {
         .await
     }
 
-    /// A live job whose header is at hand: from memory, on the spot.
-    fn live_job(&self, id: JobId) -> Option<Job> {
+    /// A live job whose header is at hand, from memory, on the spot; none if its payload is asked for,
+    /// which is not there.
+    fn live_job(&self, id: JobId, parts: Parts) -> Option<Job> {
+        if parts.payload {
+            return None;
+        }
         let state = self.shared.live().get(&id)?.state();
         let header = (*self.shared.header(id)?).clone();
         Some(Job {
@@ -371,9 +375,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        if !parts.payload
-            && let Some(job) = self.live_job(id)
-        {
+        if let Some(job) = self.live_job(id, parts) {
             return Ok(Some(job));
         }
         self.read(move |reader| reader.get(id, parts, now)).await
@@ -387,10 +389,8 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        if !parts.payload
-            && let Some(job) = self.live_job(id)
-            && job.header.owner == *owner
-        {
+        let live = self.live_job(id, parts);
+        if let Some(job) = live.filter(|job| job.header.owner == *owner) {
             return Ok(Some(job));
         }
         // Another's live job is looked for on disk as well, as one that is not there.
