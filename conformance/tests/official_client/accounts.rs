@@ -66,7 +66,7 @@ async fn another_users_job_is_as_none() {
     let ann = connect(&server, &ANN).await;
     let bob = connect(&server, &BOB).await;
     let job = ann
-        .submit(with_option(sleep(3_600_000), "job_tag", "mine"))
+        .submit(with_option(sleep(60_000), "job_tag", "mine"))
         .await;
     ann.wait_started(job.job_id).await;
     for outcome in [

@@ -5,7 +5,7 @@ use kjob_conformance::{
     Connection, DemoResult, PayloadEncoding, Server, TestClient, echo, result, with_option,
 };
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn discovery_stays_with_https() {
     let server = Server::start_secure("127.0.0.1");
     let client = TestClient::connect(&[server.url()], Connection::DEFAULT).await;
@@ -16,7 +16,7 @@ async fn discovery_stays_with_https() {
 }
 
 /// The certificate is for 127.0.0.1 and 127.0.0.2.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_server_of_another_name_is_refused() {
     let server = Server::start_secure("127.0.0.3");
     let connect = async |skip| {
@@ -32,7 +32,7 @@ async fn a_server_of_another_name_is_refused() {
     server.stop();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_client_with_two_clusters_moves_on() {
     let leaving = Server::start_secure("127.0.0.1");
     let staying = Server::start_secure("127.0.0.2");

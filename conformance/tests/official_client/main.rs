@@ -20,7 +20,9 @@ macro_rules! on_each_connection {
             use kjob_conformance::{Connection, Server, TestClient};
 
             $(
-                #[tokio::test]
+                // A client over HTTP/2 has to say that it heard the server's goodbye, on a thread
+                // that does not wait for the server.
+                #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
                 async fn $test() {
                     let server = $server;
                     let connection = Connection { discovery: $discovery, snappy: $snappy };
