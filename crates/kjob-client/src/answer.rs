@@ -52,9 +52,10 @@ pub(crate) fn open<Response: Record>(
                 .map(Duration::from_secs),
         });
     }
-    Err(match failover::contains_phrase(&message) {
-        true => Kind::Leaving { message }.into(),
-        false => Kind::Refused { status, message }.into(),
+    Err(match status {
+        _ if failover::contains_phrase(&message) => Kind::Leaving { message }.into(),
+        StatusCode::INTERNAL_SERVER_ERROR => Kind::Failed { message }.into(),
+        _ => Kind::Refused { status, message }.into(),
     })
 }
 
@@ -84,6 +85,7 @@ mod tests {
     use kjob_proto::{CreateJobResponse, Signal, reply_error, reply_failover, reply_ok};
 
     use super::*;
+    use crate::ring::Verdict;
 
     fn read(status: u16, body: impl Into<Bytes>) -> Result<CreateJobResponse, Failed> {
         let mut headers = HeaderMap::new();
@@ -112,9 +114,10 @@ mod tests {
 
     #[test]
     fn an_error_envelope_is_a_refusal_at_any_plain_status() {
-        for status in [200, 400, 401, 409, 413, 500] {
+        for status in [200, 400, 401, 409, 413] {
             let error = error(status, refusal());
-            assert!(error.is_refused() && !error.is_passing(), "{status}");
+            assert!(error.is_refused(), "{status}");
+            assert_eq!(error.verdict(), Verdict::Stands);
             assert_eq!(error.message(), Some("no such thing"));
             assert_eq!(error.status().map(|status| status.as_u16()), Some(status));
         }
@@ -124,10 +127,7 @@ mod tests {
     fn a_busy_server_says_how_long_to_wait() {
         for status in [429, 503] {
             let failed = read(status, refusal()).unwrap_err();
-            assert!(
-                failed.error.is_busy() && failed.error.is_passing(),
-                "{status}"
-            );
+            assert!(failed.error.is_busy(), "{status}");
             assert_eq!(failed.retry_after, Some(Duration::from_secs(3)));
         }
     }
@@ -136,6 +136,59 @@ mod tests {
     fn a_proxy_that_lost_its_server_counts_as_busy() {
         for status in [502, 503, 504] {
             assert!(error(status, "<html>").is_busy(), "{status}");
+        }
+    }
+
+    /// kjob-server says 500 when its store failed: it may have taken the job before.
+    #[test]
+    fn a_server_that_failed_has_not_refused() {
+        let error = error(500, refusal());
+        assert!(error.is_failed() && !error.is_refused(), "{error}");
+        assert_eq!(error.message(), Some("no such thing"));
+        assert_eq!(error.status(), Some(StatusCode::INTERNAL_SERVER_ERROR));
+        assert_eq!(error.verdict(), Verdict::Gone);
+    }
+
+    /// The table of the README; docs/protocol.md sections 6 and 7.
+    #[test]
+    fn what_makes_a_client_go_elsewhere() {
+        for (status, body, verdict) in [
+            (400, refusal(), Verdict::Stands),
+            (401, refusal(), Verdict::Stands),
+            (404, refusal(), Verdict::Stands),
+            (404, Bytes::from("<html>"), Verdict::Gone),
+            (429, refusal(), Verdict::Waits),
+            (500, refusal(), Verdict::Gone),
+            (500, Bytes::from("<html>"), Verdict::Gone),
+            (502, refusal(), Verdict::Unsure),
+            (503, refusal(), Verdict::Unsure),
+            (504, refusal(), Verdict::Unsure),
+        ] {
+            assert_eq!(error(status, body).verdict(), verdict, "{status}");
+        }
+        for phrase in failover::PHRASES {
+            let body = serde_json::json!({
+                "status": "ERROR", "message": format!("x {phrase} y"), "data_type": "none",
+                "data": "", "data_str": "",
+            });
+            assert_eq!(error(200, body.to_string()).verdict(), Verdict::Gone);
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_not_there_is_told_from_other_refusals() {
+        for (message, is_no_such_job) in [
+            ("job 7 not found", true),
+            ("job with job_tag a-b not found", true),
+            ("endpoint /x not found", false),
+            ("job 7 is not to be found", false),
+        ] {
+            let body = reply_error(message, Encoding::Json).into_bytes();
+            assert_eq!(
+                error(400, body).is_no_such_job(),
+                is_no_such_job,
+                "{message}"
+            );
         }
     }
 

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use http::Uri;
 use kjob_proto::Encoding;
+use rand::seq::SliceRandom;
 
 use crate::credentials::Credentials;
+use crate::ring::Ring;
 #[cfg(feature = "tls")]
 use crate::tls::TlsSettings;
 use crate::transport::{self, Connector, Transport};
-use crate::{Client, Error};
+use crate::{Client, Error, Urls};
 
 /// Settings of a [`Client`].
 ///
@@ -17,7 +18,7 @@ use crate::{Client, Error};
 /// use kjob_client::{Client, Encoding};
 /// use std::time::Duration;
 ///
-/// let client = Client::builder("http://127.0.0.1:9191")
+/// let client = Client::builder(["http://127.0.0.1:9191", "http://127.0.0.2:9191"])
 ///     .encoding(Encoding::Json)
 ///     .timeout(Duration::from_secs(10))
 ///     .tries(3)
@@ -28,8 +29,10 @@ use crate::{Client, Error};
 #[derive(Clone, Debug)]
 #[must_use = "a builder makes a client by build"]
 pub struct ClientBuilder {
-    url: String,
+    urls: Urls,
+    is_shuffled: bool,
     encoding: Encoding,
+    connect_timeout: Duration,
     timeout: Duration,
     tries: u32,
     max_reply: usize,
@@ -39,10 +42,12 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    pub(crate) fn new(url: &str) -> Self {
+    pub(crate) fn new(urls: Urls) -> Self {
         Self {
-            url: url.to_owned(),
+            urls,
+            is_shuffled: false,
             encoding: Encoding::Binary,
+            connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(30),
             tries: 5,
             max_reply: 256 << 20,
@@ -52,10 +57,23 @@ impl ClientBuilder {
         }
     }
 
+    /// Puts the servers of a ring into a random order, so that not all clients begin with the same one.
+    /// By default they are asked in the order of their URLs.
+    pub fn shuffled(mut self) -> Self {
+        self.is_shuffled = true;
+        self
+    }
+
     /// How requests and replies are encoded; binary by default. It is independent of how payloads
     /// are. Replies to snappy requests are plain binary.
     pub fn encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = encoding;
+        self
+    }
+
+    /// How long it may take to connect (TCP) to a server; 5 s by default.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
         self
     }
 
@@ -66,9 +84,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How often a call is tried at most, if it meets broken connections, late answers or a busy
-    /// server; 5 by default, at least 1. Between two tries it waits for a tenth of a second, and
-    /// each time twice as long, or as long as the server asks.
+    /// How often a call is tried at most at each server, if it meets broken connections, late answers
+    /// or a busy server; 5 by default, at least 1. Between two tries at one it waits for a tenth of a
+    /// second, and each time twice as long, or as long as the server asks.
     pub fn tries(mut self, tries: u32) -> Self {
         self.tries = tries.max(1);
         self
@@ -131,64 +149,39 @@ impl ClientBuilder {
     /// The client. Connects to nothing yet. With `https` it reads whom the operating system trusts.
     ///
     /// # Errors
-    /// The URL is none, or of another scheme than `http` and (with the feature `tls`) `https`; or
-    /// credentials or certificates that were given cannot be used.
+    /// There is no URL, or one is none, or of another scheme than `http` and (with the feature `tls`)
+    /// `https`; or credentials or certificates that were given cannot be used.
     pub fn build(self) -> Result<Client, Error> {
-        let base = base(&self.url)?;
+        let mut bases = self.urls.bases()?;
+        if self.is_shuffled {
+            bases.shuffle(&mut rand::rng());
+        }
         let authorization = self.credentials.as_ref().map(Credentials::header);
-        let connector = self.connector(&base)?;
+        let connector = self.connector(&bases)?;
         Ok(Client {
             transport: Transport::new(
-                base,
                 self.encoding,
                 self.max_reply,
                 authorization.transpose()?,
                 connector,
             ),
+            ring: Ring::new(bases),
             timeout: self.timeout,
             tries: self.tries,
         })
     }
 
     #[cfg(feature = "tls")]
-    fn connector(&self, base: &str) -> Result<Connector, Error> {
-        self.tls.wrap(transport::tcp(), base.starts_with("https:"))
+    fn connector(&self, bases: &[String]) -> Result<Connector, Error> {
+        let is_https = bases.iter().any(|base| base.starts_with("https:"));
+        self.tls
+            .wrap(transport::tcp(self.connect_timeout), is_https)
     }
 
     #[cfg(not(feature = "tls"))]
-    fn connector(&self, _: &str) -> Result<Connector, Error> {
-        Ok(transport::tcp())
+    fn connector(&self, _: &[String]) -> Result<Connector, Error> {
+        Ok(transport::tcp(self.connect_timeout))
     }
-}
-
-/// The part of the URL that endpoints are appended to.
-fn base(url: &str) -> Result<String, Error> {
-    let refuse = |why| Error::url(url, why);
-    let uri: Uri = url
-        .parse()
-        .map_err(|_| refuse("not a URL such as http://127.0.0.1:9191"))?;
-    let scheme = match uri.scheme_str() {
-        Some("http") => "http",
-        Some("https") if cfg!(feature = "tls") => "https",
-        Some("https") => return Err(refuse("https needs the feature tls of kjob-client")),
-        _ => return Err(refuse("the scheme must be http or https")),
-    };
-    let host = uri
-        .authority()
-        .map(http::uri::Authority::as_str)
-        .unwrap_or_default();
-    if host.contains('@') {
-        return Err(refuse(
-            "user and password do not belong into the URL; use ClientBuilder::basic",
-        ));
-    }
-    if uri.query().is_some() {
-        return Err(refuse("a query has no meaning here"));
-    }
-    Ok(format!(
-        "{scheme}://{host}{}",
-        uri.path().trim_end_matches('/')
-    ))
 }
 
 #[cfg(test)]
@@ -196,41 +189,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_may_have_a_path_that_endpoints_are_appended_to() {
-        for (url, expected) in [
-            ("http://127.0.0.1:9191", "http://127.0.0.1:9191"),
-            ("http://127.0.0.1:9191/", "http://127.0.0.1:9191"),
-            ("http://[::1]/gpudb-0/", "http://[::1]/gpudb-0"),
-        ] {
-            assert_eq!(base(url).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn https_is_there_with_its_feature_only() {
-        let found = base("https://example.org:9191/");
-        if cfg!(feature = "tls") {
-            assert_eq!(found.unwrap(), "https://example.org:9191");
-        } else {
-            assert!(found.unwrap_err().to_string().contains("feature tls"));
-        }
-    }
-
-    #[test]
-    fn other_urls_are_refused_with_the_reason() {
-        for (url, why) in [
-            ("", "not a URL"),
-            ("127.0.0.1:9191", "must be http"),
-            ("/create/job", "must be http"),
-            ("ftp://example.org", "must be http"),
-            ("http://ann:secret@example.org", "user and password"),
-            ("http://example.org/?a=b", "query"),
-        ] {
-            let error = base(url).unwrap_err();
-            assert!(
-                error.is_usage() && error.to_string().contains(why),
-                "{error}"
-            );
-        }
+    fn a_ring_is_shuffled_if_told() {
+        let urls: Vec<String> = (0..20).map(|n| format!("http://s{n}")).collect();
+        let build = |builder: ClientBuilder| builder.build().unwrap().ring.bases().to_vec();
+        assert_eq!(build(Client::builder(&urls[..])), urls);
+        let mut shuffled = build(Client::builder(&urls[..]).shuffled());
+        assert_ne!(shuffled, urls, "one in 20! orders");
+        shuffled.sort_by_key(|url| urls.iter().position(|known| known == url));
+        assert_eq!(shuffled, urls);
     }
 }

@@ -1,13 +1,14 @@
 //! Looking at a job, and waiting for its end.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 use tokio::time::Instant;
 
 use crate::retry::Polls;
-use crate::{Client, Error, Payload, Submitted};
+use crate::{Client, Error, Payload, Submit, Submitted};
 
 /// The longest that one request waits for a job: short enough for what is between client and
 /// server to take the connection for alive.
@@ -64,7 +65,25 @@ impl Client {
     /// # Errors
     /// There is no such job ([`is_refused`](Error::is_refused)), or the server cannot be asked.
     pub async fn get(&self, job: impl Into<JobKey>) -> Result<Job, Error> {
-        self.get_within(&job.into(), Duration::ZERO).await
+        self.look(&job.into(), Duration::ZERO, None).await
+    }
+
+    /// A job as it stands, with its result in this encoding (binary or JSON), if it is done. Without,
+    /// a result is in the encoding of the job's payload. An extension of kjob-server.
+    ///
+    /// # Errors
+    /// See [`get`](Self::get). Also refused is an encoding that the server cannot turn the result into.
+    pub async fn get_in(&self, job: impl Into<JobKey>, encoding: Encoding) -> Result<Job, Error> {
+        self.look(&job.into(), Duration::ZERO, Some(encoding)).await
+    }
+
+    /// Submits a job and waits for its end: [`submit`](Self::submit), then [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// Those of either.
+    pub async fn run(&self, submit: &Submit, patience: Duration) -> Result<Job, Error> {
+        let submitted = self.submit(submit).await?;
+        self.wait(&submitted, patience).await
     }
 
     /// Waits until a job has ended or `patience` is over, and gives it as it stands then: look at
@@ -86,7 +105,7 @@ impl Client {
         loop {
             let asked = Instant::now();
             let wait = left().min(WAIT_MAX);
-            let job = self.get_within(&key, wait).await?;
+            let job = self.look(&key, wait, None).await?;
             let left = left();
             if !job.running || left.is_zero() {
                 return Ok(job);
@@ -99,7 +118,13 @@ impl Client {
         }
     }
 
-    async fn get_within(&self, key: &JobKey, wait: Duration) -> Result<Job, Error> {
+    /// One look at a job, which may wait so long at the server for the job's end.
+    pub(crate) async fn look(
+        &self,
+        key: &JobKey,
+        wait: Duration,
+        encoding: Option<Encoding>,
+    ) -> Result<Job, Error> {
         let mut request = GetJobRequest::default();
         match key {
             JobKey::Id(id) => request.job_id = *id,
@@ -109,8 +134,25 @@ impl Client {
             let millis = wait.as_millis().to_string();
             request.options.insert("wait_ms", millis);
         }
+        if let Some(encoding) = encoding {
+            let word = Text::from_static(encoding.as_str());
+            request.options.insert("response_encoding", word);
+        }
         let response: GetJobResponse = self.call_within("/get/job", &request, wait).await?;
         Ok(Job::from(response))
+    }
+}
+
+impl Job {
+    /// Its tag, if the server says it.
+    pub fn tag(&self) -> Option<&str> {
+        self.info.get("job_tag").map(Text::as_str)
+    }
+
+    /// What the job does in more words than [`status`](Self::status) has, such as `queued` or
+    /// `cancelling`, if the server says it.
+    pub fn phase(&self) -> Option<&str> {
+        self.info.get("phase").map(Text::as_str)
     }
 }
 
@@ -161,6 +203,64 @@ impl fmt::Display for Status {
 impl From<i64> for JobKey {
     fn from(id: i64) -> Self {
         Self::Id(id)
+    }
+}
+
+/// As people write it: the id, if it is a number, else the tag; `id:7` and `tag:7` say which.
+///
+/// ```
+/// use kjob_client::JobKey;
+/// assert_eq!("7".parse(), Ok(JobKey::Id(7)));
+/// assert_eq!("tag:7".parse(), Ok(JobKey::from("7")));
+/// assert_eq!("nightly-report".parse(), Ok(JobKey::from("nightly-report")));
+/// assert_eq!("id:seven".parse::<JobKey>().unwrap_err().to_string(), "\"seven\" is no job id");
+/// assert!("night report".parse::<JobKey>().is_err());
+/// ```
+impl FromStr for JobKey {
+    type Err = BadJobKey;
+
+    fn from_str(text: &str) -> Result<Self, BadJobKey> {
+        let id = |text: &str| text.parse().ok().filter(|id| *id > 0).map(Self::Id);
+        if let Some(rest) = text.strip_prefix("id:") {
+            return id(rest).ok_or_else(|| BadJobKey::Id(rest.to_owned()));
+        }
+        let (tag, may_be_id) = match text.strip_prefix("tag:") {
+            Some(tag) => (tag, false),
+            None => (text, true),
+        };
+        if may_be_id && let Some(id) = id(tag) {
+            return Ok(id);
+        }
+        let is_of_tags = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        match (1..=255).contains(&tag.len()) && tag.bytes().all(is_of_tags) {
+            true => Ok(Self::from(tag)),
+            false => Err(BadJobKey::Tag(tag.to_owned())),
+        }
+    }
+}
+
+/// A text that names no job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadJobKey {
+    /// It says that it is an id.
+    #[error("{0:?} is no job id")]
+    Id(String),
+    /// It is no tag either.
+    #[error("{0:?} is no job tag, which has 1 to 255 of A-Z a-z 0-9 _ -")]
+    Tag(String),
+}
+
+/// As [`JobKey::from_str`] reads it.
+impl fmt::Display for JobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Tag(tag) if tag.bytes().all(|byte| byte.is_ascii_digit()) => {
+                write!(f, "tag:{tag}")
+            }
+            Self::Tag(tag) => f.write_str(tag),
+        }
     }
 }
 

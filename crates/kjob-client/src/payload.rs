@@ -4,6 +4,11 @@ use std::fmt;
 
 use bytes::Bytes;
 use kjob_proto::{Encoding, Text};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+use crate::error::Kind;
 
 /// Bytes and how they are encoded. Cloning shares the bytes.
 ///
@@ -38,6 +43,44 @@ impl Payload {
         Self {
             encoding: Encoding::Json,
             data: text.into().into_bytes(),
+        }
+    }
+
+    /// A value as JSON text.
+    ///
+    /// ```
+    /// use kjob_client::Payload;
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Echo {
+    ///     message: String,
+    /// }
+    ///
+    /// let payload = Payload::from_value(&Echo { message: "hello".into() })?;
+    /// assert_eq!(payload.as_text(), Some(r#"{"message":"hello"}"#));
+    /// let echo: Echo = payload.to_value()?;
+    /// assert_eq!(echo.message, "hello");
+    /// # Ok::<(), kjob_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The value has no JSON form ([`is_usage`](Error::is_usage)), as a map whose keys are no texts.
+    pub fn from_value(value: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
+        let text = serde_json::to_string(value).map_err(Kind::Write)?;
+        Ok(Self::json(text))
+    }
+
+    /// The value that the JSON text says.
+    ///
+    /// # Errors
+    /// It says no such value, or is no JSON ([`is_odd`](Error::is_odd)). A result of a binary payload
+    /// comes as JSON by [`get_in`](crate::Client::get_in).
+    pub fn to_value<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        match self.encoding {
+            Encoding::Json => Ok(serde_json::from_slice(&self.data).map_err(Kind::Read)?),
+            other => Err(Error::odd(format!(
+                "it is {other}, where JSON was expected"
+            ))),
         }
     }
 

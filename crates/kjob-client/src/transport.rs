@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,10 +30,9 @@ pub(crate) type Connector = hyper_rustls::HttpsConnector<HttpConnector>;
 #[cfg(not(feature = "tls"))]
 pub(crate) type Connector = HttpConnector;
 
-/// Kept-alive connections to one server.
+/// Kept-alive connections to servers.
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
-    base: Arc<str>,
     encoding: Encoding,
     max_reply: usize,
     authorization: Option<HeaderValue>,
@@ -43,7 +41,6 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(
-        base: String,
         encoding: Encoding,
         max_reply: usize,
         authorization: Option<HeaderValue>,
@@ -54,7 +51,6 @@ impl Transport {
             .pool_idle_timeout(IDLE_MAX)
             .build(connector);
         Self {
-            base: base.into(),
             encoding,
             max_reply,
             authorization,
@@ -73,25 +69,27 @@ impl Transport {
         }
     }
 
-    /// One try: sends a request and opens its reply.
+    /// One try: sends a request to the server at `base`, and opens its reply.
     pub(crate) async fn post<Response: Record>(
         &self,
+        base: &str,
         endpoint: &str,
         body: Segments,
         timeout: Duration,
     ) -> Result<Response, Failed> {
-        let exchange = tokio::time::timeout(timeout, self.exchange(endpoint, body));
+        let exchange = tokio::time::timeout(timeout, self.exchange(base, endpoint, body));
         let (status, headers, reply) = exchange.await.map_err(|_| Kind::Timeout(timeout))??;
         open(status, &headers, self.encoding, reply)
     }
 
     async fn exchange(
         &self,
+        base: &str,
         endpoint: &str,
         body: Segments,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Kind> {
         let content_type = HeaderValue::from_static(self.encoding.content_type());
-        let mut request = Request::post(format!("{}{endpoint}", self.base))
+        let mut request = Request::post(format!("{base}{endpoint}"))
             .header(CONTENT_TYPE, &content_type)
             .header(ACCEPT, content_type)
             .header(USER_AGENT, AGENT)
@@ -154,8 +152,9 @@ impl Body for Pieces {
 }
 
 /// Connections as they are below TLS.
-pub(crate) fn tcp() -> HttpConnector {
+pub(crate) fn tcp(timeout: Duration) -> HttpConnector {
     let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(timeout));
     // Requests are written whole, so there is nothing to wait for and join.
     connector.set_nodelay(true);
     connector

@@ -105,7 +105,7 @@ async fn a_failed_job_tells_why() {
 async fn refusals_are_told_and_not_tried_again() {
     let real = Real::start().await;
     let between = support::Between::start(&real.address, []).await;
-    let client = Client::new(&between.url()).unwrap();
+    let client = Client::new(between.url()).unwrap();
     for (submit, word) in [
         (Submit::new("/no/such", Payload::json(HELLO)), "/no/such"),
         (Submit::new("/demo/echo", Payload::json("{}")), "message"),
@@ -189,7 +189,7 @@ async fn a_wait_that_is_over_gives_the_job_as_it_stands() {
 #[tokio::test]
 async fn lists_are_filtered_and_come_in_pieces() {
     let real = Real::start().await;
-    let client = Client::new(&real.url()).unwrap();
+    let client = Client::new(real.url()).unwrap();
     let mut submitted = Vec::new();
     for n in 0..5 {
         let submit = Submit::new("/demo/echo", Payload::json(HELLO)).user_data(format!("n{n}"));

@@ -49,7 +49,7 @@ impl Secure {
     }
 
     fn client(&self) -> ClientBuilder {
-        Client::builder(&format!("https://{}", self.real.address))
+        Client::builder(format!("https://{}", self.real.address))
     }
 
     fn trusting(&self) -> ClientBuilder {
@@ -131,7 +131,7 @@ async fn a_client_shows_its_certificate_where_it_is_asked() {
 #[tokio::test]
 async fn a_server_without_tls_is_told_from_one_that_is_down() {
     let real = Real::start().await;
-    let client = Client::new(&format!("https://{}", real.address)).unwrap();
+    let client = Client::new(format!("https://{}", real.address)).unwrap();
     let error = whole_job(&client).await.unwrap_err();
     assert!(error.is_tls(), "{error}");
 }
@@ -175,11 +175,11 @@ async fn credentials_go_with_each_request_and_are_never_printed() {
     let key = own.key.lines().nth(1).unwrap().to_owned();
     for (builder, header) in [
         (
-            Client::builder(&between.url()).basic("ann", "open sesame"),
+            Client::builder(between.url()).basic("ann", "open sesame"),
             "authorization: basic yw5uom9wzw4gc2vzyw1l\r\n",
         ),
         (
-            Client::builder(&between.url()).bearer("open-sesame"),
+            Client::builder(between.url()).bearer("open-sesame"),
             "authorization: bearer open-sesame\r\n",
         ),
     ] {

@@ -29,7 +29,7 @@ fn text(body: kjob_proto::Segments) -> String {
 }
 
 fn json_client(between: &Between) -> Client {
-    Client::builder(&between.url())
+    Client::builder(between.url())
         .encoding(Encoding::Json)
         .build()
         .unwrap()
@@ -41,7 +41,7 @@ fn json_client(between: &Between) -> Client {
 async fn a_submit_whose_answer_was_lost_is_one_job() {
     let real = Real::start().await;
     let between = Between::start(&real.address, [Fate::LoseReply, Fate::LoseReply]).await;
-    let client = Client::new(&between.url()).unwrap();
+    let client = Client::new(between.url()).unwrap();
     let submitted = client.submit(&echo()).await.unwrap();
     assert!(submitted.existing, "the first try had made it");
     assert_eq!(between.count(), 3);
@@ -56,7 +56,7 @@ async fn a_submit_whose_answer_was_lost_is_one_job() {
 async fn tries_are_bounded() {
     let real = Real::start().await;
     let between = Between::start(&real.address, vec![Fate::LoseReply; 9]).await;
-    let client = Client::builder(&between.url()).tries(2).build().unwrap();
+    let client = Client::builder(between.url()).tries(2).build().unwrap();
     let error = client.submit(&echo()).await.unwrap_err();
     assert!(error.is_broken() && !error.is_refused(), "{error}");
     assert_eq!(between.count(), 2);
@@ -66,14 +66,14 @@ async fn tries_are_bounded() {
 async fn a_late_answer_is_asked_for_again() {
     let real = Real::start().await;
     let between = Between::start(&real.address, [Fate::Swallow]).await;
-    let client = Client::builder(&between.url())
+    let client = Client::builder(between.url())
         .timeout(Duration::from_millis(300))
         .build();
     client.unwrap().submit(&echo()).await.unwrap();
     assert_eq!(between.count(), 2);
 
     let between = Between::start(&real.address, [Fate::Swallow]).await;
-    let client = Client::builder(&between.url())
+    let client = Client::builder(between.url())
         .timeout(Duration::from_millis(50))
         .tries(1);
     let error = client.build().unwrap().submit(&echo()).await.unwrap_err();
@@ -112,7 +112,7 @@ async fn a_server_that_stays_busy_is_told_as_such() {
     config.max_stored_bytes = 1;
     let real = Real::with(config).await;
     let between = Between::start(&real.address, []).await;
-    let client = Client::builder(&between.url()).tries(2).build().unwrap();
+    let client = Client::builder(between.url()).tries(2).build().unwrap();
     let error = client.submit(&echo()).await.unwrap_err();
     assert!(error.is_busy(), "{error}");
     assert!(error.message().unwrap().contains("stored bytes"), "{error}");
@@ -124,7 +124,7 @@ async fn a_draining_server_is_left_alone() {
     let real = Real::start().await;
     real.engine.drain();
     let between = Between::start(&real.address, []).await;
-    let client = Client::new(&between.url()).unwrap();
+    let client = Client::new(between.url()).unwrap();
     let error = client.submit(&echo()).await.unwrap_err();
     assert!(error.is_leaving(), "{error}");
     assert_eq!(error.message(), Some(Signal::Draining.message()));
@@ -159,7 +159,7 @@ async fn a_reply_that_is_too_long_is_not_taken() {
         (100, "the reply (200) is not of the protocol"),
         (99, "the reply is longer than 99 bytes"),
     ] {
-        let client = Client::builder(&between.url())
+        let client = Client::builder(between.url())
             .max_reply(limit)
             .build()
             .unwrap();
@@ -201,7 +201,7 @@ async fn a_server_that_does_not_wait_is_polled() {
 async fn a_wait_outlives_a_broken_connection() {
     let real = Real::start().await;
     let between = Between::start(&real.address, [Fate::Forward, Fate::LoseReply]).await;
-    let client = Client::new(&between.url()).unwrap();
+    let client = Client::new(between.url()).unwrap();
     let submitted = client.submit(&echo()).await.unwrap();
     let job = client.wait(&submitted, SOON).await.unwrap();
     assert_eq!(job.status, Status::Done);

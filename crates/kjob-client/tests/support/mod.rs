@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod storm;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// A server with the demo endpoints, on a free port.
 pub(crate) struct Real {
     pub(crate) engine: Engine,
+    pub(crate) system: SystemInfo,
     pub(crate) address: String,
 }
 
@@ -28,32 +31,59 @@ impl Real {
     }
 
     pub(crate) async fn with_tls(config: EngineConfig, tls: Option<Tls>) -> Self {
-        let mut registry = Registry::default();
+        Self::with_registry(Registry::default(), config, tls).await
+    }
+
+    /// With endpoints besides those of the demo.
+    pub(crate) async fn with_registry(
+        mut registry: Registry,
+        config: EngineConfig,
+        tls: Option<Tls>,
+    ) -> Self {
         kjob_server::demo::add_routes(&mut registry).unwrap();
         let store = Arc::new(MemoryStore::new());
         let clock = Arc::new(SystemClock);
         let engine = Engine::open(store, registry, config, clock, 7)
             .await
             .unwrap();
-        let mut server = Server::bind(
-            "127.0.0.1:0".parse().unwrap(),
-            engine.clone(),
-            SystemInfo::new(None),
-            ServerOptions::default(),
-        )
-        .await
-        .unwrap();
-        if let Some(tls) = tls {
-            server = server.with_tls(tls);
+        let system = SystemInfo::new(None);
+        let address = serve(&engine, &system, tls).await;
+        Self {
+            engine,
+            system,
+            address,
         }
-        let address = server.local_addr().to_string();
-        tokio::spawn(server.serve());
-        Self { engine, address }
+    }
+
+    /// A second server over the same engine, and so over the same store.
+    pub(crate) async fn twin(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            system: self.system.clone(),
+            address: serve(&self.engine, &self.system, None).await,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
+}
+
+async fn serve(engine: &Engine, system: &SystemInfo, tls: Option<Tls>) -> String {
+    let mut server = Server::bind(
+        "127.0.0.1:0".parse().unwrap(),
+        engine.clone(),
+        system.clone(),
+        ServerOptions::default(),
+    )
+    .await
+    .unwrap();
+    if let Some(tls) = tls {
+        server = server.with_tls(tls);
+    }
+    let address = server.local_addr().to_string();
+    tokio::spawn(server.serve());
+    address
 }
 
 /// What happens to one request.
@@ -91,7 +121,7 @@ impl Between {
             while let Ok((client, _)) = listener.accept().await {
                 let (server, fates) = (server.clone(), fates.clone());
                 let (seen, heads) = (all.clone(), all_heads.clone());
-                tokio::spawn(async move { serve(client, &server, &fates, &seen, &heads).await });
+                tokio::spawn(async move { relay(client, &server, &fates, &seen, &heads).await });
             }
         });
         Self {
@@ -110,7 +140,7 @@ impl Between {
     }
 }
 
-async fn serve(
+async fn relay(
     mut client: TcpStream,
     server: &str,
     fates: &Mutex<VecDeque<Fate>>,
