@@ -11,7 +11,6 @@ use std::time::Duration;
 use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,6 +23,7 @@ use crate::demo::{self, DemoError};
 use crate::files;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
+use crate::server;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
 use crate::users::{self, FileError};
@@ -121,7 +121,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let settings = &config.settings;
     let listen = settings.listen;
     let bind = |source| RunError::Bind { listen, source };
-    let listener = TcpListener::bind(listen).await.map_err(bind)?;
+    let listener = server::listen(listen).map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
 
     let mut reloads = Reloads::default();

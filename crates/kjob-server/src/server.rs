@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kjob_core::engine::Engine;
 use kjob_proto::Limits;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,11 @@ const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// How often it is logged that all connections are in use: clients could fill the log otherwise.
 const FULL_LOGGED_EVERY: Duration = Duration::from_secs(10);
+
+/// Connections that wait to be accepted; the system may bound them further (Linux: `somaxconn`, 4096
+/// unless it was set). Beyond that a client is not answered and tries again after a second: with the
+/// usual 1024 a flood of connections makes honest clients wait for as long.
+const BACKLOG: u32 = 4096;
 
 /// What a server may be made to take, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +166,7 @@ impl Server {
         options: ServerOptions,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let listener = listen(addr).map_err(failed)?;
         Self::from_listener(listener, engine, system, options).map_err(failed)
     }
 
@@ -249,6 +254,20 @@ impl ServerHandle {
         self.service.stop();
         self.stopping.cancel();
     }
+}
+
+/// Listens, on an address that an earlier server may have left a moment ago.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // On Windows this would let two servers take one port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts for ever, while there are places.
