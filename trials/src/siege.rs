@@ -11,7 +11,8 @@
 //! another cluster, a server that ends, keeps files or memory, or loses or changes a job that it
 //! acknowledged. Latencies are reported and not judged.
 
-pub mod attacks;
+pub mod accounts;
+mod attacks;
 mod bound;
 mod campaign;
 mod honest;

@@ -51,6 +51,8 @@ pub struct Attack {
     pub about: &'static str,
     /// The flags of the server that it wants, pairs of a name and a value.
     pub server: &'static [&'static str],
+    /// Whether attackers and honest clients are to be two users.
+    pub accounts: bool,
     start: fn(Field) -> Attacking,
 }
 
@@ -58,12 +60,18 @@ pub struct Attack {
 macro_rules! attacks {
     (@server) => { &[] };
     (@server $server:expr) => { $server };
-    ($($name:literal, $run:path, $about:literal $(, server $server:expr)?;)+) => {
+    (@accounts) => { false };
+    (@accounts $accounts:literal) => { $accounts };
+    (
+        $($name:literal, $run:path, $about:literal
+            $(, server $server:expr)? $(, accounts $accounts:literal)?;)+
+    ) => {
         /// All attacks, in the order in which they are made.
         pub const ATTACKS: &[Attack] = &[$(Attack {
             name: $name,
             about: $about,
             server: attacks!(@server $($server)?),
+            accounts: attacks!(@accounts $($accounts)?),
             start: |field| Box::pin($run(field)),
         }),+];
     };
@@ -92,10 +100,12 @@ attacks! {
     "snappy", bombs::snappy, "snappy blocks that lie about their length or unfold to the limit";
     "records", bombs::records, "maps, arrays, texts and JSON made to cost more than they are";
     "mutated", mutated::requests, "mutated requests to every endpoint in every encoding";
-    "overload", overload::submits, "more submits than may wait",
-        server &["--max-queued", "200", "--workers", "4"];
-    "bytes", overload::bytes, "more bytes than may be stored",
-        server &["--max-stored-bytes", "8MiB", "--workers", "4"];
+    "overload", overload::submits, "more submits of one user than may wait",
+        server &["--max-queued", "400", "--max-queued-per-user", "200", "--workers", "8"],
+        accounts true;
+    "bytes", overload::bytes, "more bytes of one user than may be stored",
+        server &["--max-stored-bytes", "64MiB", "--max-stored-bytes-per-user", "8MiB", "--workers", "8"],
+        accounts true;
 }
 
 impl Attack {

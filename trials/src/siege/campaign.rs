@@ -64,9 +64,11 @@ pub async fn run(campaign: &Campaign) -> Result<bool> {
     };
     let mut chosen: Vec<&Attack> = ATTACKS.iter().filter(is_chosen).collect();
     // Each kind of server is started once.
-    chosen.sort_by_key(|attack| attack.server);
+    chosen.sort_by_key(|attack| (attack.accounts, attack.server));
     let mut rows = Vec::new();
-    for attacks in chosen.chunk_by(|one, other| one.server == other.server) {
+    for attacks in
+        chosen.chunk_by(|one, other| (one.accounts, one.server) == (other.accounts, other.server))
+    {
         rows.extend(besiege(campaign, attacks).await?);
     }
     Ok(print(&rows))
@@ -74,9 +76,11 @@ pub async fn run(campaign: &Campaign) -> Result<bool> {
 
 /// Holds one server against some attacks.
 async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
-    let arguments = attacks.first().map_or(&[][..], |attack| attack.server);
+    let first = attacks.first();
+    let arguments = first.map_or(&[][..], |attack| attack.server);
+    let accounts = first.is_some_and(|attack| attack.accounts);
     let home = TempDir::new().context("a directory for the server")?;
-    let mut server = Server::start(&campaign.server, home.path(), arguments)?;
+    let mut server = Server::start(&campaign.server, home.path(), arguments, accounts)?;
     let bound = memory_bound(arguments)?;
     let is_tight = !arguments.is_empty();
     let url = format!("http://{}", server.address);

@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::accounts::HONEST;
+
 /// How many there are.
 const CLIENTS: usize = 8;
 
@@ -66,7 +68,7 @@ impl Honest {
         let mut tasks = JoinSet::new();
         for number in 0..CLIENTS {
             let keeps = number % 2 == 0;
-            let kept = keeps.then(|| Client::new(url)).transpose()?;
+            let kept = keeps.then(|| client(url)).transpose()?;
             let worker = Worker {
                 number,
                 url: url.to_owned(),
@@ -112,7 +114,7 @@ impl Honest {
         wrong.extend(twice.map(|job| format!("id {} was given twice", job.id)));
 
         let count = acknowledged.len();
-        let client = Client::new(&self.url)?;
+        let client = client(&self.url)?;
         let mut waiting = acknowledged.into_iter();
         let mut looks = JoinSet::new();
         loop {
@@ -187,7 +189,7 @@ impl Worker {
         let failed = |error| format!("an honest client failed: {error}");
         let client = match &self.kept {
             Some(client) => client.clone(),
-            None => Client::new(&self.url).map_err(failed)?,
+            None => client(&self.url).map_err(failed)?,
         };
         let message = format!("{}-{turn}-{}", self.number, "x".repeat(200));
         let payload = format!("{{\"message\":\"{message}\"}}");
@@ -239,6 +241,13 @@ impl Times {
         self.sorted.extend(&other.sorted);
         Self::new(self.sorted)
     }
+}
+
+/// A client of the server, whether it has accounts or not.
+fn client(url: &str) -> Result<Client, kjob_client::Error> {
+    Client::builder(url)
+        .basic(HONEST.name, HONEST.password)
+        .build()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

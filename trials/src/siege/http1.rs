@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::accounts;
+
 /// How long an answer may take before it counts as not given. No attack waits for it to pass.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -166,9 +168,13 @@ pub(crate) fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// The head of a POST; `more` are lines, each with its end.
+/// The head of a POST; `more` are lines, each with its end. It says who the attackers are, which only
+/// a server with accounts looks at.
 pub(crate) fn head(path: &str, content_type: &str, more: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\n{more}\r\n")
+    let login = accounts::ATTACKER.authorization();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{login}Content-Type: {content_type}\r\n{more}\r\n"
+    )
 }
 
 fn parse_head(head: &[u8]) -> Result<Reply, NoReply> {

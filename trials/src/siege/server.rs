@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::accounts;
+
 /// How often the vital signs are looked at.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(50);
 
@@ -55,10 +57,20 @@ struct Peaks {
 
 impl Server {
     /// Starts `program` on a free port with its data and its log in `home`, and waits until it is
-    /// ready.
-    pub(crate) fn start(program: &Path, home: &Path, arguments: &[&str]) -> Result<Self> {
+    /// ready. With `accounts` it lets in the [users](super::accounts) alone.
+    pub(crate) fn start(
+        program: &Path,
+        home: &Path,
+        arguments: &[&str],
+        accounts: bool,
+    ) -> Result<Self> {
         let log = home.join("log");
         let mut command = Command::new(program);
+        if accounts {
+            command
+                .arg("--users-file")
+                .arg(accounts::users_file(program, home)?);
+        }
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KJOB_") {
                 command.env_remove(name);

@@ -21,7 +21,7 @@ const PATIENCE_MS: &str = "120000";
 
 /// Jobs that take a while, from more clients than there are places.
 pub(super) async fn submits(field: Field) {
-    overload(field, "/demo/sleep", "{\"millis\":20}".to_owned()).await;
+    overload(field, "/demo/sleep", "{\"millis\":5}".to_owned()).await;
 }
 
 /// Jobs whose payloads fill what may be stored.
