@@ -23,7 +23,7 @@ pub use memory::MemoryStore;
 pub use phase::{BadStatus, Phase, Status};
 pub use query::{BadQueryId, QueryId, TraceParent};
 pub use scheduler::{RouteId, Scheduler, Waiting};
-pub use state::{End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
+pub use state::{Age, End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
 pub use store::{
     Difference, Expired, Filter, Finish, Page, Parts, Started, StepError, Store, StoreError,
     StoreUsage, Submitted, Usage,

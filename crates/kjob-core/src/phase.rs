@@ -81,6 +81,14 @@ impl Phase {
 }
 
 impl Status {
+    /// Every status.
+    pub const ALL: [Status; 4] = [
+        Status::Running,
+        Status::Done,
+        Status::Error,
+        Status::Cancelled,
+    ];
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -101,15 +109,10 @@ impl std::str::FromStr for Status {
     type Err = BadStatus;
 
     fn from_str(word: &str) -> Result<Self, BadStatus> {
-        [
-            Status::Running,
-            Status::Done,
-            Status::Error,
-            Status::Cancelled,
-        ]
-        .into_iter()
-        .find(|status| status.as_str() == word)
-        .ok_or(BadStatus)
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == word)
+            .ok_or(BadStatus)
     }
 }
 

@@ -65,14 +65,51 @@ impl State {
         self.age() > other.age()
     }
 
-    fn age(&self) -> (bool, Lease, u8, u8) {
+    /// How far the job has come.
+    pub fn age(&self) -> Age {
         // Within one start a job is running, then cancelling or queued again.
         let rank = match self.phase {
             Phase::Running => 0,
             Phase::Cancelling => 1,
             _ => 2,
         };
-        (self.phase.is_terminal(), self.lease, rank, self.progress)
+        let Lease(lease) = self.lease;
+        let steps = u64::from(lease) << 16 | rank << 8 | u64::from(self.progress);
+        Age(if self.phase.is_terminal() {
+            Age::LIVE_MAX.0 + 1
+        } else {
+            steps
+        })
+    }
+}
+
+/// How far a job has come: a number that each step of the state machine makes larger, so that who
+/// has seen a state can ask for what came later. All ends of a job have the same.
+///
+/// ```
+/// use kjob_core::{Age, Phase, State};
+///
+/// let mut state = State::queued(None);
+/// let queued = state.age();
+/// state.phase = Phase::Cancelled;
+/// assert!(state.age() > queued && state.age() > Age::LIVE_MAX);
+/// assert_eq!(Age::from_u64(queued.to_u64()), Some(queued));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Age(u64);
+
+impl Age {
+    /// As far as a job can come that has not ended.
+    pub const LIVE_MAX: Self = Self((1 << 48) - 1);
+
+    /// The number, at most 2^48.
+    pub fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The age with this number; `None` if it is past that of an end.
+    pub fn from_u64(number: u64) -> Option<Self> {
+        (number <= Self::LIVE_MAX.0 + 1).then_some(Self(number))
     }
 }
 

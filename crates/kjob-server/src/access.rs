@@ -32,7 +32,17 @@ pub struct Access {
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     pub(crate) caller: Caller,
-    login: Option<Login>,
+    login: Option<(Accounts, Login)>,
+}
+
+impl Admitted {
+    /// Waits until whoever was admitted would not be any more.
+    pub(crate) async fn revoked(&self) {
+        match &self.login {
+            Some((accounts, login)) => accounts.revoked(login).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Access {
@@ -77,17 +87,9 @@ impl Access {
         match accounts.login(credentials, ip, self.audit.as_ref()).await {
             Ok(login) => Ok(Admitted {
                 caller: login.caller.clone(),
-                login: Some(login),
+                login: Some((accounts.clone(), login)),
             }),
             Err(denied) => Err(self.refused(Refusal::Login(denied), ip).await),
-        }
-    }
-
-    /// Waits until whoever was admitted would not be any more.
-    pub(crate) async fn revoked(&self, admitted: &Admitted) {
-        match (&self.accounts, &admitted.login) {
-            (Some(accounts), Some(login)) => accounts.revoked(login).await,
-            _ => std::future::pending().await,
         }
     }
 

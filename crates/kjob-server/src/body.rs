@@ -208,7 +208,8 @@ impl Budget {
         }
     }
 
-    fn hold(&self) -> Held {
+    /// A part of it that is nothing yet.
+    pub(crate) fn hold(&self) -> Held {
         Held {
             budget: self.clone(),
             bytes: 0,

@@ -92,5 +92,6 @@ const HOME: &str = concat!(
     ": asynchronous jobs, in the protocol of the Kinetica database.\n",
     "POST /create/job, /get/job, /admin/show/jobs, /admin/alter/jobs, ",
     "/show/system/status, /show/system/properties\n",
-    "GET /healthz, /readyz\n",
+    "GET, POST /jobs; GET, DELETE /jobs/{job}; GET /jobs/{job}/result, /jobs/{job}/events\n",
+    "GET /healthz, /readyz, /openapi.json\n",
 );

@@ -2,6 +2,7 @@
 
 mod access;
 mod activity;
+mod actor;
 mod audit;
 mod auth;
 mod body;
@@ -12,11 +13,17 @@ mod connection;
 mod control;
 pub mod demo;
 mod files;
+mod head;
 mod health;
+mod job_list;
+mod job_options;
 mod load;
 pub mod logging;
 mod options;
+mod ordinary;
 mod places;
+mod prefer;
+mod problem;
 pub mod program;
 mod refusal;
 mod reload;

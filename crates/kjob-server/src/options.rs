@@ -31,6 +31,9 @@ pub(crate) enum OptionError {
     /// An unknown name, close to a known one.
     #[error("unknown option {found:?}; did you mean {known:?}?")]
     NearMiss { found: Text, known: &'static str },
+    /// An unknown name where all are to be known.
+    #[error("unknown option {found:?}; there are: {known}")]
+    Unknown { found: Text, known: String },
     /// A value that the option cannot have.
     #[error("option {name} cannot be {found:?}; allowed: {allowed}")]
     BadValue {
@@ -46,8 +49,8 @@ pub(crate) enum OptionError {
         limit: usize,
     },
     /// Not a tag.
-    #[error("option job_tag: {0}")]
-    BadTag(#[from] TagError),
+    #[error("option {name}: {error}")]
+    BadTag { name: &'static str, error: TagError },
     /// More options than [`OPTIONS_MAX`].
     #[error("options: {found} entries, limit {limit}")]
     TooMany { found: usize, limit: usize },
@@ -71,6 +74,19 @@ impl<'a> Options<'a> {
             }
         }
         Ok(Self { map })
+    }
+
+    /// As [`new`](Self::new), where no other options are to come: a caller of ordinary HTTP is no
+    /// client of another version.
+    pub(crate) fn strict(map: &'a StringMap, known: &[&'static str]) -> Result<Self, OptionError> {
+        let options = Self::new(map, known)?;
+        match map.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(options),
+            Some((name, _)) => Err(OptionError::Unknown {
+                found: name.clone(),
+                known: join(known.iter().copied()),
+            }),
+        }
     }
 
     /// The option's text, if it is given.
@@ -173,7 +189,9 @@ impl<'a> Options<'a> {
 
     /// The option `job_tag`.
     pub(crate) fn job_tag(&self) -> Result<Option<JobTag>, OptionError> {
-        Ok(self.text("job_tag").map(|tag| tag.parse()).transpose()?)
+        let name = "job_tag";
+        let tag = self.text(name).map(|tag| tag.parse()).transpose();
+        tag.map_err(|error| OptionError::BadTag { name, error })
     }
 
     fn parsed<T>(

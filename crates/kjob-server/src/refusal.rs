@@ -1,15 +1,20 @@
 //! Why a request is not done, and what its caller is told.
 
+mod kind;
+
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use kjob_core::engine::SubmitError;
-use kjob_core::{JobTag, StoreError};
+use kjob_core::{JobId, JobTag, Phase, StoreError};
 use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
 
 use crate::auth::Denied;
 use crate::body::{BodyError, OverBudget};
 use crate::options::OptionError;
+
+#[cfg(test)]
+pub(crate) use kind::Kind;
 
 /// How long a caller is to wait if the store is full. Space comes back when jobs expire, or when
 /// somebody makes some: not within a moment.
@@ -17,6 +22,9 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(10);
 
 /// How long a caller is to wait if too much is being done at once.
 const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
+
+/// How long a caller is to wait if the server ends: another one may take its place.
+const RETRY_AFTER_STOPPING: Duration = Duration::from_secs(5);
 
 /// The longest error text, in bytes. Texts echo what the caller sent, which may be a mebibyte.
 const MESSAGE_LEN_MAX: usize = 2000;
@@ -49,11 +57,11 @@ pub(crate) enum Refusal {
     #[error(transparent)]
     Option(#[from] OptionError),
     /// The `Content-Type` is none that the protocol has.
-    #[error(
-        "Content-Type {found:?} is not supported; allowed: application/octet-stream, \
-         application/json, application/x-snappy"
-    )]
-    MediaType { found: String },
+    #[error("Content-Type {found:?} is not supported; allowed: {allowed}")]
+    MediaType {
+        found: String,
+        allowed: &'static str,
+    },
     /// The body is compressed in HTTP's way, which the protocol does not have: it has snappy.
     #[error(
         "Content-Encoding {found:?} is not supported; send the body as it is, or as \
@@ -90,6 +98,40 @@ pub(crate) enum Refusal {
     /// The result cannot be given in the encoding that was asked for.
     #[error("response_encoding: {0}")]
     ResultEncoding(Text),
+    /// The body is not JSON, or not an object.
+    #[error("body: {0}")]
+    Json(String),
+    /// A member of the body's object is wrong.
+    #[error("member {name}: {why}")]
+    Member { name: String, why: String },
+    /// A query where there are no parameters.
+    #[error("this path takes no query; what is to be passed on belongs into the body")]
+    Query,
+    /// A path that names a job names none.
+    #[error("job {found:?} not found; a job is named by its id, or as tag:TAG")]
+    NoJobName { found: String },
+    /// There is no result yet.
+    #[error("job {id} has not ended; it is {phase}")]
+    NotEnded { id: JobId, phase: Phase },
+    /// There is nothing left to cancel.
+    #[error("job {id} has ended already, as {}", phase.status())]
+    Ended { id: JobId, phase: Phase },
+    /// There will never be a result.
+    #[error("job {id} has no result: it ended as {}{}", phase.status(), after_colon(message))]
+    NoResult {
+        id: JobId,
+        phase: Phase,
+        message: Text,
+    },
+    /// A call that was waited for failed.
+    #[error("{message}")]
+    JobFailed { id: JobId, message: Text },
+    /// A call that was waited for was cancelled by somebody.
+    #[error("job {0} was cancelled")]
+    JobCancelled(JobId),
+    /// None of the bytes that were asked for is there.
+    #[error("no byte of {found:?} is among the result's {len}")]
+    Range { found: String, len: u64 },
     /// The engine refused the job.
     #[error(transparent)]
     Submit(SubmitError),
@@ -129,33 +171,9 @@ impl Refusal {
         }
     }
 
-    /// The HTTP status.
+    /// The HTTP status where the answer is an envelope.
     pub(crate) fn status(&self) -> StatusCode {
-        if self.signal().is_some() {
-            return StatusCode::BAD_REQUEST;
-        }
-        if self.retry_after().is_some() {
-            return StatusCode::TOO_MANY_REQUESTS;
-        }
-        match self {
-            Self::Body(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Body(BodyError::Stalled { .. } | BodyError::TooSlow { .. }) => {
-                StatusCode::REQUEST_TIMEOUT
-            }
-            Self::Decode { error, .. } if is_too_large(error) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType { .. } | Self::ContentEncoding { .. } => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
-            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            // No client tries another cluster for these but C++, which does for all but 400.
-            Self::Login(_) => StatusCode::UNAUTHORIZED,
-            Self::Host { .. } | Self::Origin { .. } => StatusCode::FORBIDDEN,
-            // It is our fault and not the caller's: another cluster may do better.
-            Self::Store(_) | Self::Submit(SubmitError::Store(_)) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-            _ => StatusCode::BAD_REQUEST,
-        }
+        self.kind().wire
     }
 
     /// How long to wait before trying again, where that may help. A 429 that says so is the one
@@ -176,6 +194,16 @@ impl Refusal {
             Self::Login(Denied::Throttled(wait)) => Some(*wait),
             _ => None,
         }
+    }
+
+    /// How long to wait where the answer is a problem. What is not ready yet, or ends, is told there too.
+    pub(crate) fn http_retry_after(&self) -> Option<Duration> {
+        let is_over = self.signal().is_some();
+        let later = match self {
+            Self::NotEnded { .. } => Some(RETRY_AFTER_BUSY),
+            _ => is_over.then_some(RETRY_AFTER_STOPPING),
+        };
+        self.retry_after().or(later)
     }
 
     /// The methods that the path has, for `Allow`.
@@ -227,6 +255,13 @@ impl From<SubmitError> for Refusal {
     }
 }
 
+fn after_colon(message: &str) -> String {
+    if message.is_empty() {
+        return String::new();
+    }
+    format!(": {message}")
+}
+
 fn denied(denied: Denied) -> &'static str {
     match denied {
         Denied::Missing => "unauthorized: give a user and a password, or a token",
@@ -261,7 +296,10 @@ mod tests {
             Refusal::AnswerBusy(over),
             Refusal::TooManyStreams { limit },
             Refusal::Body(BodyError::Broken("x".into())),
-            Refusal::MediaType { found: "x".into() },
+            Refusal::MediaType {
+                found: "x".into(),
+                allowed: "y",
+            },
             Refusal::ContentEncoding { found: "x".into() },
             Refusal::UnknownPath { path: "/x".into() },
             Refusal::UnknownId(7),

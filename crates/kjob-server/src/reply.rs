@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use kjob_core::Job;
 use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Segments, reply_error, reply_failover};
+use tokio::sync::mpsc;
 
 use crate::activity::InFlight;
 use crate::body::Held;
@@ -32,20 +33,45 @@ pub(crate) fn envelope(
     encoding: Encoding,
     segments: Segments,
 ) -> Response<ReplyBody> {
-    reply(status, encoding.reply_content_type(), segments)
+    let content_type = HeaderValue::from_static(encoding.reply_content_type());
+    reply(status, content_type, segments)
 }
 
 /// A plain text for people and their tools; never for a wire endpoint.
 pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<ReplyBody> {
     let segments = Segments::from(text.into());
-    reply(status, "text/plain; charset=utf-8", segments)
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    reply(status, content_type, segments)
+}
+
+/// A reply of any type.
+pub(crate) fn bytes(
+    status: StatusCode,
+    content_type: HeaderValue,
+    bytes: impl Into<Bytes>,
+) -> Response<ReplyBody> {
+    reply(status, content_type, Segments::from(bytes.into()))
+}
+
+/// A reply that has no body.
+pub(crate) fn empty(status: StatusCode) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::new(Segments::default()));
+    *response.status_mut() = status;
+    response
+}
+
+/// A reply whose pieces come as they are fed, until the feed ends.
+pub(crate) fn feed(content_type: &'static str, feed: mpsc::Receiver<Bytes>) -> Response<ReplyBody> {
+    let mut response = empty(StatusCode::OK);
+    response.body_mut().feed = Some(feed);
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
 /// The reply to a browser that asks if a page may send something: its headers say it.
 pub(crate) fn preflight() -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::new(Segments::from(Bytes::new())));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
+    empty(StatusCode::NO_CONTENT)
 }
 
 /// The reply to a request to a wire endpoint that is not done.
@@ -54,17 +80,24 @@ pub(crate) fn refusal(refusal: &Refusal, encoding: Encoding) -> Response<ReplyBo
         Some(signal) => reply_failover(signal, encoding),
         None => reply_error(&refusal.message(), encoding),
     };
-    with_headers(refusal, envelope(refusal.status(), encoding, segments))
+    let reply = envelope(refusal.status(), encoding, segments);
+    with_headers(refusal, refusal.retry_after(), reply)
 }
 
 /// The reply to another request that is not done.
 pub(crate) fn text_refusal(status: StatusCode, refusal: &Refusal) -> Response<ReplyBody> {
-    with_headers(refusal, text(status, refusal.message() + "\n"))
+    let reply = text(status, refusal.message() + "\n");
+    with_headers(refusal, refusal.retry_after(), reply)
 }
 
-fn with_headers(refusal: &Refusal, mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+/// Adds the headers that a refusal goes with, whatever its form.
+pub(crate) fn with_headers(
+    refusal: &Refusal,
+    retry_after: Option<Duration>,
+    mut response: Response<ReplyBody>,
+) -> Response<ReplyBody> {
     let headers = response.headers_mut();
-    if let Some(after) = refusal.retry_after() {
+    if let Some(after) = retry_after {
         // Whole seconds, and never zero, which would be no wait at all.
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -78,17 +111,13 @@ fn with_headers(refusal: &Refusal, mut response: Response<ReplyBody>) -> Respons
     response
 }
 
-fn reply(
-    status: StatusCode,
-    content_type: &'static str,
-    segments: Segments,
-) -> Response<ReplyBody> {
+fn reply(status: StatusCode, content_type: HeaderValue, segments: Segments) -> Response<ReplyBody> {
     let body = ReplyBody::new(segments);
     let len = HeaderValue::from(body.left);
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_TYPE, content_type);
     headers.insert(CONTENT_LENGTH, len);
     response
 }
@@ -100,7 +129,7 @@ pub(crate) fn request_time(took: Duration) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("0.0"))
 }
 
-/// A body of known length in a few shared pieces.
+/// A body of known length in a few shared pieces, or one that is fed.
 #[derive(Debug)]
 pub(crate) struct ReplyBody {
     pieces: <Segments as IntoIterator>::IntoIter,
@@ -110,6 +139,8 @@ pub(crate) struct ReplyBody {
     delivery: Option<Delivery>,
     in_flight: Option<InFlight>,
     held: Option<Arc<Held>>,
+    /// What comes after the pieces, one at a time.
+    feed: Option<mpsc::Receiver<Bytes>>,
 }
 
 /// A piece on its way out. The connection may keep it long after the body was handed over whole, and
@@ -141,7 +172,13 @@ impl ReplyBody {
             delivery: None,
             in_flight: None,
             held: None,
+            feed: None,
         }
+    }
+
+    /// How many bytes are left of it, where that is known.
+    pub(crate) fn len(&self) -> usize {
+        usize::try_from(self.left).unwrap_or(usize::MAX)
     }
 
     /// Keeps a part of the budget of memory until the last piece has left, or was given up.
@@ -211,17 +248,30 @@ impl Body for ReplyBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.next_piece().map(|piece| Ok(Frame::data(piece))))
+        let piece = match &mut self.feed {
+            None => self.next_piece(),
+            Some(feed) => {
+                let piece = std::task::ready!(feed.poll_recv(context));
+                if let Some(in_flight) = &self.in_flight {
+                    in_flight.on_sent();
+                }
+                piece
+            }
+        };
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        self.left == 0 && self.feed.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        match self.feed {
+            None => SizeHint::with_exact(self.left),
+            Some(_) => SizeHint::default(),
+        }
     }
 }
 

@@ -2,34 +2,41 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
-use kjob_core::TraceParent;
 use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Limits};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Admitted};
 use crate::activity::{Activity, InFlight};
+use crate::actor::{Actor, heavy_max};
 use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
-use crate::health::{NotReady, Page};
+use crate::head::{Head, Media, Routed, Target, guessed_encoding};
+use crate::health::NotReady;
 use crate::load::{Load, Overrun};
+use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
 use crate::web::Visit;
-use crate::wire::{self, Call, Endpoint};
+use crate::wire::{Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
 
 /// How much of a body that nobody wants is read over HTTP/2 however small bodies are to be.
 const HTTP2_DISCARD_MIN: usize = 1 << 20;
+
+/// The longest silence of a stream of events: what is on the way often ends what is silent for a minute.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// The types of a request of the wire protocol.
+const WIRE_TYPES: &str = "application/octet-stream, application/json, application/x-snappy";
 
 /// Answers requests, of all connections.
 #[derive(Debug)]
@@ -44,7 +51,10 @@ pub(crate) struct Service {
     load: Load,
     heavy: Arc<Semaphore>,
     wait_max: Duration,
-    is_stopping: AtomicBool,
+    /// The longest silence of a stream of events: a client that takes nothing for the time that a
+    /// connection has for that is cut.
+    silence_max: Duration,
+    stopping: CancellationToken,
 }
 
 /// Where a request comes from.
@@ -68,9 +78,10 @@ impl Service {
             },
             budget: Budget::new(options.max_body_memory),
             load: Load::new(options.max_streams),
-            heavy: Arc::new(Semaphore::new(wire::heavy_max())),
+            heavy: Arc::new(Semaphore::new(heavy_max())),
             wait_max: options.max_wait,
-            is_stopping: AtomicBool::new(false),
+            silence_max: SILENCE_MAX.min(options.write_timeout / 2),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -86,7 +97,7 @@ impl Service {
 
     /// From now on wire endpoints answer that the server ends.
     pub(crate) fn stop(&self) {
-        self.is_stopping.store(true, Ordering::Relaxed);
+        self.stopping.cancel();
     }
 
     /// Answers one request.
@@ -102,7 +113,7 @@ impl Service {
         let (parts, body) = request.into_parts();
         let visit = Visit::of(&parts);
         let credentials = Credentials::of(&parts.headers);
-        let head = Head::new(parts);
+        let head = Head::new(parts, &self.engine);
         let mut in_flight = peer.activity.begin_request(head.is_http2);
         let mut is_over = false;
         if head.is_http2 && !in_flight.is_first() {
@@ -112,7 +123,7 @@ impl Service {
         }
         let web = &self.access().web;
         let is_preflight = web.is_preflight(&visit, &head.method);
-        let mut response = if is_over && matches!(head.target, Target::Wire(_)) {
+        let mut response = if is_over && head.target.is_bounded() {
             self.put_aside(&head, body, &peer);
             let limit = self.load.max();
             let refusal = Refusal::TooManyStreams { limit };
@@ -173,6 +184,15 @@ impl Service {
                 self.wire(*endpoint, head, body, &admitted, peer, in_flight)
                     .await
             }
+            Target::Resource(resource, extras) => {
+                let asked = (resource, &**extras);
+                self.resource(asked, head, body, &admitted, peer, in_flight)
+                    .await
+            }
+            Target::Routed(call) => {
+                self.routed(call, head, body, &admitted, peer, in_flight)
+                    .await
+            }
             Target::Page(page) => {
                 self.put_aside(head, body, peer);
                 page.answer(&head.method, self.not_ready(), false)
@@ -201,18 +221,112 @@ impl Service {
             Ok(request) => {
                 in_flight.begin_working();
                 let call = self.call(endpoint, head, request, encoding, admitted, peer);
-                self.while_admitted(endpoint, admitted, call).await
+                // A get may wait for minutes.
+                if endpoint == Endpoint::GetJob {
+                    while_admitted(admitted, call).await
+                } else {
+                    call.await
+                }
             }
             Err(refusal) => Err(refusal),
         };
-        let refusal = match outcome {
-            Ok(response) => return response,
-            Err(refusal) => refusal,
+        outcome.unwrap_or_else(|refusal| {
+            let response = reply::refusal(&refusal, encoding);
+            self.refused(&refusal, response, head, body, peer)
+        })
+    }
+
+    /// Answers for a resource of ordinary HTTP.
+    async fn resource(
+        &self,
+        (resource, extras): (&Resource, &Extras),
+        head: &Head,
+        mut body: Incoming,
+        admitted: &Admitted,
+        peer: &Peer,
+        in_flight: &mut InFlight,
+    ) -> Response<ReplyBody> {
+        let (by, audience) = (self.actor(head, admitted, peer), self.audience(admitted));
+        let ask = self.ask(&by, &head.method, extras, &audience);
+        let outcome = async {
+            resource.check_method(&head.method)?;
+            self.check_stopping()?;
+            let mut held = self.budget.hold();
+            let mut response = if head.method == Method::POST {
+                head.check_json()?;
+                let request;
+                (request, held) = collect(&mut body, &self.bounds, &self.budget).await?;
+                in_flight.begin_working();
+                ask.submit(request, &mut held).await?
+            } else {
+                in_flight.begin_working();
+                while_admitted(admitted, ask.answer(resource, &mut held)).await?
+            };
+            response.body_mut().set_held(held);
+            Ok(response)
         };
-        if refusal.status().is_server_error() {
-            tracing::error!(endpoint = endpoint.path(), error = %refusal, "request failed");
+        match outcome.await {
+            Ok(response) if head.method == Method::POST => response,
+            Ok(response) => {
+                self.put_aside(head, body, peer);
+                response
+            }
+            Err(refusal) => {
+                let response = head.refuse(&refusal, refusal.status());
+                self.refused(&refusal, response, head, body, peer)
+            }
         }
-        let mut response = reply::refusal(&refusal, encoding);
+    }
+
+    /// Answers a call of an endpoint that a route takes, once its job has ended.
+    async fn routed(
+        &self,
+        routed: &Routed,
+        head: &Head,
+        mut body: Incoming,
+        admitted: &Admitted,
+        peer: &Peer,
+        in_flight: &mut InFlight,
+    ) -> Response<ReplyBody> {
+        let (by, audience) = (self.actor(head, admitted, peer), self.audience(admitted));
+        let call = SyncCall {
+            ask: self.ask(&by, &head.method, &routed.extras, &audience),
+            endpoint: &routed.endpoint,
+        };
+        let outcome = async {
+            head.check_post()?;
+            call.check_head()?;
+            self.check_stopping()?;
+            let (request, mut held) = collect(&mut body, &self.bounds, &self.budget).await?;
+            in_flight.begin_working();
+            let payload = call.payload(request);
+            let mut response = if routed.in_envelope {
+                let answer = call.answer_in_envelope(payload, &mut held);
+                while_admitted(admitted, answer).await?
+            } else {
+                while_admitted(admitted, call.answer(payload, &mut held)).await?
+            };
+            response.body_mut().set_held(held);
+            Ok(response)
+        };
+        outcome.await.unwrap_or_else(|refusal: Refusal| {
+            let response = head.refuse(&refusal, refusal.status());
+            self.refused(&refusal, response, head, body, peer)
+        })
+    }
+
+    /// Ends a request that was not done, with the answer that says so.
+    fn refused(
+        &self,
+        refusal: &Refusal,
+        mut response: Response<ReplyBody>,
+        head: &Head,
+        body: Incoming,
+        peer: &Peer,
+    ) -> Response<ReplyBody> {
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(path = head.target.path(), error = %refusal, "request failed");
+        }
         if !refusal.ends_connection() {
             self.put_aside(head, body, peer);
         } else if !head.is_http2 {
@@ -223,6 +337,48 @@ impl Service {
         response
     }
 
+    fn actor(&self, head: &Head, admitted: &Admitted, peer: &Peer) -> Actor {
+        Actor {
+            engine: self.engine.clone(),
+            caller: admitted.caller.clone(),
+            audit: self.access().audit.clone(),
+            trace: head.trace,
+            ip: peer.ip,
+            heavy: self.heavy.clone(),
+        }
+    }
+
+    fn audience(&self, admitted: &Admitted) -> Audience {
+        Audience {
+            admitted: admitted.clone(),
+            stopping: self.stopping.clone(),
+            silence_max: self.silence_max,
+        }
+    }
+
+    fn ask<'a>(
+        &self,
+        by: &'a Actor,
+        method: &'a Method,
+        extras: &'a Extras,
+        audience: &'a Audience,
+    ) -> Ask<'a> {
+        Ask {
+            by,
+            method,
+            extras,
+            wait_max: self.wait_max,
+            audience,
+        }
+    }
+
+    fn check_stopping(&self) -> Result<(), Refusal> {
+        match self.stopping.is_cancelled() {
+            true => Err(Refusal::Stopping),
+            false => Ok(()),
+        }
+    }
+
     /// Reads the body, once the head shows nothing wrong. Sets the encoding where only the body
     /// shows it.
     async fn read(
@@ -231,20 +387,11 @@ impl Service {
         body: &mut Incoming,
         encoding: &mut Encoding,
     ) -> Result<(Bytes, Held), Refusal> {
-        if head.method != Method::POST {
-            return Err(Refusal::Method {
-                found: head.method.clone(),
-                allowed: "POST",
-            });
-        }
+        head.check_post()?;
         if let Media::Other(found) = &head.media {
             return Err(Refusal::MediaType {
                 found: found.clone(),
-            });
-        }
-        if let Some(found) = &head.coding {
-            return Err(Refusal::ContentEncoding {
-                found: found.clone(),
+                allowed: WIRE_TYPES,
             });
         }
         let (request, held) = collect(body, &self.bounds, &self.budget).await?;
@@ -252,24 +399,6 @@ impl Service {
             *encoding = guessed_encoding(&request);
         }
         Ok((request, held))
-    }
-
-    /// A get may wait for minutes: it ends when its caller is to be let in no more. Other calls are done
-    /// at once, and to the end.
-    async fn while_admitted<T>(
-        &self,
-        endpoint: Endpoint,
-        admitted: &Admitted,
-        call: impl Future<Output = Result<T, Refusal>>,
-    ) -> Result<T, Refusal> {
-        if endpoint != Endpoint::GetJob {
-            return call.await;
-        }
-        tokio::select! {
-            biased;
-            outcome = call => outcome,
-            () = self.access().revoked(admitted) => Err(Refusal::Login(Denied::Wrong)),
-        }
     }
 
     async fn call(
@@ -281,20 +410,13 @@ impl Service {
         admitted: &Admitted,
         peer: &Peer,
     ) -> Result<Response<ReplyBody>, Refusal> {
-        if self.is_stopping.load(Ordering::Relaxed) {
-            return Err(Refusal::Stopping);
-        }
+        self.check_stopping()?;
         let call = Call {
-            engine: &self.engine,
+            by: &self.actor(head, admitted, peer),
             system: &self.system,
             limits: &self.limits,
-            heavy: &self.heavy,
             wait_max: self.wait_max,
             encoding,
-            caller: &admitted.caller,
-            audit: self.access().audit.as_ref(),
-            trace: head.trace,
-            ip: peer.ip,
         };
         let answer = endpoint.answer(&call, request, &mut held).await?;
         let mut response = reply::envelope(StatusCode::OK, encoding, answer.segments);
@@ -330,7 +452,7 @@ impl Service {
     }
 
     fn not_ready(&self) -> Option<NotReady> {
-        if self.is_stopping.load(Ordering::Relaxed) {
+        if self.stopping.is_cancelled() {
             return Some(NotReady::Stopping);
         }
         if let Some(error) = self.engine.store_failure() {
@@ -341,127 +463,15 @@ impl Service {
     }
 }
 
-/// What is needed of a request's head. The head itself is a slice of the connection's buffer, which
-/// would stay in memory for as long as a long poll waits.
-#[derive(Debug)]
-struct Head {
-    method: Method,
-    target: Target,
-    media: Media,
-    /// What was done to the body on top, if anything was.
-    coding: Option<String>,
-    trace: Option<TraceParent>,
-    is_http2: bool,
-    /// Whether the body comes only after "100 Continue".
-    expects: bool,
-}
-
-/// What a path leads to.
-#[derive(Debug)]
-enum Target {
-    Wire(Endpoint),
-    Page(Page),
-    Unknown(String),
-}
-
-/// What the head says of the body's encoding.
-#[derive(Debug, PartialEq, Eq)]
-enum Media {
-    Named(Encoding),
-    /// Nothing, and the body may show it.
-    Missing,
-    /// Something that the protocol does not have.
-    Other(String),
-}
-
-impl Head {
-    fn new(parts: Parts) -> Self {
-        let path = parts.uri.path();
-        let target = match (Endpoint::at(path), Page::at(path)) {
-            (Some(endpoint), _) => Target::Wire(endpoint),
-            (None, Some(page)) => Target::Page(page),
-            (None, None) => Target::Unknown(path.to_owned()),
-        };
-        let headers = &parts.headers;
-        let trace = headers.get("traceparent");
-        Self {
-            target,
-            media: Media::of(headers),
-            coding: coding(headers),
-            trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
-            is_http2: parts.version == Version::HTTP_2,
-            expects: headers.contains_key(EXPECT),
-            method: parts.method,
-        }
-    }
-
-    /// Refuses a request in the form that its sender reads. Clients send the protocol's calls as POSTs
-    /// in one of its encodings, and are answered an envelope, wherever they send them: with 404 they
-    /// would leave the cluster (docs/protocol.md section 1, rule 3), which `text_status` may be, the
-    /// status for everybody else.
-    fn refuse(&self, refusal: &Refusal, text_status: StatusCode) -> Response<ReplyBody> {
-        if let Target::Wire(_) = self.target {
-            let encoding = self.media.encoding().unwrap_or(Encoding::Json);
-            return reply::refusal(refusal, encoding);
-        }
-        match self.media.encoding() {
-            Some(encoding) if self.method == Method::POST => reply::refusal(refusal, encoding),
-            _ => reply::text_refusal(text_status, refusal),
-        }
-    }
-}
-
-impl Target {
-    fn path(&self) -> &str {
-        match self {
-            Self::Wire(endpoint) => endpoint.path(),
-            Self::Page(page) => page.path(),
-            Self::Unknown(path) => path,
-        }
-    }
-}
-
-impl Media {
-    /// A missing type is guessed at, but not in requests from web pages (those with an `Origin`): a
-    /// page of any site may send a body without a type, unasked, and JSON and binary only if the server
-    /// has said that it may.
-    fn of(headers: &HeaderMap) -> Self {
-        match headers.get(CONTENT_TYPE) {
-            Some(value) => match value.to_str().ok().and_then(Encoding::from_content_type) {
-                Some(encoding) => Self::Named(encoding),
-                None => Self::Other(String::from_utf8_lossy(value.as_bytes()).into_owned()),
-            },
-            None if headers.contains_key(ORIGIN) => Self::Other(String::new()),
-            None => Self::Missing,
-        }
-    }
-
-    fn encoding(&self) -> Option<Encoding> {
-        match self {
-            Self::Named(encoding) => Some(*encoding),
-            Self::Missing | Self::Other(_) => None,
-        }
-    }
-}
-
-/// The `Content-Encoding` that is one: `identity` is none.
-fn coding(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all(CONTENT_ENCODING).iter();
-    let is_one = |value: &&HeaderValue| {
-        let value = value.as_bytes().trim_ascii();
-        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
-    };
-    let found = values.find(is_one)?;
-    Some(String::from_utf8_lossy(found.as_bytes()).into_owned())
-}
-
-/// The encoding of a body without a `Content-Type`: an object is JSON, and no binary request begins
-/// with a brace, since that byte is a negative length or id.
-fn guessed_encoding(body: &Bytes) -> Encoding {
-    if body.trim_ascii_start().first() == Some(&b'{') {
-        Encoding::Json
-    } else {
-        Encoding::Binary
+/// A call that may wait: it ends when its caller is to be let in no more.
+async fn while_admitted<T>(
+    admitted: &Admitted,
+    call: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        biased;
+        outcome = call => outcome,
+        () = admitted.revoked() => Err(Refusal::Login(Denied::Wrong)),
     }
 }
 

@@ -18,11 +18,14 @@ use http::{HeaderMap, HeaderValue, Method};
 use crate::refusal::Refusal;
 
 /// What pages of other origins may send. The clients' own are in docs/protocol.md section 2.
-const ALLOWED_HEADERS: &str =
-    "authorization, content-type, traceparent, x-kinetica-group, x-kinetica-session";
+const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, if-none-match, if-range, \
+     last-event-id, prefer, range, traceparent, x-kinetica-group, x-kinetica-session";
+
+const ALLOWED_METHODS: &str = "GET, POST, DELETE";
 
 /// What they may read beside the body.
-const EXPOSED_HEADERS: &str = "retry-after, x-request-time-secs";
+const EXPOSED_HEADERS: &str = "accept-ranges, allow, content-range, etag, link, location, \
+     preference-applied, retry-after, x-request-time-secs";
 
 /// How long a browser may remember the answer, in seconds.
 const MAX_AGE_SECS: &str = "600";
@@ -141,7 +144,7 @@ impl WebRules {
             let asked = "access-control-request-method, access-control-request-headers";
             headers.append(VARY, HeaderValue::from_static(asked));
             for (name, value) in [
-                (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+                (ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS),
                 (ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
                 (ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECS),
             ] {

@@ -19,9 +19,13 @@ const SERVER_VARIABLE: &str = "KJOB_SERVER_BIN";
 /// Where they look for certificates.
 const TLS_VARIABLE: &str = "KJOB_TLS_DIR";
 
+/// Where those in Python look for the program that holds the server against its OpenAPI document.
+const SCHEMATHESIS_VARIABLE: &str = "KJOB_SCHEMATHESIS_BIN";
+
 /// Builds the server and runs the tests of both clients.
 pub(crate) fn run(context: &Context) -> Result<Verdict> {
-    let python = tools::python(&context.workspace)?;
+    let python = tools::OFFICIAL_CLIENT.ensure(&context.workspace, "python")?;
+    let schemathesis = tools::SCHEMATHESIS.ensure(&context.workspace, "schemathesis")?;
     let server = build::server(context.release)?;
     let certificates = make_certificates(&context.workspace.target)?;
 
@@ -33,6 +37,7 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     pytest
         .env(SERVER_VARIABLE, &server)
         .env(TLS_VARIABLE, &certificates)
+        .env(SCHEMATHESIS_VARIABLE, &schemathesis)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let mut python = Counts::default();
     let python_ok = process::run_watched(&mut pytest, |line| python.add_pytest_line(line))?;

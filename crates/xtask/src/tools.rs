@@ -65,47 +65,75 @@ impl CargoTool {
     }
 }
 
-/// A Python with everything in `acceptance/python/requirements.txt`.
-pub(crate) fn python(workspace: &Workspace) -> Result<PathBuf> {
-    let requirements = workspace.root.join("acceptance/python/requirements.txt");
-    let home = workspace.target.join("acceptance-venv");
-    let python = home.join("bin/python");
-    // A copy of what was installed is written last: without it, the environment is not complete.
-    let installed = home.join("requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements)
-        .with_context(|| requirements.display().to_string())?;
-    if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
-        return Ok(python);
+/// Programs in Python, in an environment of their own.
+pub(crate) struct PythonTools {
+    /// What they are, for people.
+    name: &'static str,
+    /// Below the workspace: what is installed, each package at one version.
+    requirements: &'static str,
+    /// Below the target directory.
+    home: &'static str,
+}
+
+/// The official client, and what its tests need.
+pub(crate) const OFFICIAL_CLIENT: PythonTools = PythonTools {
+    name: "the official Python client",
+    requirements: "acceptance/python/requirements.txt",
+    home: "acceptance-venv",
+};
+
+/// What holds a server against its OpenAPI document. The packages below it are none of the client's
+/// concern, so the two are kept apart.
+pub(crate) const SCHEMATHESIS: PythonTools = PythonTools {
+    name: "schemathesis",
+    requirements: "acceptance/openapi/requirements.txt",
+    home: "schemathesis-venv",
+};
+
+impl PythonTools {
+    /// The path of a program of theirs. All are installed first if anything of them is absent.
+    pub(crate) fn ensure(&self, workspace: &Workspace, program: &str) -> Result<PathBuf> {
+        let requirements = workspace.root.join(self.requirements);
+        let home = workspace.target.join(self.home);
+        let bin = home.join("bin");
+        // A copy of what was installed is written last: without it, the environment is not complete.
+        let installed = home.join("requirements.txt");
+        let wanted = std::fs::read_to_string(&requirements)
+            .with_context(|| requirements.display().to_string())?;
+        if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
+            return Ok(bin.join(program));
+        }
+        println!("installing {}", self.name);
+        check_python()?;
+        process::run(
+            Tool::At("python3".into())
+                .command()
+                .args(["-m", "venv", "--clear"])
+                .arg(&home),
+        )?;
+        let pip = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--requirement",
+        ];
+        process::run(
+            Tool::At(bin.join("python"))
+                .command()
+                .args(pip)
+                .arg(&requirements),
+        )?;
+        std::fs::write(&installed, wanted).with_context(|| installed.display().to_string())?;
+        Ok(bin.join(program))
     }
-    println!("installing the official Python client");
-    check_python()?;
-    process::run(
-        Tool::At("python3".into())
-            .command()
-            .args(["-m", "venv", "--clear"])
-            .arg(&home),
-    )?;
-    let pip = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--requirement",
-    ];
-    process::run(
-        Tool::At(python.clone())
-            .command()
-            .args(pip)
-            .arg(&requirements),
-    )?;
-    std::fs::write(&installed, wanted).with_context(|| installed.display().to_string())?;
-    Ok(python)
 }
 
 /// `cargo xtask setup`.
 pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
-    python(workspace)?;
+    OFFICIAL_CLIENT.ensure(workspace, "python")?;
+    SCHEMATHESIS.ensure(workspace, "schemathesis")?;
     CARGO_DENY.ensure(workspace)?;
     match fuzz::missing() {
         Some(reason) => println!("cargo-fuzz is not installed: {reason}"),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
+use crate::{Age, Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
 
 /// A job from just before its submit is durable until just after its end is.
 ///
@@ -195,15 +195,16 @@ impl Live {
 
     /// Completes when the job has ended, or will never have been.
     pub(super) async fn ended(&self) {
+        self.newer_than(Age::LIVE_MAX).await;
+    }
+
+    /// Completes when the job is in a newer state, or will never have been.
+    pub(super) async fn newer_than(&self, seen: Age) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Listen first, look second: a change in between is not missed.
             changed.as_mut().enable();
-            let is_over = {
-                let cell = self.cell();
-                cell.ended.is_some() || cell.void
-            };
-            if is_over {
+            if self.cell().is_newer_than(seen) {
                 return;
             }
             changed.await;
@@ -212,6 +213,15 @@ impl Live {
 }
 
 impl Cell {
+    /// Whether there is news for who has seen the job at this age. An end is none before it can be
+    /// told with its result.
+    fn is_newer_than(&self, seen: Age) -> bool {
+        if self.ended.is_some() || self.void {
+            return true;
+        }
+        self.stored && !self.state.phase.is_terminal() && self.state.age() > seen
+    }
+
     fn stop(&mut self, why: Stop) {
         // A cancel is what the user sees, so it is the reason whatever else stops the run.
         if self.stop.is_none() || why == Stop::Cancel {

@@ -6,7 +6,9 @@ use kjob_proto::{Encoding, Text};
 
 use super::schemas::Side;
 use super::{Engine, Inner};
-use crate::{Ending, Filter, Job, JobId, JobTag, Owner, Page, Parts, Payload, Phase, StoreError};
+use crate::{
+    Age, Ending, Filter, Job, JobId, JobTag, Owner, Page, Parts, Payload, Phase, StoreError,
+};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,55 @@ impl Engine {
         }
     }
 
+    /// Like [`get`](Engine::get), but a result's bytes are not fetched; its encoding is there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn look(&self, caller: &Caller, key: &JobKey) -> Result<Option<Job>, StoreError> {
+        self.inner.get_parts(caller, key, Parts::NONE).await
+    }
+
+    /// Like [`look`](Engine::look), but answers when there is something newer than `seen` to be
+    /// told, or `patience` is over. With [`Age::LIVE_MAX`] that is the job's end.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn news(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+        seen: Age,
+        patience: Duration,
+    ) -> Result<Option<Job>, StoreError> {
+        let inner = &self.inner;
+        if let Some(live) = inner.live(caller, key)
+            && !patience.is_zero()
+        {
+            tokio::select! {
+                biased;
+                () = live.newer_than(seen) => {}
+                () = inner.clock.sleep(patience) => {}
+                () = inner.closed.cancelled() => {}
+            }
+            if let Some(mut job) = live.job() {
+                clear_result(&mut job);
+                return Ok(Some(job));
+            }
+        }
+        inner.get_parts(caller, key, Parts::NONE).await
+    }
+
+    /// Completes when the engine was shut down: nothing changes any more.
+    pub async fn closed(&self) {
+        self.inner.closed.cancelled().await;
+    }
+
+    /// Whether the endpoint declares the records of its requests and responses.
+    pub fn declares_records(&self, endpoint: &str) -> bool {
+        let route = self.inner.registry.find(endpoint);
+        route.is_some_and(|route| route.options.schemas.is_some())
+    }
+
     /// Jobs that the caller may see, by rising id, without their bytes.
     ///
     /// # Errors
@@ -148,17 +199,32 @@ impl Engine {
 
 impl Inner {
     async fn get(&self, caller: &Caller, key: &JobKey) -> Result<Option<Job>, StoreError> {
+        self.get_parts(caller, key, Parts::RESULT).await
+    }
+
+    async fn get_parts(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+        parts: Parts,
+    ) -> Result<Option<Job>, StoreError> {
+        let told = |mut job: Job| {
+            if !parts.result {
+                clear_result(&mut job);
+            }
+            job
+        };
         if let Some(job) = self.live(caller, key).and_then(|live| live.job()) {
-            return Ok(Some(job));
+            return Ok(Some(told(job)));
         }
         let Some(id) = self.id_of(caller, key).await? else {
             return Ok(None);
         };
-        let Some(job) = self.stored(caller, id, Parts::RESULT).await? else {
+        let Some(job) = self.stored(caller, id, parts).await? else {
             return Ok(None);
         };
         // It may have come into memory while the store was asked.
-        let job = self.told(id).unwrap_or(job);
+        let job = self.told(id).map_or(job, told);
         debug_assert!(
             job.state.phase != Phase::Done || matches!(job.ending, Some(Ending::Done(_)))
         );
@@ -178,9 +244,7 @@ impl Inner {
             return;
         };
         *job = told;
-        if let Some(Ending::Done(result)) = &mut job.ending {
-            result.data.clear();
-        }
+        clear_result(job);
     }
 
     /// The live job, if it is one and the caller's.
@@ -230,5 +294,11 @@ impl Inner {
         }
         let get = self.store.get_of(&caller.owner, id, parts, self.now());
         self.step(get).await
+    }
+}
+
+fn clear_result(job: &mut Job) {
+    if let Some(Ending::Done(result)) = &mut job.ending {
+        result.data.clear();
     }
 }

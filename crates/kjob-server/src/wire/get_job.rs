@@ -10,10 +10,11 @@
 use std::time::Duration;
 
 use kjob_core::engine::JobKey;
-use kjob_core::{Ending, Job, JobId, JobTag, Payload, Phase, StoreError, Timestamp};
+use kjob_core::{Ending, Job, JobId, JobTag, Payload, Phase, Timestamp};
 use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 
-use super::{Call, HEAVY_LEN_MIN};
+use super::Call;
+use crate::actor::{json_text, unknown};
 use crate::body::Held;
 use crate::options::Options;
 use crate::refusal::Refusal;
@@ -36,16 +37,16 @@ pub(super) async fn call(
     drop(request);
     held.release();
 
-    let job = call.engine.wait(call.caller, &key, wait).await?;
+    let job = call.by.engine.wait(&call.by.caller, &key, wait).await?;
     let mut job = job.ok_or_else(|| unknown(&key))?;
     let mut response = describe(&job);
     match job.ending.take() {
         Some(Ending::Done(result)) => {
             let busy = Refusal::AnswerBusy;
             held.grow_to_answer(result.data.len()).map_err(busy)?;
-            let result = turned(call, &job, result, wanted).await?;
+            let result = call.by.turned(&job, result, wanted).await?;
             put_result(&mut response, result)?;
-            return Ok((response, Delivery::of(call.engine, job)));
+            return Ok((response, Delivery::of(&call.by.engine, job)));
         }
         Some(Ending::Failed(message)) => {
             response.status_map.insert("error_message", message);
@@ -62,13 +63,6 @@ fn key(id: i64, tag: Option<JobTag>) -> Result<JobKey, Refusal> {
     match tag {
         Some(tag) => Ok(JobKey::Tag(tag)),
         None => JobId::new(id).map(JobKey::Id).ok_or(Refusal::UnknownId(id)),
-    }
-}
-
-pub(super) fn unknown(key: &JobKey) -> Refusal {
-    match key {
-        JobKey::Id(id) => Refusal::UnknownId(id.get()),
-        JobKey::Tag(tag) => Refusal::UnknownTag(tag.clone()),
     }
 }
 
@@ -106,33 +100,10 @@ fn info(job: &Job) -> StringMap {
     info
 }
 
-/// The result in the encoding that was asked for.
-async fn turned(
-    call: &Call<'_>,
-    job: &Job,
-    result: Payload,
-    wanted: Option<Encoding>,
-) -> Result<Payload, Refusal> {
-    let Some(wanted) = wanted.filter(|wanted| *wanted != result.encoding) else {
-        return Ok(result);
-    };
-    let is_heavy = result.data.len() >= HEAVY_LEN_MIN;
-    let (engine, endpoint) = (call.engine.clone(), job.header.endpoint.clone());
-    let turn = move || engine.turn_result(&endpoint, &result, wanted);
-    call.off_thread(is_heavy, turn)
-        .await?
-        .map_err(Refusal::ResultEncoding)
-}
-
 fn put_result(response: &mut GetJobResponse, result: Payload) -> Result<(), Refusal> {
     response.response_encoding = Text::from_static(result.encoding.as_str());
     match result.encoding {
-        Encoding::Json => {
-            let text = Text::try_from(result.data).map_err(|error| StoreError::Corrupt {
-                what: format!("a JSON result is {error}"),
-            })?;
-            response.job_response_str = text;
-        }
+        Encoding::Json => response.job_response_str = json_text(result.data)?,
         Encoding::Binary | Encoding::Snappy => response.job_response = result.data,
     }
     Ok(())

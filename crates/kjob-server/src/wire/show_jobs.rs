@@ -15,11 +15,11 @@
 
 use std::fmt::Write as _;
 
-use kjob_core::engine::JobKey;
-use kjob_core::{Filter, Job, JobId, JobTag, Page, Status};
+use kjob_core::{Page, Status};
 use kjob_proto::{AdminShowJobsRequest, AdminShowJobsResponse, StringMap, Text};
 
 use super::Call;
+use crate::job_list;
 use crate::options::Options;
 use crate::refusal::Refusal;
 
@@ -46,51 +46,17 @@ pub(super) async fn call(
     let with_ended = options.flag("show_async_jobs")?.unwrap_or(false);
     let with_workers = options.flag("show_worker_info")?.unwrap_or(false);
     let tag = options.job_tag()?;
-    let filter = filter(&options, with_ended || tag.is_some())?;
+    let mut filter = job_list::filter(&options, LIMIT, LIMIT_MAX)?;
+    if filter.statuses.is_empty() && !with_ended && tag.is_none() {
+        filter.statuses.push(Status::Running);
+    }
 
-    let page = match tag {
-        Some(tag) => named(call, tag, &filter).await?,
-        None => call.engine.list(call.caller, filter).await?,
-    };
+    let page = call.by.list(tag, filter).await?;
     let mut response = table(page, call.limits.max_string);
     if with_workers {
         response.info.insert("worker_info", "[]");
     }
     Ok(response)
-}
-
-fn filter(options: &Options<'_>, with_ended: bool) -> Result<Filter, Refusal> {
-    let words = [
-        Status::Running,
-        Status::Done,
-        Status::Error,
-        Status::Cancelled,
-    ]
-    .map(|status| (status.as_str(), status));
-    let mut statuses = options.words("status", &words)?;
-    if statuses.is_empty() && !with_ended {
-        statuses.push(Status::Running);
-    }
-    let after = options.number("after", 0..=JobId::MAX as u64)?;
-    let limit = options.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT);
-    Ok(Filter {
-        owner: None,
-        statuses,
-        endpoint: options.text("endpoint").cloned(),
-        after: after.and_then(|id| JobId::new(i64::try_from(id).ok()?)),
-        limit: usize::try_from(limit).unwrap_or(usize::MAX),
-    })
-}
-
-/// The page that holds the job with this tag, or nothing.
-async fn named(call: &Call<'_>, tag: JobTag, filter: &Filter) -> Result<Page, Refusal> {
-    let job = call.engine.get(call.caller, &JobKey::Tag(tag)).await?;
-    let is_after = |job: &Job| filter.after.is_none_or(|after| job.header.id > after);
-    let job = job.filter(|job| filter.matches(job) && is_after(job));
-    Ok(Page {
-        jobs: job.into_iter().collect(),
-        next: None,
-    })
 }
 
 /// The page as columns, cut before the text of all tags is longer than `tags_len_max` bytes: that

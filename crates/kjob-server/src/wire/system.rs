@@ -14,7 +14,7 @@ pub(super) fn status(
     request: &ShowSystemStatusRequest,
 ) -> Result<ShowSystemStatusResponse, Refusal> {
     Options::new(&request.options, &[])?;
-    if call.engine.store_failure().is_some() {
+    if call.by.engine.store_failure().is_some() {
         call.system.fail();
     }
     Ok(call.system.status())

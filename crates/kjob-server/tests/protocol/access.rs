@@ -12,9 +12,9 @@ use kjob_server::{Access, Accounts};
 use crate::raw::{Raw, Reply, encode, in_time, map, post_head};
 use crate::server::TestServer;
 
-const ANN: &str = "Basic YW5uOmNvcnJlY3QgaG9yc2U=";
-const BOB: &str = "Basic Ym9iOmJhdHRlcnkgc3RhcGxl";
-const ROOT: &str = "Basic cm9vdDp0cm91YmFkb3Igb25l";
+pub(crate) const ANN: &str = "Basic YW5uOmNvcnJlY3QgaG9yc2U=";
+pub(crate) const BOB: &str = "Basic Ym9iOmJhdHRlcnkgc3RhcGxl";
+pub(crate) const ROOT: &str = "Basic cm9vdDp0cm91YmFkb3Igb25l";
 
 fn users() -> Users {
     let mut users = Users::default();
@@ -31,7 +31,7 @@ fn users() -> Users {
     users
 }
 
-async fn start() -> (TestServer, Accounts) {
+pub(crate) async fn start() -> (TestServer, Accounts) {
     let accounts = Accounts::new(users());
     let access = Access::default().accounts(accounts.clone());
     (TestServer::with_access(access).await, accounts)
@@ -324,7 +324,7 @@ async fn a_user_who_is_removed_is_out_at_once() {
     assert_eq!(reply.status, 200);
 }
 
-fn users_of(accounts: &Accounts) -> Users {
+pub(crate) fn users_of(accounts: &Accounts) -> Users {
     (*accounts.users()).clone()
 }
 

@@ -119,7 +119,8 @@ impl TestServer {
 }
 
 /// `/echo` gives back its record in any encoding; `/raw` anything at all; `/fail` fails with its
-/// payload as the message; `/gate` gives back its payload when the gate lets it, and stops when told.
+/// payload as the message; `/gate` gives back its payload when the gate lets it, and stops when told;
+/// `/steps` has four gates, with progress behind each.
 fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
     let mut registry = Registry::default();
     let echo = |_: JobContext, payload: Payload| async move { Ok(payload) };
@@ -136,6 +137,24 @@ fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
     };
     registry
         .route("/fail", fail, RouteOptions::default())
+        .unwrap();
+    let (step, stepped) = (gate.clone(), begun.clone());
+    let steps = move |context: JobContext, payload: Payload| {
+        let (step, begun) = (step.clone(), stepped.clone());
+        async move {
+            begun.add_permits(1);
+            for n in 1..=4 {
+                tokio::select! {
+                    permit = step.acquire() => permit.unwrap().forget(),
+                    () = context.cancelled() => return Err(HandlerError::Stopped),
+                }
+                context.progress(n * 20);
+            }
+            Ok(payload)
+        }
+    };
+    registry
+        .route("/steps", steps, RouteOptions::default())
         .unwrap();
     let wait = move |context: JobContext, payload: Payload| {
         let (gate, begun) = (gate.clone(), begun.clone());

@@ -128,7 +128,7 @@ async fn a_page_of_an_allowed_origin_may_ask_send_and_read() {
     assert_eq!(reply.header("access-control-allow-origin"), Some(APP));
     assert_eq!(
         reply.header("access-control-allow-methods"),
-        Some("GET, POST")
+        Some("GET, POST, DELETE")
     );
     let headers = reply.header("access-control-allow-headers").unwrap();
     assert!(headers.contains("authorization") && headers.contains("content-type"));

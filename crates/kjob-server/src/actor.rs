@@ -1,0 +1,220 @@
+//! What requests of all forms do to jobs: each thing is done, and written down, in one way.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kjob_core::engine::{Accepted, Caller, CancelOutcome, Engine, JobKey, Submission};
+use kjob_core::{Job, JobId, Payload, StoreError, TraceParent};
+use kjob_proto::{Encoding, Text};
+use tokio::sync::Semaphore;
+
+use crate::audit::{AuditLog, Event};
+use crate::refusal::Refusal;
+
+/// Bodies and records from this size on are turned from or to JSON, or unpacked, on a thread for
+/// blocking work: it takes some 100 µs and would hold up other connections. Below, changing threads
+/// costs more than it saves.
+pub(crate) const HEAVY_LEN_MIN: usize = 128 << 10;
+
+/// The longest endpoint name, in bytes. It is kept in memory for as long as the job lives.
+const ENDPOINT_LEN_MAX: usize = 1024;
+
+/// Cancels of one request that are under way at once, so that they share commits.
+const CANCELS_MAX: usize = 64;
+
+/// Whoever sends a request, and the engine that it is for. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Actor {
+    pub(crate) engine: Engine,
+    pub(crate) caller: Caller,
+    pub(crate) audit: Option<AuditLog>,
+    pub(crate) trace: Option<TraceParent>,
+    /// The caller's address.
+    pub(crate) ip: IpAddr,
+    /// Turns of heavy work.
+    pub(crate) heavy: Arc<Semaphore>,
+}
+
+impl Actor {
+    /// A call of an endpoint, which is still to be submitted.
+    pub(crate) fn submission(
+        &self,
+        endpoint: &str,
+        payload: Payload,
+    ) -> Result<Submission, Refusal> {
+        if endpoint.len() > ENDPOINT_LEN_MAX {
+            return Err(Refusal::EndpointTooLong {
+                found: endpoint.len(),
+                limit: ENDPOINT_LEN_MAX,
+            });
+        }
+        // A copy, so that a waiting job does not keep the whole body in memory.
+        let endpoint = Text::copy_from(endpoint);
+        let mut submission = Submission::new(self.caller.owner.clone(), endpoint, payload);
+        submission.trace = self.trace;
+        submission.source_ip = Text::from(self.ip.to_canonical().to_string());
+        Ok(submission)
+    }
+
+    /// Submits a job, and writes who did.
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<Accepted, Refusal> {
+        if self.audit.is_none() {
+            return Ok(self.engine.submit(submission).await?);
+        }
+        let actor = self.clone();
+        // A task of its own, so that it is written also if the caller goes away meanwhile.
+        let submitted = tokio::spawn(actor.submit_and_note(submission));
+        submitted.await.map_err(|_| Refusal::Stopping)?
+    }
+
+    /// Submits a job that is cancelled if its caller goes away, also while it is submitted.
+    pub(crate) async fn submit_held(
+        &self,
+        submission: Submission,
+    ) -> Result<(Accepted, CancelOnDrop), Refusal> {
+        let actor = self.clone();
+        // What the task gives is dropped if nobody waits for it any more.
+        let submitted = tokio::spawn(async move {
+            let accepted = actor.clone().submit_and_note(submission).await?;
+            let id = (!accepted.existing).then_some(accepted.id);
+            Ok((accepted, CancelOnDrop { actor, id }))
+        });
+        submitted.await.map_err(|_| Refusal::Stopping)?
+    }
+
+    async fn submit_and_note(self, submission: Submission) -> Result<Accepted, Refusal> {
+        let endpoint = submission.endpoint.clone();
+        let accepted = self.engine.submit(submission).await?;
+        let event = Event::submit(&self.caller, self.ip, &endpoint, &accepted);
+        AuditLog::note(self.audit.as_ref(), event).await;
+        Ok(accepted)
+    }
+
+    /// Cancels jobs, and writes who did. The outcomes come in the order of the ids, which may be any
+    /// numbers.
+    pub(crate) async fn cancel(&self, ids: &[i64]) -> Result<Vec<CancelOutcome>, Refusal> {
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(CANCELS_MAX) {
+            // Each goes on to its end, and is written, also if the caller goes away.
+            let cancel = |id: &i64| tokio::spawn(self.clone().cancel_one(*id));
+            let cancels: Vec<_> = ids.iter().map(cancel).collect();
+            for cancel in cancels {
+                outcomes.push(cancel.await.map_err(|_| Refusal::Stopping)??);
+            }
+        }
+        let is_unknown = |outcome: &&CancelOutcome| **outcome == CancelOutcome::NotFound;
+        let unknown = outcomes.iter().filter(is_unknown).count();
+        if unknown > 0 {
+            let event = Event::cancel_unknown(&self.caller, self.ip, unknown);
+            AuditLog::note(self.audit.as_ref(), event).await;
+        }
+        Ok(outcomes)
+    }
+
+    async fn cancel_one(self, id: i64) -> Result<CancelOutcome, StoreError> {
+        let Some(id) = JobId::new(id) else {
+            return Ok(CancelOutcome::NotFound);
+        };
+        let outcome = self.engine.cancel(&self.caller, &JobKey::Id(id)).await?;
+        if let Some(event) = Event::cancel(&self.caller, self.ip, id, outcome) {
+            AuditLog::note(self.audit.as_ref(), event).await;
+        }
+        Ok(outcome)
+    }
+
+    /// The result of a job in the encoding that was asked for, if one was.
+    pub(crate) async fn turned(
+        &self,
+        job: &Job,
+        result: Payload,
+        wanted: Option<Encoding>,
+    ) -> Result<Payload, Refusal> {
+        let Some(wanted) = wanted.filter(|wanted| *wanted != result.encoding) else {
+            return Ok(result);
+        };
+        let is_heavy = result.data.len() >= HEAVY_LEN_MIN;
+        let (engine, endpoint) = (self.engine.clone(), job.header.endpoint.clone());
+        let turn = move || engine.turn_result(&endpoint, &result, wanted);
+        self.off_thread(is_heavy, turn)
+            .await?
+            .map_err(Refusal::ResultEncoding)
+    }
+
+    /// Runs `work` here, or in its turn on a thread for blocking work if it is heavy.
+    pub(crate) async fn off_thread<T: Send + 'static>(
+        &self,
+        is_heavy: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if !is_heavy {
+            return Ok(work());
+        }
+        // Never closed, so there is always a turn.
+        let turn = self.heavy.clone().acquire_owned().await;
+        // Kept by the work itself: a caller who goes away does not end it.
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => Ok(done),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only a runtime that shuts down cancels such work.
+            Err(_) => Err(Refusal::Stopping),
+        }
+    }
+}
+
+/// How much heavy work is done at a time. Each has a thread, and dozens of them at once would leave the
+/// few threads that serve connections hardly any time; so a processor stays free, if there is another.
+pub(crate) fn heavy_max() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    processors.saturating_sub(1).max(1)
+}
+
+/// The text of a JSON result, which was checked when it was stored.
+pub(crate) fn json_text(result: Bytes) -> Result<Text, StoreError> {
+    Text::try_from(result).map_err(|error| StoreError::Corrupt {
+        what: format!("a JSON result is {error}"),
+    })
+}
+
+/// The text for a caller who has no such job.
+pub(crate) fn unknown(key: &JobKey) -> Refusal {
+    match key {
+        JobKey::Id(id) => Refusal::UnknownId(id.get()),
+        JobKey::Tag(tag) => Refusal::UnknownTag(tag.clone()),
+    }
+}
+
+/// Cancels a job when it is dropped: whoever waits for the job alone has gone.
+#[derive(Debug)]
+pub(crate) struct CancelOnDrop {
+    actor: Actor,
+    /// `None` if the job is to go on.
+    id: Option<JobId>,
+}
+
+impl CancelOnDrop {
+    /// Lets the job go on.
+    pub(crate) fn disarm(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        // Without a runtime the process ends, and the job with it.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let cancel = self.actor.clone().cancel_one(id.get());
+        runtime.spawn(async move {
+            if let Err(error) = cancel.await {
+                tracing::warn!(job_id = %id, %error, "a job whose caller has gone cannot be cancelled");
+            }
+        });
+    }
+}

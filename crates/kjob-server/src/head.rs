@@ -1,0 +1,226 @@
+//! What is needed of a request's head, and where its path leads.
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use kjob_core::TraceParent;
+use kjob_core::engine::Engine;
+use kjob_proto::Encoding;
+
+use crate::health::Page;
+use crate::ordinary::{Extras, Resource};
+use crate::prefer::PREFER;
+use crate::problem;
+use crate::refusal::Refusal;
+use crate::reply::{self, ReplyBody};
+use crate::wire::Endpoint;
+
+/// How the official clients begin to say what they are (docs/protocol.md section 2).
+const OFFICIAL_CLIENT: &str = "kinetica-api";
+
+/// What is needed of a request's head. The head itself is a slice of the connection's buffer, which
+/// would stay in memory for as long as a long poll waits.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) target: Target,
+    pub(crate) media: Media,
+    /// What was done to the body on top, if anything was.
+    pub(crate) coding: Option<String>,
+    pub(crate) trace: Option<TraceParent>,
+    pub(crate) is_http2: bool,
+    /// Whether the body comes only after "100 Continue".
+    pub(crate) expects: bool,
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Wire(Endpoint),
+    Page(Page),
+    Resource(Resource, Box<Extras>),
+    /// An endpoint that is called, and its result waited for.
+    Routed(Box<Routed>),
+    Unknown(String),
+}
+
+/// A call of an endpoint that a route takes.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) endpoint: String,
+    /// Whether the caller is a client of the wire protocol.
+    pub(crate) in_envelope: bool,
+    pub(crate) extras: Extras,
+}
+
+/// What the head says of the body's encoding.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Named(Encoding),
+    /// Nothing, and the body may show it.
+    Missing,
+    /// Something that the protocol does not have.
+    Other(String),
+}
+
+impl Head {
+    pub(crate) fn new(parts: Parts, engine: &Engine) -> Self {
+        let headers = &parts.headers;
+        let media = Media::of(headers);
+        let target = Target::of(&parts, &media, engine);
+        let trace = headers.get("traceparent");
+        Self {
+            target,
+            media,
+            coding: coding(headers),
+            trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
+            is_http2: parts.version == Version::HTTP_2,
+            expects: headers.contains_key(EXPECT),
+            method: parts.method,
+        }
+    }
+
+    /// Refuses another method than POST, and what was done to the body on top.
+    pub(crate) fn check_post(&self) -> Result<(), Refusal> {
+        if self.method != Method::POST {
+            return Err(Refusal::Method {
+                found: self.method.clone(),
+                allowed: "POST",
+            });
+        }
+        match &self.coding {
+            Some(found) => Err(Refusal::ContentEncoding {
+                found: found.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`check_post`](Self::check_post), and refuses a body that says it is no JSON.
+    pub(crate) fn check_json(&self) -> Result<(), Refusal> {
+        self.check_post()?;
+        let found = match &self.media {
+            Media::Named(Encoding::Json) | Media::Missing => return Ok(()),
+            Media::Named(encoding) => encoding.content_type().to_owned(),
+            Media::Other(found) => found.clone(),
+        };
+        let allowed = Encoding::Json.content_type();
+        Err(Refusal::MediaType { found, allowed })
+    }
+
+    /// Refuses a request in the form that its sender reads. Clients send the protocol's calls as POSTs
+    /// in one of its encodings, and are answered an envelope, wherever they send them: with 404 they
+    /// would leave the cluster (docs/protocol.md section 1, rule 3), which `text_status` may be, the
+    /// status for everybody else.
+    pub(crate) fn refuse(&self, refusal: &Refusal, text_status: StatusCode) -> Response<ReplyBody> {
+        let encoding = self.media.encoding();
+        match &self.target {
+            Target::Wire(_) => reply::refusal(refusal, encoding.unwrap_or(Encoding::Json)),
+            Target::Routed(call) if call.in_envelope => {
+                reply::refusal(refusal, encoding.unwrap_or(Encoding::Json))
+            }
+            Target::Resource(..) | Target::Routed(_) => problem::answer(refusal),
+            Target::Unknown(_) | Target::Page(_) => match encoding {
+                Some(encoding) if self.method == Method::POST => reply::refusal(refusal, encoding),
+                _ => reply::text_refusal(text_status, refusal),
+            },
+        }
+    }
+}
+
+impl Target {
+    fn of(parts: &Parts, media: &Media, engine: &Engine) -> Self {
+        let path = parts.uri.path();
+        if let Some(endpoint) = Endpoint::at(path) {
+            return Self::Wire(endpoint);
+        }
+        if let Some(page) = Page::at(path) {
+            return Self::Page(page);
+        }
+        if let Some(resource) = Resource::at(path) {
+            return Self::Resource(resource, Box::new(Extras::of(parts)));
+        }
+        if !engine.serves(path) {
+            return Self::Unknown(path.to_owned());
+        }
+        Self::Routed(Box::new(Routed {
+            endpoint: path.to_owned(),
+            in_envelope: !parts.headers.contains_key(PREFER)
+                && engine.declares_records(path)
+                && media.is_of_a_client(&parts.headers),
+            extras: Extras::of(parts),
+        }))
+    }
+
+    /// Whether it is more work than to say that there is too much.
+    pub(crate) fn is_bounded(&self) -> bool {
+        matches!(self, Self::Wire(_) | Self::Resource(..) | Self::Routed(_))
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Self::Wire(endpoint) => endpoint.path(),
+            Self::Page(page) => page.path(),
+            Self::Resource(resource, _) => resource.template(),
+            Self::Routed(call) => &call.endpoint,
+            Self::Unknown(path) => path,
+        }
+    }
+}
+
+impl Media {
+    /// A missing type is guessed at, but not in requests from web pages (those with an `Origin`): a
+    /// page of any site may send a body without a type, unasked, and JSON and binary only if the server
+    /// has said that it may.
+    fn of(headers: &HeaderMap) -> Self {
+        match headers.get(CONTENT_TYPE) {
+            Some(value) => match value.to_str().ok().and_then(Encoding::from_content_type) {
+                Some(encoding) => Self::Named(encoding),
+                None => Self::Other(String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            },
+            None if headers.contains_key(ORIGIN) => Self::Other(String::new()),
+            None => Self::Missing,
+        }
+    }
+
+    /// Whether a call of an endpoint that has records, with a body of this type, is a client's of the
+    /// wire protocol. Avro is sent by nobody else; JSON may be anybody's.
+    fn is_of_a_client(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Named(Encoding::Binary | Encoding::Snappy) => true,
+            Self::Named(Encoding::Json) => headers
+                .get(USER_AGENT)
+                .is_some_and(|agent| agent.as_bytes().starts_with(OFFICIAL_CLIENT.as_bytes())),
+            Self::Missing | Self::Other(_) => false,
+        }
+    }
+
+    pub(crate) fn encoding(&self) -> Option<Encoding> {
+        match self {
+            Self::Named(encoding) => Some(*encoding),
+            Self::Missing | Self::Other(_) => None,
+        }
+    }
+}
+
+/// The `Content-Encoding` that is one: `identity` is none.
+fn coding(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let is_one = |value: &&HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
+    };
+    let found = values.find(is_one)?;
+    Some(String::from_utf8_lossy(found.as_bytes()).into_owned())
+}
+
+/// The encoding of a body without a `Content-Type`: an object is JSON, and no binary request begins
+/// with a brace, since that byte is a negative length or id.
+pub(crate) fn guessed_encoding(body: &Bytes) -> Encoding {
+    if body.trim_ascii_start().first() == Some(&b'{') {
+        Encoding::Json
+    } else {
+        Encoding::Binary
+    }
+}

@@ -1,0 +1,102 @@
+//! Conditional and partial requests (RFC 9110, sections 13 and 14), as far as a result has them.
+
+use std::ops::Range;
+
+use crate::refusal::Refusal;
+
+/// The longest text of a header that a refusal repeats, in characters.
+const SHOWN_CHARS_MAX: usize = 64;
+
+/// The bytes that a `Range` asks for, if it is one range of bytes. What is no range counts as absent.
+///
+/// # Errors
+/// None of `len` bytes is asked for.
+pub(super) fn asked(range: &str, len: usize) -> Result<Option<Range<usize>>, Refusal> {
+    if range.contains(',') {
+        return Ok(None);
+    }
+    let Ok(parsed) = http_range_header::parse_range_header(range) else {
+        return Ok(None);
+    };
+    let refused = || Refusal::Range {
+        found: range.chars().take(SHOWN_CHARS_MAX).collect(),
+        len: len as u64,
+    };
+    let ranges = parsed.validate(len as u64).map_err(|_| refused())?;
+    let range = ranges.first().ok_or_else(refused)?;
+    let bound = |byte: u64| usize::try_from(byte).map_err(|_| refused());
+    let (start, end) = (bound(*range.start())?, bound(*range.end())?);
+    if start > end || end >= len {
+        return Err(refused());
+    }
+    Ok(Some(start..end + 1))
+}
+
+/// Whether a tag is among those of an `If-None-Match`, where it makes no difference if one is weak.
+pub(super) fn is_among(etag: &str, tags: &str) -> bool {
+    // Our own tags have no comma in them, so one that was cut at its comma is none of ours.
+    tags.split(',').any(|tag| {
+        let tag = tag.trim();
+        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_of_bytes_is_given_and_else_all() {
+        for (range, expected) in [
+            ("bytes=0-0", Some(0..1)),
+            ("bytes=2-4", Some(2..5)),
+            ("bytes=2-", Some(2..10)),
+            ("bytes=-3", Some(7..10)),
+            ("bytes=2-99", Some(2..10)),
+            ("bytes=-99", Some(0..10)),
+            ("bytes=0-1,4-5", None),
+            ("bytes=4-2", None),
+            ("bytes=x", None),
+            ("items=0-1", None),
+            ("", None),
+        ] {
+            let found = asked(range, 10);
+            assert!(
+                matches!(&found, Ok(found) if *found == expected),
+                "{range}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_range_past_the_end_is_refused() {
+        for (range, len) in [
+            ("bytes=10-", 10),
+            ("bytes=11-12", 10),
+            ("bytes=0-0", 0),
+            ("bytes=-0", 10),
+        ] {
+            let found = asked(range, len);
+            assert!(
+                matches!(found, Err(Refusal::Range { .. })),
+                "{range} of {len}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn tags_are_found_in_lists() {
+        for tags in [
+            "\"a\"",
+            "W/\"a\"",
+            "\"b\", \"a\"",
+            "*",
+            "\"b\",W/\"a\" ,\"c\"",
+        ] {
+            assert!(is_among("\"a\"", tags), "{tags}");
+        }
+        for tags in ["", "a", "\"b\"", "\"ab\"", "w/\"a\"", "\"x,\"a"] {
+            assert!(!is_among("\"a\"", tags), "{tags}");
+        }
+    }
+}
