@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kjob_core::{
-    Finish, Header, JobId, JobOptions, Lease, NewJob, Owner, Payload, QueryId, Store, TagReuse,
+    Finish, Header, JobId, JobOptions, Lease, NewJob, Output, Owner, QueryId, Store, TagReuse,
     Timestamp,
 };
 use kjob_proto::{Encoding, Text};
@@ -144,7 +144,7 @@ async fn live(store: &EmbeddedStore, id: JobId, retention: Duration) {
         tag_reuse: TagReuse::Never,
     };
     store.submit(job, true).await.expect("stored");
-    let finish = Finish::Complete(Payload::binary(&[4; 64][..]));
+    let finish = Finish::Complete(Output::binary(&[4; 64][..]));
     let ended = store.finish(id, Lease(1), finish, now).await;
     ended.expect("finished");
 }

@@ -16,8 +16,8 @@ use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use kjob_core::{
-    Finish, Header, JobId, JobOptions, JobTag, NewJob, Owner, Parts, Payload, QueryId, State,
-    Store, Submitted, TagReuse, Timestamp,
+    Finish, Header, JobId, JobOptions, JobTag, NewJob, Output, Owner, Parts, QueryId, State, Store,
+    Submitted, TagReuse, Timestamp,
 };
 use kjob_proto::{Encoding, Text};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -176,7 +176,7 @@ async fn live(store: &EmbeddedStore, id: JobId, tags: Tags) {
     let Submitted::Created(State { lease, .. }) = submitted else {
         panic!("a tag came twice");
     };
-    let finish = Finish::Complete(Payload::binary(data()));
+    let finish = Finish::Complete(Output::binary(data()));
     store
         .finish(id, lease, finish, now)
         .await

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kjob_core::{
-    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts,
-    Started, State, StepError, Store, StoreError, StoreUsage, Submitted, Timestamp,
+    CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
+    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
+    StoreUsage, Submitted, Timestamp,
 };
 
 use crate::marks::{Step, Writer};
@@ -67,6 +68,25 @@ impl Store for MarkedStore {
     async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError> {
         let _mark = self.marks.begin(Step::Cancel);
         self.inner.request_cancel(id, at).await
+    }
+
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError> {
+        self.inner.claim_callbacks(now, until, limit).await
+    }
+
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError> {
+        let _mark = self.marks.begin(Step::Callback);
+        self.inner.note_callback(id, tried, at).await
     }
 
     async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {

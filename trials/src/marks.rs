@@ -22,6 +22,8 @@ pub enum Step {
     Finish,
     /// A cancel is stored.
     Cancel,
+    /// A try of a callback is noted.
+    Callback,
     /// Space of expired jobs is given back: segments are sealed, dropped, rewritten.
     Expire,
     /// A block of ids is set aside.
@@ -30,12 +32,13 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Step; 7] = [
+    pub const ALL: [Step; 8] = [
         Step::Submit,
         Step::Start,
         Step::Progress,
         Step::Finish,
         Step::Cancel,
+        Step::Callback,
         Step::Expire,
         Step::Reserve,
     ];
@@ -57,6 +60,7 @@ impl Step {
             Step::Progress => b'p',
             Step::Finish => b'f',
             Step::Cancel => b'c',
+            Step::Callback => b'n',
             Step::Expire => b'x',
             Step::Reserve => b'r',
         }
@@ -75,6 +79,7 @@ impl fmt::Display for Step {
             Step::Progress => "progress",
             Step::Finish => "finish",
             Step::Cancel => "cancel",
+            Step::Callback => "callback",
             Step::Expire => "expire",
             Step::Reserve => "reserve",
         })

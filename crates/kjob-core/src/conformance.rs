@@ -34,6 +34,7 @@
 // A check that fails is meant to panic: this is the body of tests.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+pub mod callbacks;
 pub mod concurrency;
 pub mod ids;
 pub mod lifecycle;
@@ -51,8 +52,8 @@ use bytes::Bytes;
 use kjob_proto::{Encoding, Text};
 
 use crate::{
-    Finish, Header, IdBlock, Job, JobId, JobOptions, JobTag, Lease, NewJob, OnInterrupt, Owner,
-    Parts, Payload, QueryId, State, Store, Submitted, TagReuse, Timestamp,
+    Finish, Header, IdBlock, Job, JobId, JobOptions, JobTag, Lease, NewJob, OnInterrupt, Output,
+    Owner, Parts, QueryId, State, Store, Submitted, TagReuse, Timestamp,
 };
 
 /// How the suite gets at a store.
@@ -128,6 +129,7 @@ macro_rules! store_conformance {
             lifecycle::an_ended_job_is_not_cancelled,
             lifecycle::steps_survive_reopening,
             lifecycle::big_payloads_and_results_come_back,
+            lifecycle::what_is_said_of_a_result_is_kept_with_it,
             tags::the_same_call_gives_the_same_job,
             tags::the_same_call_gives_the_same_job_in_every_state,
             tags::another_endpoint_is_a_conflict,
@@ -164,6 +166,15 @@ macro_rules! store_conformance {
             retention::expiring_gives_back_what_it_says,
             retention::expiring_keeps_what_is_needed,
             retention::a_closed_store_says_so,
+            callbacks::every_end_of_a_job_makes_its_callback_pending,
+            callbacks::a_job_that_is_queued_again_has_no_callback_yet,
+            callbacks::a_claim_holds_until_its_time,
+            callbacks::a_claim_that_is_over_at_once_still_moves_on,
+            callbacks::every_try_is_told,
+            callbacks::a_try_of_no_callback_is_refused,
+            callbacks::an_expired_job_takes_its_callback_along,
+            callbacks::callbacks_outlive_the_jobs_around_them,
+            concurrency::one_delivery_of_many_is_noted,
             concurrency::one_tag_submitted_at_once_gives_one_job,
             concurrency::one_end_of_many_wins,
             concurrency::one_start_of_many_wins,
@@ -319,7 +330,7 @@ fn new_job(id: JobId, tag: JobTag) -> NewJob {
 }
 
 fn complete(bytes: &'static [u8]) -> Finish {
-    Finish::Complete(Payload::binary(bytes))
+    Finish::Complete(Output::binary(bytes))
 }
 
 fn fail() -> Finish {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kjob_proto::{Encoding, Text};
 
-use crate::{JobId, JobTag, QueryId, State, Timestamp};
+use crate::{CallbackState, JobId, JobTag, Output, QueryId, State, Timestamp};
 
 /// The user who submitted a job, and who alone may see it.
 ///
@@ -151,6 +151,9 @@ pub struct JobOptions {
     pub remove_on_complete: bool,
     /// A text of the user's, shown in lists.
     pub user_data: Text,
+    /// Whom to tell when the job has ended: an absolute URL. Whether it may be called is for
+    /// whoever takes the submit to judge.
+    pub callback_url: Option<Text>,
 }
 
 impl Default for JobOptions {
@@ -162,6 +165,7 @@ impl Default for JobOptions {
             retention: Duration::from_secs(24 * 60 * 60),
             remove_on_complete: false,
             user_data: Text::default(),
+            callback_url: None,
         }
     }
 }
@@ -190,8 +194,8 @@ pub enum TagReuse {
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// With this result (empty where the caller asked for none of its bytes).
-    Done(Payload),
+    /// With this result (its payload empty where the caller asked for none of the bytes).
+    Done(Output),
     /// With this message.
     Failed(Text),
     /// Cancelled.
@@ -211,4 +215,16 @@ pub struct Job {
     pub ending: Option<Ending>,
     /// When it is dropped, if it has ended.
     pub expires_at: Option<Timestamp>,
+    /// How far its callback is, if it has ended and has one.
+    pub callback: Option<CallbackState>,
+}
+
+impl Job {
+    /// Bytes of the result that are at hand.
+    pub fn result_len(&self) -> usize {
+        match &self.ending {
+            Some(Ending::Done(result)) => result.payload.data.len(),
+            _ => 0,
+        }
+    }
 }

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod callback;
+mod callback_queue;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "engine")]
@@ -7,6 +9,7 @@ pub mod engine;
 mod id;
 mod job;
 mod memory;
+mod output;
 mod phase;
 #[cfg(feature = "engine")]
 pub mod purge;
@@ -17,9 +20,12 @@ mod store;
 mod tag;
 mod time;
 
+pub use callback::{CallbackOutcome, CallbackPhase, CallbackState, CallbackTry, ClaimedCallbacks};
+pub use callback_queue::CallbackQueue;
 pub use id::{IdBlock, JobId};
 pub use job::{Ending, Header, Job, JobOptions, NewJob, Owner, Payload, Priority, TagReuse};
 pub use memory::MemoryStore;
+pub use output::{Info, InfoError, Output};
 pub use phase::{BadStatus, Phase, Status};
 pub use query::{BadQueryId, QueryId, TraceParent};
 pub use scheduler::{RouteId, Scheduler, Waiting};

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Difference, Ending, Event, Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob,
-    Owner, Page, Parts, Payload, Phase, Started, State, StepError, Store, StoreError, StoreUsage,
-    Submitted, TagReuse, Timestamp, Transition, Usage, apply,
+    CallbackQueue, CallbackState, CallbackTry, ClaimedCallbacks, Difference, Ending, Event,
+    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts, Phase,
+    Refused, Started, State, StepError, Store, StoreError, StoreUsage, Submitted, TagReuse,
+    Timestamp, Transition, Usage, apply,
 };
 
 /// Keeps the contract of [`Store`], but for durability: what it holds is gone with it.
@@ -37,6 +38,7 @@ struct Inner {
     tags: HashMap<(Owner, JobTag), JobId>,
     /// When ended jobs expire.
     expiries: BTreeMap<(Timestamp, JobId), ()>,
+    callbacks: CallbackQueue,
     total: Usage,
     by_owner: HashMap<Owner, Usage>,
     closed: bool,
@@ -50,10 +52,17 @@ impl MemoryStore {
 
     /// Lets a closed store be used again, as a durable one that is opened anew.
     pub fn reopen(&self) {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .closed = false;
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.closed = false;
+        let Inner {
+            jobs, callbacks, ..
+        } = &mut *inner;
+        for (id, callback) in jobs
+            .iter()
+            .filter_map(|(id, j)| Some((id, j.callback.as_ref()?)))
+        {
+            callbacks.set(*id, callback.next_at);
+        }
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
@@ -123,6 +132,7 @@ impl Store for MemoryStore {
             payload: Some(payload),
             ending: None,
             expires_at: None,
+            callback: None,
         };
         inner.jobs.insert(id, job);
         Ok(Submitted::Created(state))
@@ -214,6 +224,42 @@ impl Store for MemoryStore {
         Ok(Page { jobs, next })
     }
 
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError> {
+        let mut inner = self.open()?;
+        let mut jobs = Vec::new();
+        while jobs.len() < limit.max(1)
+            && let Some(id) = inner.callbacks.claim(now, until)
+        {
+            match inner.jobs.get(&id).filter(|job| !expired(job, now)) {
+                Some(job) => jobs.push(parts_of(job, Parts::NONE)),
+                None => inner.callbacks.set(id, None),
+            }
+        }
+        let next_at = inner.callbacks.next_at();
+        Ok(ClaimedCallbacks { jobs, next_at })
+    }
+
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError> {
+        let mut inner = self.open()?;
+        let job = inner.jobs.get_mut(&id).filter(|job| !expired(job, at));
+        let job = job.ok_or(StepError::Unknown(id))?;
+        let next = job.callback.as_ref().and_then(|old| old.after(tried, at));
+        let next = next.ok_or(Refused::NoCallback)?;
+        job.callback = Some(next.clone());
+        inner.callbacks.set(id, next.next_at);
+        Ok(next)
+    }
+
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
         let mut inner = self.open()?;
         let Some(old) = inner.jobs.get(&id).and_then(|job| job.expires_at) else {
@@ -288,11 +334,12 @@ impl Inner {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let result = match &ending {
-            Ending::Done(result) => result.data.len() as u64,
-            _ => 0,
-        };
         job.ending = Some(ending);
+        let result = job.result_len() as u64;
+        if job.header.options.callback_url.is_some() {
+            job.callback = Some(CallbackState::pending(at));
+            self.callbacks.set(id, Some(at));
+        }
         let (owner, retention) = (job.header.owner.clone(), job.header.options.retention);
         self.count(&owner, |usage| usage.bytes += result);
         self.set_expiry(id, at.after(retention));
@@ -314,7 +361,7 @@ impl Inner {
         let Some(job) = self.jobs.remove(&key.1) else {
             return 0;
         };
-        let name = (job.header.owner, job.header.tag);
+        let name = (job.header.owner.clone(), job.header.tag.clone());
         if let Some(given) = self.tags.get(&name) {
             // While the job whose id the tag carries is there, the entry says that it lost it.
             let carrier = name.1.carried_id().filter(|id| self.jobs.contains_key(id));
@@ -322,11 +369,8 @@ impl Inner {
                 self.tags.remove(&name);
             }
         }
-        let result = match &job.ending {
-            Some(Ending::Done(result)) => result.data.len(),
-            _ => 0,
-        };
-        let bytes = (job.payload.map_or(0, |p| p.len()) + result) as u64;
+        self.callbacks.set(key.1, None);
+        let bytes = (job.payload.as_ref().map_or(0, Bytes::len) + job.result_len()) as u64;
         self.count(&name.0, |usage| {
             usage.jobs -= 1;
             usage.bytes -= bytes;
@@ -351,10 +395,7 @@ fn expired(job: &Job, now: Timestamp) -> bool {
 /// A copy of the job with only the bytes that were asked for.
 fn parts_of(job: &Job, parts: Parts) -> Job {
     let ending = match &job.ending {
-        Some(Ending::Done(result)) if !parts.result => Some(Ending::Done(Payload {
-            encoding: result.encoding,
-            data: Bytes::new(),
-        })),
+        Some(Ending::Done(result)) if !parts.result => Some(Ending::Done(result.without_bytes())),
         other => other.clone(),
     };
     let payload = job.payload.clone().filter(|_| parts.payload);
@@ -364,6 +405,7 @@ fn parts_of(job: &Job, parts: Parts) -> Job {
         payload,
         ending,
         expires_at: job.expires_at,
+        callback: job.callback.clone(),
     }
 }
 

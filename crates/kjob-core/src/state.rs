@@ -198,6 +198,9 @@ pub enum Refused {
         /// The newest start.
         current: Lease,
     },
+    /// A try of a callback that the job does not have, or that is over.
+    #[error("the job has no callback that waits to be made")]
+    NoCallback,
     /// A start before its time.
     #[error("the job is not to be started before {not_before:?}")]
     TooEarly {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use kjob_proto::Text;
 
 use crate::{
-    End, Header, IdBlock, Job, JobId, JobTag, Lease, NewJob, OnInterrupt, Owner, Payload, Refused,
-    State, Status, Timestamp,
+    CallbackState, CallbackTry, ClaimedCallbacks, End, Header, IdBlock, Job, JobId, JobTag, Lease,
+    NewJob, OnInterrupt, Output, Owner, Refused, State, Status, Timestamp,
 };
 
 /// A durable home for jobs.
@@ -116,14 +116,37 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         };
         let job = self.get(id, all, now).await?;
         Ok(job.map(|job| {
-            let payload = job.payload.map_or(0, |payload| payload.len());
-            let result = match job.ending {
-                Some(crate::Ending::Done(result)) => result.data.len(),
-                _ => 0,
-            };
-            (payload + result) as u64
+            let payload = job.payload.as_ref().map_or(0, Bytes::len);
+            (payload + job.result_len()) as u64
         }))
     }
+
+    /// Hands out up to `limit` ended jobs whose callbacks are due at `now`.
+    ///
+    /// With the commit by which a job with a
+    /// [`callback_url`](crate::JobOptions::callback_url) ends, its callback is pending and due. One
+    /// that was handed out is not handed out again before `until`, unless a try is noted
+    /// ([`note_callback`](Self::note_callback)); this claim need not be durable, so after the
+    /// store is opened anew, all that are due are handed out. A job that expires takes its
+    /// callback along.
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError>;
+
+    /// Notes how a try of a job's callback went, and answers with what that makes of it
+    /// ([`CallbackState::after`]).
+    ///
+    /// # Errors
+    /// [`Refused::NoCallback`] if the job has none, or it is over.
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError>;
 
     /// Moves the end of an ended job's retention to `at`, if that is earlier than it was.
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError>;
@@ -204,7 +227,7 @@ pub struct Started {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
     /// The handler's result.
-    Complete(Payload),
+    Complete(Output),
     /// The handler's error, or the engine's (deadline, result too large).
     Fail(Text),
     /// The handler stopped for a cancel.

@@ -16,7 +16,7 @@ use kjob_core::engine::{
     Blocking, Caller, CancelOutcome, Engine, EngineConfig, Handler, HandlerError, JobContext,
     JobKey, Registry, RouteOptions, SystemClock,
 };
-use kjob_core::{Ending, Job, JobId, MemoryStore, Payload, Phase};
+use kjob_core::{Ending, Job, JobId, MemoryStore, Output, Payload, Phase};
 use support::{ann, call, config, echo};
 
 /// Longer than anything here takes, on a busy machine too.
@@ -74,7 +74,7 @@ async fn honest_jobs_are_done(engine: &Engine) {
     for _ in 0..20 {
         let id = begin(engine, "/honest").await;
         let ending = ended(engine, id).await.ending;
-        assert_eq!(ending, Some(Ending::Done(Payload::binary("in"))));
+        assert_eq!(ending, Some(Ending::Done(Output::binary("in"))));
     }
 }
 
@@ -229,7 +229,7 @@ async fn a_blocking_handler_is_told_to_stop_and_its_panic_is_its_own() {
         while !context.is_cancelled() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        Err(HandlerError::Stopped)
+        Err::<Payload, _>(HandlerError::Stopped)
     });
     let engine = engine(
         config(|c| c.stop_grace = LONG),

@@ -9,7 +9,7 @@ use kjob_core::engine::{
     Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobContext, JobKey, Registry,
     RouteOptions, SubmitError,
 };
-use kjob_core::{Ending, Filter, Owner, Parts, Payload, Phase};
+use kjob_core::{Ending, Filter, Output, Owner, Parts, Payload, Phase};
 use kjob_proto::Encoding;
 use support::*;
 
@@ -34,7 +34,7 @@ async fn a_job_runs_and_its_result_is_kept() {
 
     let job = bed.job(accepted.id).await;
     assert_eq!((job.state.phase, job.state.progress), (Phase::Done, 100));
-    assert_eq!(job.ending, Some(Ending::Done(Payload::binary("done"))));
+    assert_eq!(job.ending, Some(Ending::Done(Output::binary("done"))));
     assert_eq!(bed.engine.stats().running, 0);
 }
 
@@ -258,7 +258,7 @@ async fn a_wait_ends_with_the_job_or_with_its_patience() {
     run.done();
     for waiter in [one, two] {
         let job = waiter.await.unwrap();
-        assert_eq!(job.ending, Some(Ending::Done(Payload::binary("done"))));
+        assert_eq!(job.ending, Some(Ending::Done(Output::binary("done"))));
     }
     // A job that has ended is answered at once.
     assert_eq!(wait().await.unwrap().state.phase, Phase::Done);
@@ -324,7 +324,7 @@ async fn snappy_payloads_are_unpacked_for_the_handler_and_checked_at_the_door() 
     settle().await;
     assert_eq!(
         bed.job(id).await.ending,
-        Some(Ending::Done(Payload::binary("done")))
+        Some(Ending::Done(Output::binary("done")))
     );
     submission.payload.data = "not snappy".into();
     let refused = bed.engine.submit(submission).await;

@@ -56,7 +56,7 @@ async fn news_come_once_each_and_the_end_last() {
     let job = end.await.unwrap().unwrap().unwrap();
     assert_eq!(job.state.phase, Phase::Done);
     // The result stays where it is.
-    assert_eq!(job.ending, Some(Ending::Done(Payload::binary(""))));
+    assert_eq!(job.ending, Some(Ending::Done(Payload::binary("").into())));
     // An end is told at once, as nothing comes after it.
     let again = news(&bed, &key, job.state.age(), LONG).await.unwrap();
     assert_eq!(again.state, job.state);

@@ -63,7 +63,10 @@ async fn a_job_is_handled_in_another_encoding_than_it_came_in() {
         submission.payload = payload;
         let id = bed.submit(submission).await.id;
         settle().await;
-        assert_eq!(bed.job(id).await.ending, Some(Ending::Done(result.clone())));
+        assert_eq!(
+            bed.job(id).await.ending,
+            Some(Ending::Done(result.clone().into()))
+        );
         // Either form of the result can be had from either.
         for to in [Encoding::Binary, Encoding::Json] {
             let turned = bed.engine.turn_result("/add", &result, to).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kjob_core::purge::{Purge, purge};
 use kjob_core::{
-    Finish, Header, JobId, JobOptions, Lease, MemoryStore, NewJob, Owner, Parts, Payload, QueryId,
+    Finish, Header, JobId, JobOptions, Lease, MemoryStore, NewJob, Output, Owner, Parts, QueryId,
     Status, Store, Submitted, TagReuse, Timestamp, Usage,
 };
 use kjob_proto::{Encoding, Text};
@@ -45,7 +45,7 @@ async fn store() -> (Arc<MemoryStore>, Vec<JobId>) {
         assert!(matches!(stored, Submitted::Created(_)));
         let now = at(number.into());
         let finish = match number % 4 {
-            0 => Finish::Complete(Payload::binary("12345")),
+            0 => Finish::Complete(Output::binary("12345")),
             1 => Finish::Fail("no".into()),
             2 => {
                 store.request_cancel(id, now).await.unwrap();

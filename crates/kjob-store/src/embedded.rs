@@ -4,15 +4,19 @@
 
 mod backup;
 mod blobs;
+mod callback_row;
+mod callbacks;
 mod catalogue;
 mod check;
 mod check_segment;
 mod checksum;
 mod compact;
+mod convert;
 mod counts;
 mod deletions;
 mod error;
 mod filter;
+mod info_blob;
 mod job_row;
 mod layout;
 mod ledger;

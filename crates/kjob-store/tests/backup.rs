@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kjob_core::{
-    Ending, Filter, Finish, JobId, Lease, Owner, Parts, Payload, Phase, Store, Submitted,
+    Ending, Filter, Finish, JobId, Lease, Output, Owner, Parts, Payload, Phase, Store, Submitted,
 };
 use kjob_store::embedded::{BackupError, EmbeddedOptions, EmbeddedStore};
 use tempfile::TempDir;
@@ -60,7 +60,7 @@ async fn contents(store: &EmbeddedStore) -> BTreeMap<String, (JobId, Phase, Byte
             };
             let job = store.get(id, all, at(0)).await.unwrap().unwrap();
             let result = match job.ending {
-                Some(Ending::Done(result)) => result.data,
+                Some(Ending::Done(result)) => result.payload.data,
                 _ => Bytes::new(),
             };
             let by_tag = store.find(&Owner::anonymous(), &tag, at(0)).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_backup_is_of_one_moment_and_has_all_that_was_answered_before_it() {
             let ends = number % 2 == 1 && running.len() > 40;
             let step = if ends {
                 let (id, tag) = running.remove(0);
-                let finish = Finish::Complete(Payload::binary(result_of(&tag)));
+                let finish = Finish::Complete(Output::binary(result_of(&tag)));
                 caller_store
                     .finish(id, Lease(1), finish, at(0))
                     .await
@@ -206,7 +206,7 @@ async fn space_that_is_given_back_meanwhile_takes_nothing_from_a_backup() {
             let job = restored.get(*id, all, now).await.unwrap().unwrap();
             assert_eq!(job.payload, Some(payload_of(tag)));
             let result = Payload::binary(result_of(tag));
-            assert_eq!(job.ending, Some(Ending::Done(result)));
+            assert_eq!(job.ending, Some(Ending::Done(result.into())));
         }
         // What was put off is done in the end; but for the newest segment, which is too small yet.
         let gone = || {
@@ -237,7 +237,7 @@ async fn a_restored_store_gives_no_id_that_the_first_one_gave_since() {
     let running = contents(&restored).await;
     assert_eq!(running.len(), 40);
     let (id, ..) = running["before-7"];
-    let finish = Finish::Complete(Payload::binary("late"));
+    let finish = Finish::Complete(Output::binary("late"));
     restored.finish(id, Lease(1), finish, at(1)).await.unwrap();
     let new = JobId::new(first).unwrap();
     let stored = restored.submit(job(new, "after"), true).await.unwrap();

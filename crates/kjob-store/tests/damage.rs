@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::{
-    Filter, Finish, Job, JobId, NewJob, Owner, Parts, Payload, Phase, Status, Store, StoreError,
+    Filter, Finish, Job, JobId, NewJob, Output, Owner, Parts, Phase, Status, Store, StoreError,
     Submitted, TagReuse, Timestamp,
 };
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError, check};
@@ -627,7 +627,7 @@ async fn everything() -> (Trial, Vec<JobId>, Vec<String>) {
                 continue;
             }
             _ if number % 4 == 1 => Finish::Fail("it failed".into()),
-            _ => Finish::Complete(Payload::binary(vec![
+            _ => Finish::Complete(Output::binary(vec![
                 number as u8 + 100;
                 [10, 900][number as usize % 2]
             ])),

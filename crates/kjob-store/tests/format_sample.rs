@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::{
-    Ending, Filter, Finish, JobId, Lease, NewJob, OnInterrupt, Owner, Parts, Payload, Phase, Store,
-    Submitted, TagReuse, Timestamp,
+    CallbackOutcome, CallbackTry, Ending, Filter, Finish, Job, JobId, Lease, NewJob, OnInterrupt,
+    Output, Owner, Parts, Phase, Store, Submitted, TagReuse, Timestamp,
 };
 use kjob_proto::Encoding;
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -75,6 +75,14 @@ async fn the_current_sample_has_everything_in_it() {
     let contents = fs::read_to_string(sample.join("contents.txt")).unwrap();
     for phase in Phase::ALL {
         assert!(contents.contains(&format!(" {phase} ")), "{phase}");
+    }
+    for what in [
+        "content_type=",
+        "phase: Pending",
+        "phase: Delivered",
+        "phase: GivenUp",
+    ] {
+        assert!(contents.contains(what), "{what}");
     }
     let names: Vec<String> = files(&sample.join("data"))
         .iter()
@@ -133,7 +141,7 @@ async fn goes_on(dir: &Path) {
     assert_eq!(started.payload, Some(trial::payload_of("queued")));
     for (tag, lease) in [("running", Lease(1)), ("queued", started.state.lease)] {
         let id = tagged(tag).await.unwrap();
-        let finish = Finish::Complete(Payload::binary("late"));
+        let finish = Finish::Complete(Output::binary("late"));
         let ended = store.finish(id, lease, finish, NOW).await.unwrap();
         assert_eq!(ended.phase, Phase::Done);
     }
@@ -183,7 +191,11 @@ async fn contents(store: &EmbeddedStore) -> String {
         let ending = match &job.ending {
             None => "none".to_owned(),
             Some(Ending::Done(result)) => {
-                format!("{} {}", result.encoding.as_str(), bytes(&result.data))
+                format!(
+                    "{} {}",
+                    result.payload.encoding.as_str(),
+                    bytes(&result.payload.data)
+                )
             }
             Some(Ending::Failed(message)) => format!("{message:?}"),
             Some(Ending::Cancelled) => "cancelled".to_owned(),
@@ -195,7 +207,7 @@ async fn contents(store: &EmbeddedStore) -> String {
              priority={priority} not_before={not_before} timeout={timeout:?} retention={retention:?} \
              remove={remove} user_data={user_data:?} progress={progress} attempt={attempt} \
              lease={lease:?} waits_for={waits_for} started={started} ended={ended} \
-             expires={expires} payload={payload} ending={ending}",
+             expires={expires} payload={payload} ending={ending}{later}",
             tag = header.tag,
             phase = state.phase,
             owner = header.owner,
@@ -219,6 +231,7 @@ async fn contents(store: &EmbeddedStore) -> String {
             ended = moment(state.ended_at),
             expires = moment(job.expires_at),
             payload = bytes(job.payload.as_ref().unwrap()),
+            later = since_format_3(&job),
         )
         .unwrap();
     }
@@ -242,6 +255,20 @@ async fn contents(store: &EmbeddedStore) -> String {
             segment.first_id, segment.is_sealed, segment.jobs, segment.live, segment.expired
         )
         .unwrap();
+    }
+    text
+}
+
+/// What no job has in a sample of format 2.
+fn since_format_3(job: &Job) -> String {
+    let mut text = String::new();
+    if let Some(url) = &job.header.options.callback_url {
+        write!(text, " callback_url={url} callback={:?}", job.callback).unwrap();
+    }
+    if let Some(Ending::Done(result)) = &job.ending {
+        for (name, value) in result.info.iter() {
+            write!(text, " {name}={value:?}").unwrap();
+        }
     }
     text
 }
@@ -276,6 +303,21 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn called_back(id: JobId, tag: &str) -> NewJob {
+    let mut new = job(id, tag);
+    new.header.options.callback_url = Some("http://127.0.0.1:9/hook".into());
+    new
+}
+
+async fn note(trial: &Trial, id: JobId, outcome: CallbackOutcome, now: Timestamp) {
+    let tried = CallbackTry {
+        http_status: Some(202),
+        outcome,
+    };
+    let noted = trial.store().note_callback(id, tried, now).await;
+    noted.unwrap();
+}
+
 /// Not a test: writes the sample of the current format. Does nothing to one that is there; delete it
 /// first if the format was not yet released.
 #[tokio::test]
@@ -291,13 +333,17 @@ async fn make_the_sample() {
         let id = trial.submit_kept(&tag, Duration::from_secs(10)).await;
         trial.finish(id, &tag, at(0)).await;
     }
-    let kept = trial.submit("kept").await;
+    let kept = called_back(trial.id().await, "kept");
+    let kept = trial.submit_as(kept).await;
     trial.finish(kept, "kept", at(2)).await;
+    note(&trial, kept, CallbackOutcome::Delivered, at(3)).await;
     let mut big = job(trial.id().await, "big");
     big.header.encoding = Encoding::Json;
     big.payload = Bytes::from(vec![b'p'; 5000]);
     let big = trial.submit_as(big).await;
-    let result = Payload::json("r".repeat(9000));
+    let mut result = Output::json("r".repeat(9000));
+    result.info.insert("content_type", "text/x-ä").unwrap();
+    result.info.insert("upstream_status", "200").unwrap();
     let finish = Finish::Complete(result);
     trial
         .store()
@@ -320,7 +366,7 @@ async fn make_the_sample() {
         .request_cancel(cancelling, at(5))
         .await
         .unwrap();
-    let mut delayed = job(trial.id().await, "delayed");
+    let mut delayed = called_back(trial.id().await, "delayed");
     delayed.header.options.not_before = Some(at(5000));
     delayed.header.options.timeout = Some(Duration::from_millis(1234));
     delayed.header.options.user_data = "a user's text".into();
@@ -370,12 +416,18 @@ async fn make_the_sample() {
         .finish(generated, Lease(1), fail.clone(), at(9))
         .await;
     ended.unwrap();
-    let cancelled = job(trial.id().await, "cancelled");
+    let cancelled = called_back(trial.id().await, "cancelled");
     let id = cancelled.header.id;
     trial.store().submit(cancelled, false).await.unwrap();
     trial.store().request_cancel(id, at(10)).await.unwrap();
-    let sooner = trial.submit("expires-sooner").await;
+    let error = "it is gone".into();
+    note(&trial, id, CallbackOutcome::GiveUp { error }, at(11)).await;
+    let sooner = called_back(trial.id().await, "expires-sooner");
+    let sooner = trial.submit_as(sooner).await;
     trial.finish(sooner, "expires-sooner", at(11)).await;
+    let (error, next) = ("it is busy".into(), at(1500));
+    let retry = CallbackOutcome::Retry { error, at: next };
+    note(&trial, sooner, retry, at(12)).await;
     trial.store().expire_at(sooner, at(2000)).await.unwrap();
     let removed = trial.submit("removed").await;
     trial.finish(removed, "removed", at(12)).await;

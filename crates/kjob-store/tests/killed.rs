@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kjob_core::{
-    Ending, Filter, Finish, IdBlock, Job, JobId, NewJob, Owner, Parts, Payload, Phase, Status,
+    Ending, Filter, Finish, IdBlock, Job, JobId, NewJob, Output, Owner, Parts, Phase, Status,
     Store, Submitted, Timestamp, Usage,
 };
 use kjob_proto::Text;
@@ -162,7 +162,7 @@ async fn live(store: Arc<EmbeddedStore>, time: Arc<AtomicI64>) {
         };
         say(&format!("submitted {id}"));
         let finish = match id.get() % 5 {
-            1 | 4 => Finish::Complete(Payload::binary(bytes(id, 1))),
+            1 | 4 => Finish::Complete(Output::binary(bytes(id, 1))),
             2 => Finish::Fail(Text::from("it failed")),
             3 => {
                 let state = store.request_cancel(id, now).await.unwrap();
@@ -345,7 +345,7 @@ fn check_job(job: &Job, known: &KnownJob) {
     }
     match &job.ending {
         Some(Ending::Done(result)) => {
-            assert_eq!(*result, Payload::binary(bytes(id, 1)), "the result of {id}");
+            assert_eq!(*result, Output::binary(bytes(id, 1)), "the result of {id}");
             assert!(matches!(id.get() % 5, 1 | 4));
             assert_eq!((job.state.phase, job.state.progress), (Phase::Done, 100));
         }

@@ -7,7 +7,7 @@ mod trial;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kjob_core::{Finish, Lease, Owner, Payload, Phase, Store};
+use kjob_core::{Finish, Lease, Output, Owner, Phase, Store};
 use kjob_store::embedded::{EmbeddedOptions, JobCounts};
 use trial::{Trial, at, by_count, files, job, payload_of, result_of};
 
@@ -210,7 +210,7 @@ async fn steps_go_on_while_a_store_is_compacted() {
     }
     let end = async {
         for (id, tag) in &running {
-            let finish = Finish::Complete(Payload::binary(result_of(tag)));
+            let finish = Finish::Complete(Output::binary(result_of(tag)));
             trial
                 .store()
                 .finish(*id, Lease(1), finish, at(21))

@@ -10,7 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kjob_core::{Finish, JobId, Lease, Owner, Payload, Phase, Store, Usage};
+use kjob_core::{Finish, JobId, Lease, Output, Owner, Phase, Store, Usage};
 use kjob_store::embedded::EmbeddedOptions;
 use trial::{Trial, at, by_count, files, job, payload_of, result_of};
 
@@ -312,7 +312,7 @@ async fn blobs_go_with_their_jobs() {
         job.payload = big(number, 1);
         job.header.options.retention = if is_kept { LONG } else { SHORT };
         let id = trial.submit_as(job).await;
-        let finish = Finish::Complete(Payload::binary(big(number, 100)));
+        let finish = Finish::Complete(Output::binary(big(number, 100)));
         trial
             .store()
             .finish(id, Lease(1), finish, at(0))
@@ -336,7 +336,7 @@ async fn blobs_go_with_their_jobs() {
             let Some(kjob_core::Ending::Done(result)) = job.ending else {
                 panic!("{job:?}");
             };
-            assert_eq!(result.data, big(*number, 100));
+            assert_eq!(result.payload.data, big(*number, 100));
         }
         trial.reopen().await;
     }

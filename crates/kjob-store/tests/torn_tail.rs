@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::{
-    Ending, Filter, Finish, Job, JobId, NewJob, OnInterrupt, Owner, Parts, Payload, Status, Store,
+    Ending, Filter, Finish, Job, JobId, NewJob, OnInterrupt, Output, Owner, Parts, Status, Store,
     Submitted, TagReuse, Timestamp, Usage,
 };
 use kjob_proto::Text;
@@ -249,7 +249,7 @@ impl History {
             (1, 1) => store.progress(id, lease, 40, at(2)).await,
             (2, 0) | (5, 0) => store.request_cancel(id, at(2)).await,
             (3, 1) => store.progress(id, lease, 7, at(2)).await,
-            (3, 2) => finish(Finish::Complete(Payload::binary(bytes(id, 1)))).await,
+            (3, 2) => finish(Finish::Complete(Output::binary(bytes(id, 1)))).await,
             (4, 1) => {
                 let then = OnInterrupt::Retry {
                     max_attempts: 3,
@@ -463,7 +463,7 @@ async fn check(
         assert_eq!(found, job.as_ref().map(|_| *id), "{what}: tag {tag}");
         let Some(job) = job else { continue };
         let result = match job.ending {
-            Some(Ending::Done(result)) => result.data,
+            Some(Ending::Done(result)) => result.payload.data,
             _ => Bytes::new(),
         };
         usage.jobs += 1;
@@ -528,7 +528,7 @@ async fn check_work(dir: &Path, expected: &BTreeMap<JobId, Job>, history: &Histo
         ended.push(*id);
     }
     let state = store.get(id, ALL, NOW).await.unwrap().unwrap().state;
-    let result = Finish::Complete(Payload::binary(bytes(id, 1)));
+    let result = Finish::Complete(Output::binary(bytes(id, 1)));
     store.finish(id, state.lease, result, at(3)).await.unwrap();
     // The caller of a lost submit asks again.
     if let Some(lost) = lost.first() {

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 
+use kjob_proto::Text;
 use tokio::task::JoinSet;
 
 use super::{Trial, at, complete, new_job};
 use crate::{
-    Finish, IdBlock, JobId, Lease, Owner, Parts, Payload, Phase, Refused, StepError, Store,
-    Submitted,
+    CallbackOutcome, CallbackTry, Finish, IdBlock, JobId, Lease, Output, Owner, Parts, Phase,
+    Refused, StepError, Store, Submitted,
 };
 
 /// Runs `count` tasks at once and gives what each gave.
@@ -56,7 +57,7 @@ pub async fn one_tag_submitted_at_once_gives_one_job(trial: &mut Trial) {
 pub async fn one_end_of_many_wins(trial: &mut Trial) {
     let (id, lease) = trial.running("a").await;
     let answers = at_once(trial, 32, |store, number| async move {
-        let result = Payload::binary(number.to_string().into_bytes());
+        let result = Output::binary(number.to_string().into_bytes());
         (
             number,
             store
@@ -75,8 +76,38 @@ pub async fn one_end_of_many_wins(trial: &mut Trial) {
     }
     assert_eq!(winners.len(), 1);
     let ending = trial.get(id).await.ending;
-    let result = Payload::binary(winners[0].to_string().into_bytes());
+    let result = Output::binary(winners[0].to_string().into_bytes());
     assert_eq!(ending, Some(crate::Ending::Done(result)));
+}
+
+pub async fn one_delivery_of_many_is_noted(trial: &mut Trial) {
+    let mut job = trial.job("a").await;
+    job.header.options.callback_url = Some(Text::from("http://127.0.0.1/"));
+    let id = job.header.id;
+    trial.store.submit(job, true).await.unwrap();
+    let store = &trial.store;
+    store
+        .finish(id, Lease(1), complete(b""), at(0))
+        .await
+        .unwrap();
+    let answers = at_once(trial, 32, |store, number| async move {
+        let tried = CallbackTry {
+            http_status: Some(200 + number as u16),
+            outcome: CallbackOutcome::Delivered,
+        };
+        store.note_callback(id, tried, at(1)).await
+    })
+    .await;
+    let mut noted = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(state) => noted.push(state),
+            Err(StepError::Refused(Refused::NoCallback)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(noted.len(), 1);
+    assert_eq!(trial.get(id).await.callback, noted.pop());
 }
 
 pub async fn one_start_of_many_wins(trial: &mut Trial) {

@@ -7,8 +7,8 @@ use kjob_proto::{Encoding, Text};
 
 use super::{Trial, at, complete, fail, retry};
 use crate::{
-    Ending, Finish, JobId, Lease, OnInterrupt, Owner, Parts, Payload, Phase, Priority, QueryId,
-    Refused, State, StepError, Submitted,
+    Ending, Finish, Info, JobId, Lease, OnInterrupt, Output, Owner, Parts, Payload, Phase,
+    Priority, QueryId, Refused, State, StepError, Submitted,
 };
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StepError>) -> Refused {
@@ -196,7 +196,7 @@ pub async fn a_stale_lease_is_refused(trial: &mut Trial) {
         .unwrap();
     assert_eq!(
         trial.get(id).await.ending,
-        Some(Ending::Done(Payload::binary(&b"new"[..])))
+        Some(Ending::Done(Output::binary(&b"new"[..])))
     );
 }
 
@@ -214,7 +214,7 @@ pub async fn a_report_on_a_waiting_job_is_refused(trial: &mut Trial) {
 }
 
 pub async fn every_way_to_end_keeps_what_it_must(trial: &mut Trial) {
-    let json = Finish::Complete(Payload::json("{\"ä\": 1}"));
+    let json = Finish::Complete(Output::json("{\"ä\": 1}"));
     let reason = || Text::from("outcome unknown ✓");
     let cut_off = Finish::Interrupt {
         reason: reason(),
@@ -224,14 +224,14 @@ pub async fn every_way_to_end_keeps_what_it_must(trial: &mut Trial) {
         (
             complete(b"\x00\xff"),
             Phase::Done,
-            Ending::Done(Payload::binary(&b"\x00\xff"[..])),
+            Ending::Done(Output::binary(&b"\x00\xff"[..])),
         ),
         (
             complete(b""),
             Phase::Done,
-            Ending::Done(Payload::binary(&b""[..])),
+            Ending::Done(Output::binary(&b""[..])),
         ),
-        (json, Phase::Done, Ending::Done(Payload::json("{\"ä\": 1}"))),
+        (json, Phase::Done, Ending::Done(Output::json("{\"ä\": 1}"))),
         (
             fail(),
             Phase::Failed,
@@ -376,7 +376,7 @@ pub async fn the_first_end_wins(trial: &mut Trial) {
     let job = trial.get(id).await;
     assert_eq!(
         job.ending,
-        Some(Ending::Done(Payload::binary(&b"first"[..])))
+        Some(Ending::Done(Output::binary(&b"first"[..])))
     );
     assert_eq!(job.state.ended_at, Some(at(1)));
 }
@@ -449,6 +449,41 @@ pub async fn an_ended_job_is_not_cancelled(trial: &mut Trial) {
     }
 }
 
+pub async fn what_is_said_of_a_result_is_kept_with_it(trial: &mut Trial) {
+    let mut most = Info::new();
+    for number in 0..Info::ENTRIES_MAX {
+        let name = format!("{number:0width$}", width = Info::NAME_LEN_MAX);
+        most.insert(name, "ä".repeat(Info::VALUE_LEN_MAX / 2))
+            .unwrap();
+    }
+    let mut little = Info::new();
+    little.insert("content_type", "text/html").unwrap();
+    little.insert("empty", "").unwrap();
+    let mut ended = Vec::new();
+    for (number, info) in [most, little, Info::new()].into_iter().enumerate() {
+        for len in [0, 10, 300_000] {
+            let payload = Payload::binary(vec![7; len]);
+            let info = info.clone();
+            let result = Output { payload, info };
+            let finish = Finish::Complete(result.clone());
+            let id = trial.ended(&format!("info-{number}-{len}"), finish).await;
+            ended.push((id, result));
+        }
+    }
+    for _ in 0..2 {
+        for (id, result) in &ended {
+            let told = trial.get(*id).await.ending;
+            assert_eq!(told, Some(Ending::Done(result.clone())));
+            let job = trial.store.get(*id, Parts::NONE, at(0)).await.unwrap();
+            let told = job.and_then(|job| job.ending);
+            assert_eq!(told, Some(Ending::Done(result.without_bytes())));
+        }
+        if !trial.reopen().await {
+            break;
+        }
+    }
+}
+
 pub async fn steps_survive_reopening(trial: &mut Trial) {
     let queued = trial.queued("queued").await;
     let (running, lease) = trial.running("running").await;
@@ -491,7 +526,7 @@ pub async fn big_payloads_and_results_come_back(trial: &mut Trial) {
         trial.submit(job.clone()).await;
         let started = trial.store.start(id, at(1)).await.unwrap();
         assert_eq!(started.payload.as_ref(), Some(&job.payload), "{size} bytes");
-        let result = Finish::Complete(Payload::binary(big(size + 1)));
+        let result = Finish::Complete(Output::binary(big(size + 1)));
         trial
             .store
             .finish(id, started.state.lease, result, at(2))
@@ -517,7 +552,7 @@ pub async fn big_payloads_and_results_come_back(trial: &mut Trial) {
             assert_eq!(job.payload, Some(big(*size)));
             assert_eq!(
                 job.ending,
-                Some(Ending::Done(Payload::binary(big(*size + 1))))
+                Some(Ending::Done(Output::binary(big(*size + 1))))
             );
             let bare = trial
                 .store

@@ -13,9 +13,9 @@ use rand::rngs::StdRng;
 
 use super::{Harness, Trial, at, new_job, runtime};
 use crate::{
-    Difference, Ending, Event, Filter, Finish, Job, JobId, JobTag, Lease, NewJob, OnInterrupt,
-    Owner, Parts, Payload, Phase, Refused, State, Status, StepError, Submitted, TagReuse,
-    Timestamp, Transition, Usage, apply,
+    CallbackOutcome, CallbackState, CallbackTry, Difference, Ending, Event, Filter, Finish, Job,
+    JobId, JobTag, Lease, NewJob, OnInterrupt, Output, Owner, Parts, Phase, Refused, State, Status,
+    StepError, Submitted, TagReuse, Timestamp, Transition, Usage, apply,
 };
 
 /// Runs generated sequences of steps, and shrinks one that goes wrong.
@@ -62,6 +62,7 @@ enum Op {
         start: bool,
         delay: bool,
         retention_ms: u64,
+        callback: bool,
     },
     Start(usize),
     Progress {
@@ -75,6 +76,12 @@ enum Op {
         how: How,
     },
     Cancel(usize),
+    /// Of callbacks, for this long.
+    Claim(i64),
+    Note {
+        job: usize,
+        how: Tried,
+    },
     ExpireAt {
         job: usize,
         millis: i64,
@@ -110,6 +117,13 @@ enum How {
     Retry { charged: bool, delay: bool },
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Tried {
+    Delivered,
+    Retry(i64),
+    GiveUp,
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let tag = prop_oneof![
         4 => (0..4u8).prop_map(Tag::User),
@@ -122,11 +136,18 @@ fn op() -> impl Strategy<Value = Op> {
         tag,
         any::<(bool, bool)>(),
         0..3u8,
-        any::<(bool, bool, bool)>(),
+        any::<(bool, bool, bool, bool)>(),
         retention_ms,
     )
         .prop_map(
-            |(owner, tag, (odd, json), payload, (if_failed, start, delay), retention_ms)| {
+            |(
+                owner,
+                tag,
+                (odd, json),
+                payload,
+                (if_failed, start, delay, callback),
+                retention_ms,
+            )| {
                 // Mostly the same call, so that repeats are met often.
                 let (endpoint, json) = (odd && json, json && payload == 0);
                 let delay = delay && payload == 1;
@@ -140,6 +161,7 @@ fn op() -> impl Strategy<Value = Op> {
                     start,
                     delay,
                     retention_ms,
+                    callback,
                 }
             },
         );
@@ -173,6 +195,11 @@ fn op() -> impl Strategy<Value = Op> {
             after,
             limit,
         });
+    let tried = prop_oneof![
+        1 => Just(Tried::Delivered),
+        2 => (0..3_000i64).prop_map(Tried::Retry),
+        1 => Just(Tried::GiveUp),
+    ];
     let job = 0..20usize;
     let stale = prop::bool::weighted(0.1);
     prop_oneof![
@@ -182,6 +209,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(job, stale, percent)| Op::Progress { job, stale, percent }),
         5 => (job.clone(), stale, how).prop_map(|(job, stale, how)| Op::Finish { job, stale, how }),
         2 => job.clone().prop_map(Op::Cancel),
+        2 => (1..3_000i64).prop_map(Op::Claim),
+        3 => (job.clone(), tried).prop_map(|(job, how)| Op::Note { job, how }),
         1 => (job, 0..4_000i64).prop_map(|(job, millis)| Op::ExpireAt { job, millis }),
         1 => list,
         1 => Just(Op::Expire),
@@ -197,6 +226,8 @@ struct Model {
     /// To whom each tag was last given.
     tags: HashMap<(Owner, JobTag), JobId>,
     ids: Vec<JobId>,
+    /// When each pending callback is to be handed out.
+    due: BTreeMap<JobId, Timestamp>,
     dropped: Usage,
 }
 
@@ -251,6 +282,7 @@ impl Model {
                 payload,
                 ending: None,
                 expires_at: None,
+                callback: None,
             },
         );
         self.ids.push(id);
@@ -274,19 +306,49 @@ impl Model {
                     _ => ending,
                 };
                 job.expires_at = Some(now.after(job.header.options.retention));
+                if job.header.options.callback_url.is_some() {
+                    job.callback = Some(CallbackState::pending(now));
+                    self.due.insert(id, now);
+                }
             }
         }
         Ok(job.state)
     }
 
-    fn usage(&self) -> Usage {
-        let bytes = |job: &Job| {
-            let result = match &job.ending {
-                Some(Ending::Done(result)) => result.data.len(),
-                _ => 0,
-            };
-            (job.payload.as_ref().unwrap().len() + result) as u64
+    fn claim(&mut self, now: Timestamp, until: Timestamp) -> Vec<Job> {
+        let mut due: Vec<_> = self.due.iter().map(|(id, at)| (*at, *id)).collect();
+        due.retain(|(at, id)| *at <= now && self.job(*id, now).is_some());
+        due.sort();
+        self.due.extend(due.iter().map(|(_, id)| (*id, until)));
+        let jobs = due.iter().map(|(_, id)| without_bytes(&self.jobs[id]));
+        jobs.collect()
+    }
+
+    fn note(
+        &mut self,
+        id: JobId,
+        tried: CallbackTry,
+        now: Timestamp,
+    ) -> Result<CallbackState, Refusal> {
+        let callback = &self.job(id, now).ok_or(Refusal::Unknown)?.callback;
+        let next = callback.as_ref().and_then(|old| old.after(tried, now));
+        let next = next.ok_or(Refusal::Refused(Refused::NoCallback))?;
+        self.jobs.get_mut(&id).unwrap().callback = Some(next.clone());
+        match next.next_at {
+            Some(at) => self.due.insert(id, at),
+            None => self.due.remove(&id),
         };
+        Ok(next)
+    }
+
+    /// Claims are forgotten when the store is opened anew.
+    fn reopen(&mut self) {
+        let pending = |job: &Job| Some((job.header.id, job.callback.as_ref()?.next_at?));
+        self.due = self.jobs.values().filter_map(pending).collect();
+    }
+
+    fn usage(&self) -> Usage {
+        let bytes = |job: &Job| (job.payload.as_ref().unwrap().len() + job.result_len()) as u64;
         Usage {
             jobs: self.jobs.len() as u64 - self.dropped.jobs,
             bytes: self.jobs.values().map(bytes).sum::<u64>() - self.dropped.bytes,
@@ -300,9 +362,9 @@ enum Refusal {
     Refused(Refused),
 }
 
-fn told(result: Result<State, StepError>) -> Result<Result<State, Refusal>, TestCaseError> {
+fn told<T>(result: Result<T, StepError>) -> Result<Result<T, Refusal>, TestCaseError> {
     match result {
-        Ok(state) => Ok(Ok(state)),
+        Ok(done) => Ok(Ok(done)),
         Err(StepError::Unknown(_)) => Ok(Err(Refusal::Unknown)),
         Err(StepError::Refused(refused)) => Ok(Err(Refusal::Refused(refused))),
         Err(StepError::Store(error)) => Err(TestCaseError::fail(error.to_string())),
@@ -346,6 +408,7 @@ impl Run {
                 start,
                 delay,
                 retention_ms,
+                callback,
             } => {
                 let id = self.trial.id().await;
                 let generated = |id| JobTag::generate(id, &mut StdRng::seed_from_u64(1));
@@ -366,6 +429,7 @@ impl Run {
                 job.payload = Bytes::from(std::vec![payload; usize::from(payload) * 60]);
                 job.header.options.retention = Duration::from_millis(retention_ms);
                 job.header.options.not_before = delay.then(|| now.after(Duration::from_secs(1)));
+                job.header.options.callback_url = callback.then(|| Text::from("http://a/b"));
                 if if_failed {
                     job.tag_reuse = TagReuse::IfFailed;
                 }
@@ -417,6 +481,26 @@ impl Run {
                 let expected = self.model.step(id, Event::RequestCancel, None, now);
                 prop_assert_eq!(told(store.request_cancel(id, now).await)?, expected);
             }
+            Op::Claim(millis) => {
+                let until = now.after(Duration::from_millis(millis as u64));
+                let expected = self.model.claim(now, until);
+                let mut found = Vec::new();
+                loop {
+                    let claimed = store.claim_callbacks(now, until, 3).await.unwrap();
+                    prop_assert!(claimed.jobs.len() <= 3);
+                    found.extend(claimed.jobs);
+                    if claimed.next_at.is_none_or(|next| next > now) {
+                        break;
+                    }
+                }
+                prop_assert_eq!(found, expected);
+            }
+            Op::Note { job, how } => {
+                let id = self.id(job);
+                let expected = self.model.note(id, tried(how, now), now);
+                let found = store.note_callback(id, tried(how, now), now).await;
+                prop_assert_eq!(told(found)?, expected);
+            }
             Op::ExpireAt { job, millis } => {
                 let (id, to) = (
                     self.id(job),
@@ -455,7 +539,9 @@ impl Run {
             Op::Wait(millis) => self.now = now.after(Duration::from_millis(millis as u64)),
             Op::Reopen => {
                 drop(store);
-                self.trial.reopen().await;
+                if self.trial.reopen().await {
+                    self.model.reopen();
+                }
             }
         }
         let total = self.trial.store.usage(&Owner::anonymous()).total;
@@ -525,12 +611,31 @@ fn owner_of(number: u8) -> Owner {
     Owner::new(if number == 0 { "anonymous" } else { "ann" })
 }
 
+fn tried(how: Tried, now: Timestamp) -> CallbackTry {
+    let error = Text::from("not taken");
+    let (http_status, outcome) = match how {
+        Tried::Delivered => (Some(200), CallbackOutcome::Delivered),
+        Tried::Retry(millis) => {
+            let at = now.after(Duration::from_millis(millis as u64));
+            (None, CallbackOutcome::Retry { error, at })
+        }
+        Tried::GiveUp => (Some(410), CallbackOutcome::GiveUp { error }),
+    };
+    CallbackTry {
+        http_status,
+        outcome,
+    }
+}
+
 fn finish(how: How, now: Timestamp) -> (Finish, Option<Ending>) {
     let reason = Text::from("it failed");
     let failed = Some(Ending::Failed(reason.clone()));
     match how {
         How::Complete(size) => {
-            let result = Payload::binary(std::vec![3; size]);
+            let mut result = Output::binary(std::vec![3; size]);
+            if size % 3 == 0 {
+                result.info.insert("size", size.to_string()).unwrap();
+            }
             (Finish::Complete(result.clone()), Some(Ending::Done(result)))
         }
         How::Fail => (Finish::Fail(reason), failed),
@@ -562,7 +667,7 @@ fn without_bytes(job: &Job) -> Job {
     let mut job = job.clone();
     job.payload = None;
     if let Some(Ending::Done(result)) = &mut job.ending {
-        result.data = Bytes::new();
+        *result = result.without_bytes();
     }
     job
 }

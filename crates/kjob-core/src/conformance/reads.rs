@@ -3,7 +3,7 @@
 use kjob_proto::Text;
 
 use super::{Trial, at, complete, fail};
-use crate::{Ending, Filter, JobId, Owner, Page, Parts, Payload, Status, Timestamp};
+use crate::{Ending, Filter, JobId, Output, Owner, Page, Parts, Status, Timestamp};
 
 const ALL: Filter = Filter {
     owner: None,
@@ -43,7 +43,7 @@ pub async fn get_gives_the_parts_that_were_asked_for(trial: &mut Trial) {
         }
         let job = trial.store.get(done, parts, at(0)).await.unwrap().unwrap();
         let bytes = if result { &b"result"[..] } else { b"" };
-        assert_eq!(job.ending, Some(Ending::Done(Payload::binary(bytes))));
+        assert_eq!(job.ending, Some(Ending::Done(Output::binary(bytes))));
     }
 }
 
@@ -254,7 +254,7 @@ pub async fn list_gives_no_bytes(trial: &mut Trial) {
     let page = trial.store.list(&ALL, at(0)).await.unwrap();
     assert!(page.jobs.iter().all(|job| job.payload.is_none()));
     let result = page.jobs[1].ending.clone();
-    assert_eq!(result, Some(Ending::Done(Payload::binary(&b""[..]))));
+    assert_eq!(result, Some(Ending::Done(Output::binary(&b""[..]))));
     let one = trial
         .store
         .get(page.jobs[1].header.id, Parts::NONE, at(0))

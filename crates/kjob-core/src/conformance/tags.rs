@@ -75,7 +75,7 @@ pub async fn the_same_call_gives_the_same_job_in_every_state(trial: &mut Trial) 
         assert_eq!(job.expires_at, before.expires_at);
         if let Some(crate::Ending::Done(result)) = &job.ending {
             assert_eq!(
-                result.data,
+                result.payload.data,
                 Bytes::new(),
                 "an existing job comes without its result"
             );

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::handler::{Handler, HandlerError, JobContext};
-use crate::Payload;
+use crate::{Output, Payload};
 
 /// A handler that computes or waits without `await`: each run has a thread to itself.
 ///
@@ -39,9 +39,10 @@ pub struct Blocking<F> {
     threads: Arc<Semaphore>,
 }
 
-impl<F> Blocking<F>
+impl<F, R> Blocking<F>
 where
-    F: Fn(&JobContext, Payload) -> Result<Payload, HandlerError> + Send + Sync + 'static,
+    F: Fn(&JobContext, Payload) -> Result<R, HandlerError> + Send + Sync + 'static,
+    R: Into<Output>,
 {
     /// Runs `work` on at most `threads` threads (at least one) of the runtime's pool for blocking
     /// work.
@@ -54,11 +55,12 @@ where
 }
 
 #[async_trait]
-impl<F> Handler for Blocking<F>
+impl<F, R> Handler for Blocking<F>
 where
-    F: Fn(&JobContext, Payload) -> Result<Payload, HandlerError> + Send + Sync + 'static,
+    F: Fn(&JobContext, Payload) -> Result<R, HandlerError> + Send + Sync + 'static,
+    R: Into<Output> + Send + 'static,
 {
-    async fn call(&self, context: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
+    async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError> {
         let permit = tokio::select! {
             biased;
             permit = self.threads.clone().acquire_owned() => permit,
@@ -71,7 +73,7 @@ where
             work(&context, payload)
         });
         match thread.await {
-            Ok(result) => result,
+            Ok(result) => result.map(Into::into),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 // The runtime is going down.

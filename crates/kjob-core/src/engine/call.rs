@@ -7,17 +7,17 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::handler::{Handler, HandlerError, JobContext};
-use crate::Payload;
+use crate::{Output, Payload};
 
 /// A handler's run: a task of its own, so that its panics, and the thread that it may block, are
 /// not those of the engine's task for the job.
 pub(super) struct Call {
-    task: JoinHandle<Result<Payload, HandlerError>>,
+    task: JoinHandle<Result<Output, HandlerError>>,
 }
 
 /// How a handler was left.
 pub(super) enum Outcome {
-    Returned(Result<Payload, HandlerError>),
+    Returned(Result<Output, HandlerError>),
     /// It did not stop in time, so its future is dropped, or will be once it lets go of its
     /// thread.
     Dropped,

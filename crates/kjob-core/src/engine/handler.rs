@@ -9,12 +9,12 @@ use kjob_proto::Text;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
-use crate::{JobId, JobTag, Owner, Payload, QueryId, Timestamp};
+use crate::{JobId, JobTag, Output, Owner, Payload, QueryId, Timestamp};
 
 /// Runs the jobs of an endpoint.
 ///
-/// A function or closure `Fn(JobContext, Payload) -> impl Future` is a handler. The future is
-/// polled on the runtime's threads: work that blocks belongs into `tokio::task::spawn_blocking`.
+/// A function or closure `Fn(JobContext, Payload) -> impl Future` is a handler, whether its future
+/// gives a [`Payload`] or an [`Output`], which says more about it. The future is polled on the runtime's threads: work that blocks belongs into `tokio::task::spawn_blocking`.
 ///
 /// **Stopping.** On a cancel, a deadline or a drain, [`JobContext::cancelled`] completes, and the
 /// handler has the engine's grace time to return; then its future is dropped. A handler that
@@ -38,17 +38,18 @@ pub trait Handler: Send + Sync + 'static {
     /// Runs one job, once. `payload` is bare Avro or JSON, as the job was submitted or as the
     /// route's [`encoding`](super::RouteOptions::encoding) asks; the result is to be in the same
     /// encoding, unless the route's schemas let the engine turn it.
-    async fn call(&self, context: JobContext, payload: Payload) -> Result<Payload, HandlerError>;
+    async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError>;
 }
 
 #[async_trait]
-impl<F, Fut> Handler for F
+impl<F, Fut, R> Handler for F
 where
     F: Fn(JobContext, Payload) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Payload, HandlerError>> + Send + 'static,
+    Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+    R: Into<Output>,
 {
-    async fn call(&self, context: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
-        self(context, payload).await
+    async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError> {
+        self(context, payload).await.map(Into::into)
     }
 }
 

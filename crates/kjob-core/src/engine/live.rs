@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Age, Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
+use crate::{Age, CallbackState, Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
 
 /// A job from just before its submit is durable until just after its end is.
 ///
@@ -139,12 +139,16 @@ impl Live {
         let expires_at = state
             .ended_at
             .map(|at| at.after(self.header.options.retention));
+        let has_callback = self.header.options.callback_url.is_some();
+        let callback = state.ended_at.filter(|_| has_callback);
+        let callback = callback.map(CallbackState::pending);
         let job = Job {
             header: self.header.clone(),
             state,
             payload: None,
             ending: Some(ending),
             expires_at,
+            callback,
         };
         let mut cell = self.cell();
         if cell.ended.is_some() {
@@ -182,6 +186,7 @@ impl Live {
             payload: None,
             ending: None,
             expires_at: None,
+            callback: None,
         })
     }
 

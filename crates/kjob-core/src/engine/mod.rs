@@ -30,7 +30,7 @@
 //! let caller = Caller::user(ann);
 //! let job = engine.wait(&caller, &JobKey::Id(accepted.id), Duration::from_secs(5)).await?;
 //! let ending = job.and_then(|job| job.ending);
-//! assert_eq!(ending, Some(Ending::Done(Payload::binary("HELLO"))));
+//! assert_eq!(ending, Some(Ending::Done(Output::binary("HELLO"))));
 //! engine.shut_down(Duration::ZERO).await?;
 //! # Ok(()) }
 //! ```

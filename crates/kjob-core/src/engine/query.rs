@@ -299,6 +299,6 @@ impl Inner {
 
 fn clear_result(job: &mut Job) {
     if let Some(Ending::Done(result)) = &mut job.ending {
-        result.data.clear();
+        *result = result.without_bytes();
     }
 }

@@ -14,8 +14,8 @@ use super::progress::Progress;
 use super::registry::{Interrupted, Route};
 use super::schemas::Side;
 use crate::{
-    Finish, JobId, OnInterrupt, Parts, Payload, Phase, Refused, RouteId, Started, State, StepError,
-    StoreError, Timestamp,
+    Finish, JobId, OnInterrupt, Output, Parts, Payload, Phase, Refused, RouteId, Started, State,
+    StepError, StoreError, Timestamp,
 };
 
 /// How long a handler whose future was to be dropped may take to let go of its thread.
@@ -370,9 +370,13 @@ impl Inner {
     }
 
     /// Checks a result, and brings it into the encoding family of the job's payload.
-    fn result(&self, live: &Live, route: &Route, result: Payload) -> Finish {
+    fn result(&self, live: &Live, route: &Route, output: Output) -> Finish {
         let wanted = live.header.encoding.reply();
         let limits = &self.config.limits;
+        let Output {
+            payload: result,
+            info,
+        } = output;
         // Looked at before and after it is turned, so that turning has a bound too.
         if let Some(failure) = self.too_large(&result) {
             return failure;
@@ -395,9 +399,9 @@ impl Inner {
             Ok(result) if result.encoding == Encoding::Json && !is_text(&result) => {
                 Finish::Fail(Text::from("the handler's JSON result is not UTF-8"))
             }
-            Ok(result) => match self.too_large(&result) {
+            Ok(payload) => match self.too_large(&payload) {
                 Some(failure) => failure,
-                None => Finish::Complete(result),
+                None => Finish::Complete(Output { payload, info }),
             },
         }
     }

@@ -39,6 +39,8 @@ pub struct Submission {
     pub remove_on_complete: bool,
     /// A text of the user's, shown in lists.
     pub user_data: Text,
+    /// Whom to tell when the job has ended: an absolute URL that the caller has judged.
+    pub callback_url: Option<Text>,
 }
 
 impl Submission {
@@ -58,6 +60,7 @@ impl Submission {
             retention: None,
             remove_on_complete: false,
             user_data: Text::default(),
+            callback_url: None,
         }
     }
 }

@@ -262,6 +262,7 @@ impl Inner {
                 retention: submission.retention.unwrap_or(self.config.retention),
                 remove_on_complete: submission.remove_on_complete,
                 user_data: submission.user_data,
+                callback_url: submission.callback_url,
             },
         };
         Ok((header, submission.payload, submission.tag_reuse))

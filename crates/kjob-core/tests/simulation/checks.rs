@@ -161,9 +161,7 @@ impl History {
         let told = &job.state;
         let ending = match &known.ending {
             Some(Ending::Done(result)) if !with_result => {
-                let mut result = result.clone();
-                result.data.clear();
-                Some(Ending::Done(result))
+                Some(Ending::Done(result.without_bytes()))
             }
             other => other.clone(),
         };

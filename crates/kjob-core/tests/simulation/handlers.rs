@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_core::engine::{Handler, HandlerError, JobContext, Registry};
-use kjob_core::{Clock, JobId, Payload};
+use kjob_core::{Clock, JobId, Output, Payload};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 
@@ -59,7 +59,7 @@ impl Drop for Running<'_> {
 
 #[async_trait]
 impl Handler for Anything {
-    async fn call(&self, context: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
+    async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError> {
         let sim = &*self.sim;
         let job = context.job();
         let (id, attempt) = (job.id, job.attempt);
@@ -85,8 +85,8 @@ impl Handler for Anything {
         };
         sim.history().did(id, did.clone());
         match did {
-            Did::Returned(data) => Ok(Payload::binary(data)),
-            Did::ReturnedTooMuch => Ok(Payload::binary(vec![0; 101])),
+            Did::Returned(data) => Ok(Output::binary(data)),
+            Did::ReturnedTooMuch => Ok(Output::binary(vec![0; 101])),
             Did::Failed => Err(HandlerError::failed("by chance: failed")),
             Did::Transient => Err(HandlerError::transient("by chance: transient")),
             Did::StoppedUnasked => Err(HandlerError::Stopped),

@@ -245,7 +245,7 @@ impl History {
         let is_explained = match ending {
             Ending::Done(result) => {
                 Event::Done.happened();
-                did(Did::Returned(result.data.clone()))
+                did(Did::Returned(result.payload.data.clone()))
             }
             Ending::Cancelled => {
                 let name = (known.header.owner.clone(), known.header.tag.clone());

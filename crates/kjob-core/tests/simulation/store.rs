@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use kjob_core::{
-    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts,
-    Started, State, StepError, Store, StoreError, StoreUsage, Submitted, Timestamp,
+    CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
+    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
+    StoreUsage, Submitted, Timestamp,
 };
 use rand::RngExt;
 
@@ -28,6 +29,8 @@ pub(crate) enum Kind {
     Find,
     Get,
     List,
+    ClaimCallbacks,
+    NoteCallback,
     ExpireAt,
     Expire,
     Close,
@@ -35,7 +38,10 @@ pub(crate) enum Kind {
 
 impl Kind {
     fn writes(self) -> bool {
-        !matches!(self, Kind::Find | Kind::Get | Kind::List)
+        !matches!(
+            self,
+            Kind::Find | Kind::Get | Kind::List | Kind::ClaimCallbacks
+        )
     }
 
     fn killed(self) -> Option<Event> {
@@ -47,7 +53,12 @@ impl Kind {
             Kind::Finish => Event::KilledWhileFinishing,
             Kind::Cancel => Event::KilledWhileCancelling,
             Kind::Expire | Kind::ExpireAt => Event::KilledWhileExpiring,
-            Kind::Find | Kind::Get | Kind::List | Kind::Close => return None,
+            Kind::Find
+            | Kind::Get
+            | Kind::List
+            | Kind::ClaimCallbacks
+            | Kind::NoteCallback
+            | Kind::Close => return None,
         })
     }
 
@@ -347,6 +358,28 @@ impl Store for SimStore {
         let store = self.0.store.clone();
         let step = async move { store.list(&filter, now).await };
         self.step(Kind::List, None, step).await
+    }
+
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError> {
+        let store = self.0.store.clone();
+        let step = async move { store.claim_callbacks(now, until, limit).await };
+        self.step(Kind::ClaimCallbacks, None, step).await
+    }
+
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError> {
+        let store = self.0.store.clone();
+        let step = async move { store.note_callback(id, tried, at).await };
+        self.step(Kind::NoteCallback, Some(id), step).await
     }
 
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use kjob_core::engine::{
     Accepted, Caller, Engine, EngineConfig, Handler, HandlerError, JobContext, JobKey, ManualClock,
     Registry, RouteOptions, Submission,
 };
-use kjob_core::{Ending, Job, JobId, MemoryStore, Owner, Payload, Phase, Store, Timestamp};
+use kjob_core::{Ending, Job, JobId, MemoryStore, Output, Owner, Payload, Phase, Store, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) const T0: Timestamp = Timestamp::from_millis(1_000_000);
@@ -156,7 +156,7 @@ pub(crate) fn held(obedient: bool) -> (Held, mpsc::UnboundedReceiver<Run>) {
 
 #[async_trait]
 impl Handler for Held {
-    async fn call(&self, context: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
+    async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError> {
         let (tell, told) = oneshot::channel();
         let run = Run {
             context: context.clone(),
@@ -168,7 +168,9 @@ impl Handler for Held {
             .map_err(|_| HandlerError::failed("the test is over"))?;
         tokio::select! {
             biased;
-            result = told => result.unwrap_or(Err(HandlerError::failed("the test let go"))),
+            result = told => result
+                .unwrap_or(Err(HandlerError::failed("the test let go")))
+                .map(Into::into),
             () = context.cancelled(), if self.obedient => Err(HandlerError::Stopped),
         }
     }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use kjob_core::{
-    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts,
-    Started, State, StepError, Store, StoreError, StoreUsage, Submitted, Timestamp,
+    CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
+    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
+    StoreUsage, Submitted, Timestamp,
 };
 
 /// Passes every step on to another store, but for writes while a switch is on.
@@ -92,6 +93,22 @@ impl Store for Troubled {
     }
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         self.inner.list(filter, now).await
+    }
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError> {
+        self.inner.claim_callbacks(now, until, limit).await
+    }
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError> {
+        self.step(self.inner.note_callback(id, tried, at)).await?
     }
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
         self.step(self.inner.expire_at(id, at)).await?

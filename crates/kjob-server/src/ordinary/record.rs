@@ -53,7 +53,7 @@ impl<'a> JobRecord<'a> {
         let path = super::path_of(header.id);
         let (error, result_encoding) = match &job.ending {
             Some(Ending::Failed(message)) => (Some(message.as_str()), None),
-            Some(Ending::Done(result)) => (None, Some(result.encoding.as_str())),
+            Some(Ending::Done(result)) => (None, Some(result.payload.encoding.as_str())),
             Some(Ending::Cancelled) | None => (None, None),
         };
         Self {

@@ -6,7 +6,7 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Response, StatusCode};
 use kjob_core::engine::JobKey;
-use kjob_core::{Age, Ending, Job, Payload, Phase};
+use kjob_core::{Age, Ending, Job, Output, Payload, Phase};
 use kjob_proto::{Encoding, Text};
 
 use super::{Ask, ranges};
@@ -42,7 +42,10 @@ pub(super) async fn answer(
     }
     let id = JobKey::Id(job.header.id);
     let mut job = engine.get(caller, &id).await?.ok_or_else(|| unknown(key))?;
-    let Some(Ending::Done(result)) = job.ending.take() else {
+    let Some(Ending::Done(Output {
+        payload: result, ..
+    })) = job.ending.take()
+    else {
         return Err(unknown(key));
     };
     held.grow_to_answer(result.data.len())

@@ -233,7 +233,7 @@ impl SyncCall<'_> {
 fn take_result(job: &mut Job) -> Result<Payload, Refusal> {
     let id = job.header.id;
     match job.ending.take() {
-        Some(Ending::Done(result)) => Ok(result),
+        Some(Ending::Done(result)) => Ok(result.payload),
         Some(Ending::Failed(message)) => Err(Refusal::JobFailed { id, message }),
         Some(Ending::Cancelled) | None => Err(Refusal::JobCancelled(id)),
     }

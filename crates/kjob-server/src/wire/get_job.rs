@@ -5,12 +5,15 @@
 //!
 //! `info` has `job_tag`, `query_id`, `phase` (`queued`, `running`, `cancelling`, `done`, `failed`,
 //! `cancelled`), `attempt`, and in epoch milliseconds, where they are known, `time_received`,
-//! `time_started`, `time_ended` and `time_expires`.
+//! `time_started`, `time_ended` and `time_expires`. What the handler said about the result is there
+//! with `result.` before each name. Of a job with a `callback_url` that has ended there are `callback`
+//! (`pending`, `delivered`, `given_up`), `callback_attempts`, and of the last try, where they are
+//! known, `callback_http_status`, `callback_error`, `time_callback_tried`, and `time_callback_next`.
 
 use std::time::Duration;
 
 use kjob_core::engine::JobKey;
-use kjob_core::{Ending, Job, JobId, JobTag, Payload, Phase, Timestamp};
+use kjob_core::{CallbackState, Ending, Job, JobId, JobTag, Output, Payload, Phase, Timestamp};
 use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 
 use super::Call;
@@ -41,10 +44,10 @@ pub(super) async fn call(
     let mut job = job.ok_or_else(|| unknown(&key))?;
     let mut response = describe(&job);
     match job.ending.take() {
-        Some(Ending::Done(result)) => {
+        Some(Ending::Done(Output { payload, .. })) => {
             let busy = Refusal::AnswerBusy;
-            held.grow_to_answer(result.data.len()).map_err(busy)?;
-            let result = call.by.turned(&job, result, wanted).await?;
+            held.grow_to_answer(payload.data.len()).map_err(busy)?;
+            let result = call.by.turned(&job, payload, wanted).await?;
             put_result(&mut response, result)?;
             return Ok((response, Delivery::of(&call.by.engine, job)));
         }
@@ -81,7 +84,7 @@ fn describe(job: &Job) -> GetJobResponse {
 }
 
 fn info(job: &Job) -> StringMap {
-    let mut info = StringMap::with_capacity(8);
+    let mut info = StringMap::with_capacity(16);
     info.insert("job_tag", job.header.tag.to_string());
     info.insert("query_id", job.header.query_id.to_string());
     info.insert("phase", job.state.phase.as_str());
@@ -97,7 +100,35 @@ fn info(job: &Job) -> StringMap {
             info.insert(name, time.as_millis().to_string());
         }
     }
+    if let Some(Ending::Done(result)) = &job.ending {
+        for (name, value) in result.info.iter() {
+            info.insert(format!("result.{name}"), value.clone());
+        }
+    }
+    if let Some(callback) = &job.callback {
+        put_callback(&mut info, callback);
+    }
     info
+}
+
+fn put_callback(info: &mut StringMap, callback: &CallbackState) {
+    info.insert("callback", callback.phase.as_str());
+    info.insert("callback_attempts", callback.attempts.to_string());
+    if let Some(status) = callback.http_status {
+        info.insert("callback_http_status", status.to_string());
+    }
+    if let Some(error) = &callback.error {
+        info.insert("callback_error", error.clone());
+    }
+    let times = [
+        ("time_callback_tried", callback.tried_at),
+        ("time_callback_next", callback.next_at),
+    ];
+    for (name, time) in times {
+        if let Some(time) = time {
+            info.insert(name, time.as_millis().to_string());
+        }
+    }
 }
 
 fn put_result(response: &mut GetJobResponse, result: Payload) -> Result<(), Refusal> {

@@ -133,7 +133,7 @@ fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
         .unwrap();
     let fail = |_: JobContext, payload: Payload| async move {
         let message = String::from_utf8_lossy(&payload.data).into_owned();
-        Err(HandlerError::failed(message))
+        Err::<kjob_core::Payload, _>(HandlerError::failed(message))
     };
     registry
         .route("/fail", fail, RouteOptions::default())

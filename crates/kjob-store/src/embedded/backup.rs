@@ -435,7 +435,7 @@ fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupErr
 mod tests {
     use bytes::Bytes;
     use kjob_core::{
-        Finish, Header, JobId, JobOptions, Lease, NewJob, Owner, Payload, QueryId, Store, TagReuse,
+        Finish, Header, JobId, JobOptions, Lease, NewJob, Output, Owner, QueryId, Store, TagReuse,
         Timestamp,
     };
     use kjob_proto::{Encoding, Text};
@@ -457,7 +457,7 @@ mod tests {
         let mut ids = store.reserve_ids(4).await.unwrap();
         while let Some(id) = ids.take() {
             store.submit(job(id, now), true).await.unwrap();
-            let finish = Finish::Complete(Payload::binary("result"));
+            let finish = Finish::Complete(Output::binary("result"));
             store.finish(id, Lease(1), finish, now).await.unwrap();
         }
         let layout = &store.shared.layout;

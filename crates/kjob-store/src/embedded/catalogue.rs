@@ -71,6 +71,15 @@ pub(crate) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
 impl Catalogue {
     /// Opens the catalogue, or, where it `may_be_new`, makes one with no segments.
     pub(crate) fn open(path: &Path, may_be_new: bool) -> Result<Self, CatalogueError> {
+        Self::open_as(path, may_be_new, FORMAT)
+    }
+
+    /// Opens the catalogue of a directory of an older format.
+    pub(crate) fn open_old(path: &Path, format: i64) -> Result<Self, CatalogueError> {
+        Self::open_as(path, false, format)
+    }
+
+    fn open_as(path: &Path, may_be_new: bool, format: i64) -> Result<Self, CatalogueError> {
         let opening = || sql("open the catalogue");
         let store = |error| CatalogueError::Store(opening()(error));
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -92,7 +101,7 @@ impl Catalogue {
         if !is_new && id != APPLICATION_ID {
             return Err(CatalogueError::Foreign);
         }
-        if !is_new && version != FORMAT {
+        if !is_new && version != format {
             return Err(CatalogueError::Version(version));
         }
         let set_up = || {
@@ -101,7 +110,7 @@ impl Catalogue {
             connection.pragma_update(None, "cell_size_check", true)?;
             if is_new {
                 connection.execute_batch("BEGIN IMMEDIATE")?;
-                make_tables(&connection)?;
+                make_tables(&connection, format)?;
                 Ids::FIRST.write(&connection)?;
                 connection.execute_batch("COMMIT")?;
                 checkpoint(&connection)?;
@@ -109,7 +118,8 @@ impl Catalogue {
             Ok(())
         };
         set_up().map_err(store)?;
-        if Schema::read(&connection).map_err(store)? != Schema::of(make_tables).map_err(store)? {
+        let right = Schema::of(|model| make_tables(model, format)).map_err(store)?;
+        if Schema::read(&connection).map_err(store)? != right {
             return Err(CatalogueError::Store(StoreError::Corrupt {
                 what: "catalogue.sqlite: its tables are not those of a catalogue of this format"
                     .to_owned(),
@@ -267,6 +277,23 @@ impl Catalogue {
         remove().map_err(sql("forget a segment"))?;
         self.ids = ids;
         self.segments.remove(&number);
+        self.settle();
+        Ok(())
+    }
+
+    /// Says that the directory is of this format now, after all its segments are; their counts
+    /// are of the old one, and forgotten.
+    pub(crate) fn set_current(&mut self) -> Result<(), StoreError> {
+        let unsettled = self.segments.values().map(|segment| SegmentRecord {
+            summary: None,
+            ..*segment
+        });
+        let unsettled = unsettled.collect();
+        self.change("convert the catalogue", |change| {
+            change.execute("DELETE FROM summaries", [])?;
+            schema::mark(change, FORMAT)?;
+            Ok(unsettled)
+        })?;
         self.settle();
         Ok(())
     }
@@ -465,7 +492,8 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspected, StoreError> {
     };
     let connection = open().map_err(doing())?;
     let snapshot = connection.unchecked_transaction().map_err(doing())?;
-    if Schema::read(&snapshot).map_err(doing())? != Schema::of(make_tables).map_err(doing())? {
+    let right = Schema::of(|model| make_tables(model, FORMAT)).map_err(doing())?;
+    if Schema::read(&snapshot).map_err(doing())? != right {
         return Err(corrupt(
             "its tables are not those of this format".to_owned(),
         ));
@@ -552,9 +580,10 @@ fn read_segments(connection: &Connection) -> Result<BTreeMap<u32, SegmentRecord>
     Ok(segments)
 }
 
-fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
+/// They are the same in formats 2 and 3.
+fn make_tables(connection: &Connection, format: i64) -> rusqlite::Result<()> {
     connection.execute_batch(TABLES)?;
-    schema::mark(connection)
+    schema::mark(connection, format)
 }
 
 const TABLES: &str = "

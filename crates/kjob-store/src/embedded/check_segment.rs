@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kjob_core::{JobId, Owner, Parts, StoreError, Usage};
 use rusqlite::{Connection, Row};
 
+use super::callback_row;
 use super::catalogue::SegmentRecord;
 use super::check::Finding;
 use super::counts::{self, Meta};
@@ -92,10 +93,13 @@ impl<'a> CheckedSegment<'a> {
     /// Whether each table has the rows that it should have.
     fn sums(&mut self, connection: &Connection) -> Result<(), StoreError> {
         for (table, right) in self.totals.tables() {
-            if !["jobs", "states", "ends", "expiries"].contains(&table) {
-                continue;
-            }
-            let query = format!("SELECT id, crc FROM {table}");
+            let query = match table {
+                "jobs" | "states" | "ends" | "expiries" | "callbacks" => {
+                    format!("SELECT id, crc FROM {table}")
+                }
+                "callbacks_due" => callback_row::DUE_SUM.to_owned(),
+                _ => continue,
+            };
             let found = connection
                 .prepare(&query)
                 .and_then(|mut query| Sum::of(&mut query, []))

@@ -8,6 +8,12 @@ use super::error::{sql, sql_of};
 use super::summary::{Expiries, OwnerUsage};
 use super::totals::Sum;
 
+/// Tables and indexes whose first page is noted in `meta`, and the name of the note.
+pub(crate) const PAGES: [(&str, &str); 2] = [
+    ("callbacks", "callbacks_page"),
+    ("callbacks_due", "callbacks_due_page"),
+];
+
 /// What `meta` says of a segment, with 0 and `None` where it does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
@@ -15,6 +21,8 @@ pub(crate) struct Meta {
     pub(crate) generation: u32,
     pub(crate) low_water: i64,
     pub(crate) opened_at: Option<i64>,
+    /// Where the tables begin that a converted file has in other places than a new one.
+    pub(crate) pages: [Option<i64>; 2],
 }
 
 /// Writes what an owner has; gives the row's checksum.
@@ -145,6 +153,7 @@ impl Meta {
             generation: small(one("generation")?).unwrap_or(0),
             low_water: one("low_water")?.unwrap_or(0),
             opened_at: one("opened_at")?,
+            pages: [one(PAGES[0].1)?, one(PAGES[1].1)?],
         })
     }
 }

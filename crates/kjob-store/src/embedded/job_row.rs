@@ -19,13 +19,13 @@ use super::tags::{TagKey, tag_from};
 pub(crate) const COLUMNS: &str = "j.id, j.tag, j.owner, j.endpoint, j.encoding, j.query_id, \
      j.parent_span, j.received_at, j.source_ip, j.priority, j.not_before, j.timeout_ms, \
      j.retention_ms, j.remove_on_complete, j.user_data, j.started, j.payload_len, j.payload_crc, \
-     j.payload_file, j.crc";
+     j.payload_file, j.crc, j.callback_url";
 
 /// How many they are.
-pub(crate) const COLUMN_COUNT: usize = 20;
+pub(crate) const COLUMN_COUNT: usize = 21;
 
 const INSERT: &str = "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, \
-     ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
+     ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
 
 /// A row of `jobs`, checked, without its payload.
 #[derive(Debug)]
@@ -100,6 +100,7 @@ pub(crate) fn insert(
         bytes.file,
         crc,
         data,
+        options.callback_url.as_ref().map(Text::as_str),
     ])?;
     Ok(crc)
 }
@@ -153,6 +154,7 @@ impl JobRow {
             retention: duration(row.get(12)?),
             remove_on_complete,
             user_data: text(14)?,
+            callback_url: row.get_ref(20)?.as_str_or_null()?.map(Text::copy_from),
         };
         let header = Header {
             id,
@@ -230,7 +232,7 @@ pub(crate) fn encoding_from(number: u8) -> Option<Encoding> {
 
 fn checksum(header: &Header, started: bool, payload: &Extent) -> u32 {
     let options = &header.options;
-    Checksum::default()
+    let row = Checksum::default()
         .int(header.id.get())
         .bytes(TagKey::of(&header.tag).bytes())
         .bytes(header.owner.as_str().as_bytes())
@@ -249,6 +251,11 @@ fn checksum(header: &Header, started: bool, payload: &Extent) -> u32 {
         .int(started)
         .int(payload.len.cast_signed())
         .int(payload.crc)
-        .maybe(payload.file.map(i64::from))
-        .end()
+        .maybe(payload.file.map(i64::from));
+    // Nothing of one that is not there, so that the rows of format 2 are right as they are.
+    match &options.callback_url {
+        Some(url) => row.bytes(url.as_bytes()),
+        None => row,
+    }
+    .end()
 }

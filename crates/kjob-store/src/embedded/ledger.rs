@@ -55,6 +55,8 @@ pub(crate) struct Ledger {
     /// Expiries that were moved since a rewriting was last planned, which its copy may have missed.
     /// `None` if none was.
     pub(crate) moved: Option<Vec<(JobId, Timestamp)>>,
+    /// Jobs whose callbacks changed since then.
+    pub(crate) noted: Vec<JobId>,
 }
 
 /// What a batch changes in one segment.
@@ -67,6 +69,8 @@ pub(crate) struct Pending {
     /// By how much the totals change, but for those of the counts, which are not written yet.
     pub(crate) totals: Totals,
     pub(crate) moved: Vec<(JobId, Timestamp)>,
+    /// When the callbacks that changed are due now, if they still are.
+    pub(crate) callbacks: Vec<(JobId, Option<Timestamp>)>,
     pub(crate) jobs: u64,
     pub(crate) live: i64,
     pub(crate) max_id: i64,
@@ -111,6 +115,7 @@ impl Ledger {
             summary_stale: false,
             changes: 0,
             moved: None,
+            noted: Vec::new(),
         }
     }
 
@@ -209,6 +214,8 @@ impl Ledger {
         self.totals = written.totals;
         if let Some(moved) = &mut self.moved {
             moved.append(&mut pending.moved);
+            self.noted
+                .extend(pending.callbacks.iter().map(|(id, _)| *id));
         }
         self.summary_stale |= self.summary_stored;
     }

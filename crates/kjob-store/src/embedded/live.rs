@@ -4,6 +4,7 @@ use kjob_core::{
     Event, Header, JobId, Lease, NewJob, Owner, Phase, State, Timestamp, Transition, apply,
 };
 
+use super::job_row::millis;
 use super::state_row;
 use super::totals::Totals;
 
@@ -20,6 +21,8 @@ pub(crate) struct Live {
     progress: u8,
     /// Whether the segment has a row of its state: not for one that is as it was submitted.
     pub(crate) has_row: bool,
+    /// Whether somebody is to be told of its end.
+    pub(crate) has_callback: bool,
 }
 
 /// The one moment that a live state has: a queued job was not started, a started one waits for
@@ -32,7 +35,30 @@ enum Moment {
 }
 
 impl Live {
-    pub(crate) fn new(owner: Owner, retention_ms: i64, state: &State, has_row: bool) -> Self {
+    pub(crate) fn of(header: &Header, state: &State, has_row: bool) -> Self {
+        let options = &header.options;
+        Self::new(
+            header.owner.clone(),
+            millis(options.retention),
+            state,
+            has_row,
+            options.callback_url.is_some(),
+        )
+    }
+
+    /// The same job in another state, of which the segment has a row.
+    pub(crate) fn moved_to(self, state: &State) -> Self {
+        let has_callback = self.has_callback;
+        Self::new(self.owner, self.retention_ms, state, true, has_callback)
+    }
+
+    fn new(
+        owner: Owner,
+        retention_ms: i64,
+        state: &State,
+        has_row: bool,
+        has_callback: bool,
+    ) -> Self {
         let moment = match (state.started_at, state.not_before) {
             (Some(at), _) => Moment::StartedAt(at),
             (None, Some(at)) => Moment::NotBefore(at),
@@ -54,6 +80,7 @@ impl Live {
             phase,
             progress,
             has_row,
+            has_callback,
         }
     }
 
@@ -112,6 +139,9 @@ pub(crate) fn detached(job: &NewJob) -> Header {
     ] {
         *text = kjob_proto::Text::copy_from(text);
     }
+    if let Some(url) = &mut header.options.callback_url {
+        *url = kjob_proto::Text::copy_from(url);
+    }
     header
 }
 
@@ -149,7 +179,7 @@ mod tests {
         );
         for state in [queued, delayed, running, advanced, cancelling, again] {
             assert_eq!(
-                Live::new(Owner::anonymous(), 1, &state, false).state(),
+                Live::new(Owner::anonymous(), 1, &state, false, true).state(),
                 state
             );
         }

@@ -10,6 +10,7 @@ use kjob_core::{JobId, StoreError};
 use rusqlite::Connection;
 
 use super::blobs;
+use super::callback_row;
 use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
 use super::counts::Meta;
 use super::error::{file, in_segment, sql};
@@ -21,7 +22,7 @@ use super::schema::FORMAT;
 use super::segment::{self, Access};
 use super::shared::Shared;
 use super::totals::{self, Totals};
-use super::{OpenError, counts, log_file, summary, tags, take_up};
+use super::{OpenError, convert, counts, log_file, summary, tags, take_up};
 
 /// What was found.
 pub(crate) struct Opened {
@@ -83,7 +84,11 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
     if !accept {
         refuse_damaged_log(&layout.catalogue())?;
     }
-    let catalogue = match Catalogue::open(&layout.catalogue(), is_empty) {
+    let found = match Catalogue::open(&layout.catalogue(), is_empty) {
+        Err(CatalogueError::Version(convert::OLD_FORMAT)) => convert::directory(layout, accept)?,
+        found => found,
+    };
+    let catalogue = match found {
         Ok(catalogue) => catalogue,
         Err(CatalogueError::Version(found)) => {
             return Err(OpenError::UnknownVersion {
@@ -111,7 +116,7 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
 }
 
 /// Before SQLite looks at it, and cuts it off.
-fn refuse_damaged_log(database: &Path) -> Result<(), OpenError> {
+pub(crate) fn refuse_damaged_log(database: &Path) -> Result<(), OpenError> {
     let path = layout::log_of(database);
     match log_file::verify(&path) {
         Ok(None) => Ok(()),
@@ -138,7 +143,7 @@ fn is_empty(layout: &Layout) -> io::Result<bool> {
     Ok(true)
 }
 
-fn open_error(layout: &Layout, error: StoreError) -> OpenError {
+pub(crate) fn open_error(layout: &Layout, error: StoreError) -> OpenError {
     let dir = layout.root().to_owned();
     match error {
         StoreError::Corrupt { what } => OpenError::Corrupt { dir, what },
@@ -247,7 +252,8 @@ fn refuse_unknown(path: &Path, next_number: u32) -> Result<(), StoreError> {
     if number < next_number {
         return Ok(());
     }
-    let has_jobs = segment::open(path, Access::Read).is_ok_and(|connection| {
+    // Also one of another format.
+    let has_jobs = segment::connect(path, Access::Read).is_ok_and(|connection| {
         connection
             .query_row("SELECT EXISTS (SELECT 1 FROM jobs)", [], |row| row.get(0))
             .unwrap_or(false)
@@ -315,6 +321,13 @@ fn read_segment(
             tags::scan(&connection, "tags").map_err(sql("read a segment's tags"))?;
         totals::same(record.number, "tags", tags, ledger.totals.tags)?;
         ledger.filter = Arc::new(filter);
+    }
+    let due = callback_row::due(&connection, record.number, ledger.totals.callbacks_due)?;
+    {
+        let mut queue = shared.callbacks();
+        for (id, at) in due {
+            queue.set(id, Some(at));
+        }
     }
     let found = take_up::live(&connection, &mut ledger)?;
     shared.live_mut().extend(found.live);

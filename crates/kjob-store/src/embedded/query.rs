@@ -20,7 +20,7 @@ static JOB: LazyLock<String> = LazyLock::new(|| {
         "SELECT {}, {}, CASE WHEN ?2 THEN j.payload END, CASE WHEN ?3 THEN e.result END \
          FROM jobs j {} WHERE j.id = ?1",
         job_row::COLUMNS,
-        state_row::COLUMNS,
+        state_row::columns(),
         state_row::JOINS
     )
 });
@@ -29,7 +29,7 @@ static SCAN: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {}, {} FROM jobs j {} WHERE j.id > ?1 AND j.id <= ?2 ORDER BY j.id",
         job_row::COLUMNS,
-        state_row::COLUMNS,
+        state_row::columns(),
         state_row::JOINS
     )
 });
@@ -72,9 +72,9 @@ impl Stored {
     /// The job without bytes.
     pub(crate) fn into_job(self) -> Job {
         let state = self.state.state.unwrap_or(self.job.first_state);
-        let (ending, expires_at) = match self.state.end {
-            Some(end) => (Some(end.ending), Some(end.expires_at)),
-            None => (None, None),
+        let (ending, expires_at, callback) = match self.state.end {
+            Some(end) => (Some(end.ending), Some(end.expires_at), end.callback),
+            None => (None, None, None),
         };
         Job {
             header: self.job.header,
@@ -82,13 +82,21 @@ impl Stored {
             payload: None,
             ending,
             expires_at,
+            callback,
         }
     }
 
-    /// Reads the columns of [`job_row::COLUMNS`] and [`state_row::COLUMNS`].
+    /// Reads the columns of [`job_row::COLUMNS`] and [`state_row::columns`].
     pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
         let job = JobRow::read(row)?;
         let state = StateRow::read(row, job_row::COLUMN_COUNT, job.header.id)?;
+        let has_callback = job.header.options.callback_url.is_some();
+        if let Some(end) = &state.end
+            && end.callback.is_some() != has_callback
+        {
+            let what = format!("the callback of job {}", job.header.id);
+            return Err(StoreError::Corrupt { what });
+        }
         Ok(Self { job, state })
     }
 }
@@ -105,7 +113,7 @@ impl Segment<'_> {
                 job.payload = Some(self.bytes(row, bytes, id, BlobKind::Payload, payload)?);
             }
             if let (true, Some(Ending::Done(done))) = (parts.result, &mut job.ending) {
-                done.data = self.bytes(row, bytes + 1, id, BlobKind::Result, result)?;
+                done.payload.data = self.bytes(row, bytes + 1, id, BlobKind::Result, result)?;
             }
             Ok(job)
         })

@@ -42,6 +42,10 @@ impl Reader {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Lets go of files that are no longer part of the store, so that their space comes back.
     pub(crate) fn purge(&mut self) {
         let table = self.shared.table();

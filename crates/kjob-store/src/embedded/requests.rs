@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kjob_core::{
-    End, Event, Expired, Finish, Header, IdBlock, JobId, Lease, State, StepError, StoreError,
-    Submitted, TagReuse, Timestamp,
+    CallbackState, CallbackTry, End, Event, Expired, Finish, Header, IdBlock, JobId, Lease, State,
+    StepError, StoreError, Submitted, TagReuse, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -27,6 +27,12 @@ pub(crate) enum Request {
         id: JobId,
         at: Timestamp,
         reply: Reply<()>,
+    },
+    NoteCallback {
+        id: JobId,
+        tried: Box<CallbackTry>,
+        at: Timestamp,
+        reply: Reply<CallbackState, StepError>,
     },
     Sweep {
         now: Timestamp,
@@ -122,6 +128,10 @@ pub(crate) struct Swept {
 pub(crate) enum Ack {
     Submit(Reply<Submitted>, Submitted),
     Step(Reply<State, StepError>, Result<State, StepError>),
+    Callback(
+        Reply<CallbackState, StepError>,
+        Box<Result<CallbackState, StepError>>,
+    ),
     Done(Reply<()>),
 }
 
@@ -133,6 +143,9 @@ impl Ack {
             Ack::Submit(reply, done) => drop(reply.send(commit.map(|()| done))),
             Ack::Step(reply, done) => {
                 drop(reply.send(commit.map_err(StepError::from).and(done)));
+            }
+            Ack::Callback(reply, done) => {
+                drop(reply.send(commit.map_err(StepError::from).and(*done)));
             }
             Ack::Done(reply) => drop(reply.send(commit)),
         }
@@ -162,8 +175,8 @@ impl NewFinish {
         let end = finish.end();
         let ending = match finish {
             Finish::Complete(result) => {
-                let content = content.unwrap_or(Content::Inline(result.data));
-                NewEnding::Done(result.encoding, content)
+                let content = content.unwrap_or(Content::Inline(result.payload.data));
+                NewEnding::Done(result.payload.encoding, result.info, content)
             }
             Finish::Fail(reason) | Finish::Interrupt { reason, .. } => NewEnding::Failed(reason),
             Finish::Stop => NewEnding::Cancelled,
@@ -176,7 +189,7 @@ impl NewEnding {
     /// The blob file that a commit of this ending names.
     pub(crate) fn into_blob(self) -> Option<NewBlob> {
         match self {
-            NewEnding::Done(_, Content::File { blob, .. }) => Some(blob),
+            NewEnding::Done(_, _, Content::File { blob, .. }) => Some(blob),
             _ => None,
         }
     }

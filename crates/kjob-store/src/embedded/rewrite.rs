@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kjob_core::{Owner, StoreError, Timestamp, Usage};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::callback_row;
 use super::counts;
 use super::error::{file, sql};
 use super::filter::Filter;
@@ -132,6 +133,7 @@ impl Rewrite {
         change.execute(TAGS, [self.done, last])?;
         change.execute(ENDS, [self.done, last, self.last_end])?;
         change.execute(EXPIRIES, [self.done, last, self.last_end])?;
+        change.execute(CALLBACKS, [self.done, last])?;
         change.commit()?;
         self.done = last;
         Ok(false)
@@ -149,6 +151,7 @@ impl Rewrite {
             jobs: sum("SELECT id, crc FROM main.jobs")?,
             ends: sum("SELECT id, crc FROM main.ends")?,
             expiries: sum("SELECT id, crc FROM main.expiries")?,
+            callbacks: sum("SELECT id, crc FROM main.callbacks")?,
             ..Totals::default()
         };
         let (filter, tags) = tags::scan(&connection, "main.tags")?;
@@ -187,6 +190,7 @@ impl Copied {
         let change = (self.connection.unchecked_transaction()).map_err(sql("rewrite a segment"))?;
         self.copy_late(&change, &mut totals)
             .map_err(sql("rewrite a segment"))?;
+        copy_late_callbacks(&change, ledger, &mut totals).map_err(sql("rewrite a segment"))?;
         self.move_expiries(&change, ledger, &mut totals)
             .map_err(sql("rewrite a segment"))?;
         let (usage, sum) = counts::read_usage(&change, ledger.number)?;
@@ -333,6 +337,26 @@ fn give_lost_tags_away(change: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// The callbacks that are pending, and those that came to their end since the rewriting was planned.
+fn copy_late_callbacks(
+    change: &Connection,
+    ledger: &Ledger,
+    totals: &mut Totals,
+) -> rusqlite::Result<()> {
+    change.execute(DUE_CALLBACKS, [])?;
+    totals.callbacks_due = Sum::of(&mut change.prepare(callback_row::DUE_SUM)?, [])?;
+    totals.callbacks = totals.callbacks.plus(totals.callbacks_due);
+    let mut copy = change.prepare(NOTED_CALLBACK)?;
+    let mut crc = change.prepare("SELECT crc FROM main.callbacks WHERE id = ?1")?;
+    for id in &ledger.noted {
+        if copy.execute([id.get()])? > 0 {
+            let crc = crc.query_row([id.get()], |row| row.get(0))?;
+            totals.callbacks.add(id.get(), crc);
+        }
+    }
+    Ok(())
+}
+
 fn put_usage(change: &Connection) -> rusqlite::Result<()> {
     let mut query = change.prepare(USAGE)?;
     let mut rows = query.query([])?;
@@ -377,6 +401,22 @@ const EXPIRIES: &str = "
 INSERT INTO main.expiries SELECT x.* FROM main.jobs j
 CROSS JOIN old.expiries x ON x.id = j.id
 WHERE j.id > ?1 AND j.id <= ?2 AND x.seq <= ?3";
+
+/// Those that are over: they do not change any more.
+const CALLBACKS: &str = "
+INSERT INTO main.callbacks SELECT c.* FROM main.jobs j
+CROSS JOIN old.callbacks c ON c.id = j.id
+WHERE j.id > ?1 AND j.id <= ?2 AND c.next_at IS NULL";
+
+const DUE_CALLBACKS: &str = "
+INSERT INTO main.callbacks SELECT c.* FROM old.callbacks c INDEXED BY callbacks_due
+CROSS JOIN main.jobs j ON j.id = c.id
+WHERE c.next_at IS NOT NULL";
+
+const NOTED_CALLBACK: &str = "
+INSERT OR IGNORE INTO main.callbacks SELECT c.* FROM old.callbacks c
+CROSS JOIN main.jobs j ON j.id = c.id
+WHERE c.id = ?1";
 
 const USAGE: &str = "
 SELECT j.owner, count(*), sum(j.payload_len + coalesce(e.result_len, 0))

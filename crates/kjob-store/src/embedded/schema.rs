@@ -7,13 +7,15 @@ use rusqlite::Connection;
 pub(crate) const APPLICATION_ID: i64 = 0x6b6a_6f62;
 
 /// The format of catalogue and segments (docs/store.md). Another one is refused.
-pub(crate) const FORMAT: i64 = 2;
+pub(crate) const FORMAT: i64 = 3;
+
+/// Type, name, first page and definition.
+type Table = (String, String, i64, String);
 
 /// The tables of a file, as SQLite knows them.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Schema {
-    /// Type, name, first page and definition.
-    tables: Vec<(String, String, i64, String)>,
+    tables: Vec<Table>,
     encoding: String,
     application_id: i64,
     format: i64,
@@ -44,10 +46,36 @@ impl Schema {
         make(&model)?;
         Self::read(&model)
     }
+
+    /// Whether it is this one, but for the first pages of the tables with these names.
+    pub(crate) fn is(&self, right: &Self, moved: &[&str]) -> bool {
+        let is_same = |(found, right): (&Table, &Table)| {
+            let page = if moved.contains(&right.1.as_str()) {
+                right.2
+            } else {
+                found.2
+            };
+            (&found.0, &found.1, page, &found.3) == (&right.0, &right.1, right.2, &right.3)
+        };
+        self.tables.len() == right.tables.len()
+            && self.tables.iter().zip(&right.tables).all(is_same)
+            && (&self.encoding, self.application_id, self.format)
+                == (&right.encoding, right.application_id, right.format)
+    }
+
+    pub(crate) fn format(&self) -> i64 {
+        self.format
+    }
+
+    /// Where a table begins.
+    pub(crate) fn page_of(&self, name: &str) -> Option<i64> {
+        let table = self.tables.iter().find(|table| table.1 == name);
+        table.map(|table| table.2)
+    }
 }
 
 /// Says in a file whose it is and of which format.
-pub(crate) fn mark(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn mark(connection: &Connection, format: i64) -> rusqlite::Result<()> {
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-    connection.pragma_update(None, "user_version", FORMAT)
+    connection.pragma_update(None, "user_version", format)
 }

@@ -65,7 +65,9 @@ impl Writer {
                 let filter = ledger.filter.encode(&ledger.filter_of());
                 ledger.filter_stored = self.catalogue.set_filter(number, &filter).is_ok();
             }
-            if ledger.live == 0 && ledger.filter_stored {
+            // Its pending callbacks are found by opening it.
+            let is_over = ledger.live == 0 && ledger.totals.callbacks_due.rows == 0;
+            if is_over && ledger.filter_stored {
                 let counts = summary::encode(ledger);
                 ledger.summary_stored = self.catalogue.set_summary(number, Some(&counts)).is_ok();
                 ledger.summary_stale = false;

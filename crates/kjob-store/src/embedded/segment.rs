@@ -6,10 +6,10 @@ use kjob_core::StoreError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::counts::{self, Meta};
+use super::counts::{self, Meta, PAGES};
 use super::error::{sql, sql_of};
 use super::layout::Layout;
-use super::schema::{self, Schema};
+use super::schema::{self, FORMAT, Schema};
 use super::totals::Totals;
 
 /// How a connection is going to be used.
@@ -33,13 +33,16 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StoreError
     let damaged = |how: &str| StoreError::Corrupt {
         what: format!("{}: {how}", name()),
     };
-    let schema = || Ok(Schema::read(&connection)? == Schema::of(make_tables)?);
-    if !schema().map_err(sql_of("open a segment", name))? {
-        return Err(damaged(
-            "its tables are not those of a segment of this format",
-        ));
+    let schema = Schema::read(&connection).map_err(sql_of("open a segment", name))?;
+    let right = Schema::of(make_tables).map_err(sql_of("open a segment", name))?;
+    let other = || damaged("its tables are not those of a segment of this format");
+    if !schema.is(&right, &PAGES.map(|(table, _)| table)) {
+        return Err(other());
     }
     let meta = Meta::read(&connection, &name())?;
+    if meta.pages != PAGES.map(|(table, _)| schema.page_of(table)) {
+        return Err(other());
+    }
     if Layout::parse_segment(path) != Some((meta.number, meta.generation)) {
         let (number, generation) = (meta.number, meta.generation);
         return Err(damaged(&format!(
@@ -64,6 +67,7 @@ pub(crate) fn create(
         set_up(&connection, Access::Newest)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         make_tables(&connection)?;
+        note_pages(&connection)?;
         counts::put_meta(&connection, "number", number.into())?;
         counts::put_meta(&connection, "generation", generation.into())?;
         Totals::default().write(&connection, None)?;
@@ -80,7 +84,7 @@ pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
     // Readers open for writing too: without a writer beside them, the index of the log must be
     // made by whoever comes first. `query_only` keeps them from changing anything.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -118,9 +122,50 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
 }
 
 fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(TABLES)?;
-    schema::mark(connection)
+    make_old_tables(connection)?;
+    make_current(connection)
 }
+
+/// The tables of a segment of format 2.
+pub(crate) fn make_old_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(TABLES)?;
+    schema::mark(connection, 2)
+}
+
+/// Makes the tables of a segment of format 2 those of this one. Takes no longer for many rows: a
+/// column that is added is not written into them.
+pub(crate) fn make_current(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(ADDED)?;
+    schema::mark(connection, FORMAT)
+}
+
+/// Notes where the tables begin that were added.
+pub(crate) fn note_pages(connection: &Connection) -> rusqlite::Result<()> {
+    let schema = Schema::read(connection)?;
+    for (table, name) in PAGES {
+        if let Some(page) = schema.page_of(table) {
+            counts::put_meta(connection, name, page)?;
+        }
+    }
+    Ok(())
+}
+
+/// What format 3 has beyond format 2. New files are made the same way, so that there is one form.
+const ADDED: &str = "
+ALTER TABLE jobs ADD COLUMN callback_url TEXT;
+ALTER TABLE ends ADD COLUMN info BLOB;
+CREATE TABLE callbacks (       -- ended jobs with a callback_url
+    id INTEGER PRIMARY KEY,
+    phase INTEGER NOT NULL,    -- 0 pending, 1 delivered, 2 given up
+    attempts INTEGER NOT NULL,
+    next_at INTEGER,           -- as long as it is pending
+    tried_at INTEGER,
+    http_status INTEGER,
+    error TEXT,
+    crc INTEGER NOT NULL
+);
+CREATE INDEX callbacks_due ON callbacks (next_at) WHERE next_at IS NOT NULL;
+";
 
 /// Columns are in the order of what is read most: big ones last, so that a row's head is read
 /// without its tail.

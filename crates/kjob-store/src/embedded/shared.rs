@@ -7,7 +7,7 @@ use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 
-use kjob_core::{Header, JobId, Owner, StoreError, StoreUsage, Usage};
+use kjob_core::{CallbackQueue, Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
 use super::EmbeddedOptions;
 use super::deletions::Deletions;
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     live: RwLock<BTreeMap<JobId, Live>>,
     headers: Mutex<HeaderCache>,
     usage: Mutex<UsageBook>,
+    callbacks: Mutex<CallbackQueue>,
     /// Of files that no longer belong to the store.
     pub(crate) deletions: Arc<Deletions>,
     /// Held from before a commit until what it changed is published.
@@ -92,6 +93,7 @@ impl Shared {
             live: RwLock::default(),
             headers: Mutex::default(),
             usage: Mutex::default(),
+            callbacks: Mutex::default(),
             deletions: Arc::new(Deletions::new()),
             publishing: Mutex::default(),
             damaged: OnceLock::new(),
@@ -146,6 +148,13 @@ impl Shared {
 
     pub(crate) fn live_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<JobId, Live>> {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The callbacks that are pending.
+    pub(crate) fn callbacks(&self) -> MutexGuard<'_, CallbackQueue> {
+        self.callbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// While this is held, everything that is committed is published.

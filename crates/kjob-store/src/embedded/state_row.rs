@@ -1,31 +1,45 @@
 //! Where a job stands, as rows: of `states` while it lives, of `ends` and `expiries` after.
 
 use bytes::Bytes;
-use kjob_core::{Ending, JobId, Lease, Payload, Phase, State, StoreError, Timestamp};
-use kjob_proto::Text;
+use kjob_core::{
+    CallbackState, Ending, Info, JobId, Lease, Output, Payload, Phase, State, StoreError, Timestamp,
+};
+use kjob_proto::{Encoding, Text};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use super::blobs::Content;
+use super::callback_row;
 use super::checksum::Checksum;
 use super::error::sql;
+use super::info_blob;
 use super::job_row::{Extent, encoding_from, encoding_to};
 
-/// The columns that [`StateRow::read`] takes, of tables called `s`, `x` and `e`.
-pub(crate) const COLUMNS: &str = "s.phase, s.progress, s.attempt, s.lease, s.not_before, \
+/// The columns that [`StateRow::read`] takes, of tables called `s`, `x` and `e`; those of
+/// [`callback_row::COLUMNS`] follow.
+const COLUMNS: &str = "s.phase, s.progress, s.attempt, s.lease, s.not_before, \
      s.started_at, s.crc, x.expires_at, x.seq, x.crc, \
      e.phase, e.progress, e.attempt, e.lease, e.started_at, e.ended_at, e.message, \
-     e.encoding, e.result_len, e.result_crc, e.result_file, e.crc";
+     e.encoding, e.result_len, e.result_crc, e.result_file, e.crc, e.info";
 
-/// How many they are.
-pub(crate) const COLUMN_COUNT: usize = 22;
+/// Where the columns of [`callback_row`] begin.
+const CALLBACK: usize = 23;
 
-/// Joins the three tables to a table `j` of jobs.
+/// How many columns there are with those.
+pub(crate) const COLUMN_COUNT: usize = CALLBACK + callback_row::COLUMN_COUNT;
+
+/// The columns that [`StateRow::read`] takes, of tables called `s`, `x`, `e` and `c`.
+pub(crate) fn columns() -> String {
+    format!("{COLUMNS}, {}", callback_row::COLUMNS)
+}
+
+/// Joins the four tables to a table `j` of jobs.
 pub(crate) const JOINS: &str = "LEFT JOIN states s ON s.id = j.id \
      LEFT JOIN expiries x ON x.id = j.id \
-     LEFT JOIN ends e ON e.seq = x.seq";
+     LEFT JOIN ends e ON e.seq = x.seq \
+     LEFT JOIN callbacks c ON c.id = j.id";
 
-/// What the three tables say of a job, checked, without its result.
+/// What these tables say of a job, checked, without its result.
 #[derive(Debug)]
 pub(crate) struct StateRow {
     /// `None` for a job that is as it was submitted.
@@ -42,18 +56,19 @@ pub(crate) struct EndRow {
     /// Its row in `ends`.
     pub(crate) seq: i64,
     pub(crate) result: Extent,
+    pub(crate) callback: Option<CallbackState>,
 }
 
 /// What a finish keeps, on its way into the store.
 #[derive(Debug)]
 pub(crate) enum NewEnding {
-    Done(kjob_proto::Encoding, Content),
+    Done(Encoding, Info, Content),
     Failed(Text),
     Cancelled,
 }
 
 impl StateRow {
-    /// Reads [`COLUMNS`] from column `at` on.
+    /// Reads [`columns`] from column `at` on.
     pub(crate) fn read(row: &Row<'_>, at: usize, id: JobId) -> Result<Self, StoreError> {
         Self::parse(row, at, id)
             .ok()
@@ -96,23 +111,31 @@ impl StateRow {
                 crc: row.get(end + 9)?,
                 file: row.get(end + 10)?,
             };
+            let info = match row.get_ref(end + 12)?.as_blob_or_null()? {
+                Some(bytes) => info_blob::decode(bytes).filter(|info| !info.is_empty()),
+                None => Some(Info::new()),
+            };
+            let Some(info) = info else {
+                return Ok(None);
+            };
             let ending = match (phase, message, encoding) {
-                (Phase::Done, None, Some(encoding)) => Ending::Done(Payload {
-                    encoding,
-                    data: Bytes::new(),
-                }),
-                (Phase::Failed, Some(message), None) => Ending::Failed(message),
-                (Phase::Cancelled, None, None) => Ending::Cancelled,
+                (Phase::Done, None, Some(encoding)) => Ending::Done(without_bytes(encoding, info)),
+                (Phase::Failed, Some(message), None) if info.is_empty() => Ending::Failed(message),
+                (Phase::Cancelled, None, None) if info.is_empty() => Ending::Cancelled,
                 _ => return Ok(None),
             };
             if end_checksum(id, &state, &ending, &result) != row.get::<_, u32>(end + 11)? {
                 return Ok(None);
             }
+            let Some(callback) = callback_row::parse(row, at + CALLBACK, id)? else {
+                return Ok(None);
+            };
             let end = Some(EndRow {
                 ending,
                 expires_at,
                 seq,
                 result,
+                callback,
             });
             return Ok(Some(Self {
                 state: Some(state),
@@ -120,7 +143,7 @@ impl StateRow {
             }));
         }
         // A row whose first value alone was lost is damaged, not absent.
-        if !is_null(expiry + 2)? {
+        if !is_null(expiry + 2)? || !is_null(at + COLUMN_COUNT - 1)? {
             return Ok(None);
         }
         let Some(phase) = row.get::<_, Option<u8>>(at)? else {
@@ -149,7 +172,7 @@ impl StateRow {
     }
 }
 
-/// Whether a row with [`COLUMNS`] from column `at` on is that of an ended job, sound or not.
+/// Whether a row with [`columns`] from column `at` on is that of an ended job, sound or not.
 pub(crate) fn has_end(row: &Row<'_>, at: usize) -> Result<bool, StoreError> {
     let expires_at = row.get_ref(at + 7).map_err(sql("read a job"))?;
     Ok(expires_at != ValueRef::Null)
@@ -193,19 +216,16 @@ pub(crate) fn insert_end(
     ending: &NewEnding,
 ) -> rusqlite::Result<EndSums> {
     let insert = "INSERT INTO ends VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
-                  ?12, ?13, ?14)";
+                  ?12, ?13, ?14, ?15)";
     let (result, data) = match ending {
-        NewEnding::Done(_, content @ Content::Inline(data)) => {
+        NewEnding::Done(_, _, content @ Content::Inline(data)) => {
             (Extent::of(content), Some(&data[..]))
         }
-        NewEnding::Done(_, content) => (Extent::of(content), None),
+        NewEnding::Done(_, _, content) => (Extent::of(content), None),
         _ => (Extent::none(), None),
     };
     let kept = match ending {
-        NewEnding::Done(encoding, _) => Ending::Done(Payload {
-            encoding: *encoding,
-            data: Bytes::new(),
-        }),
+        NewEnding::Done(encoding, info, _) => Ending::Done(without_bytes(*encoding, info.clone())),
         NewEnding::Failed(message) => Ending::Failed(message.clone()),
         NewEnding::Cancelled => Ending::Cancelled,
     };
@@ -223,7 +243,7 @@ pub(crate) fn insert_end(
             _ => None,
         },
         match &kept {
-            Ending::Done(result) => Some(encoding_to(result.encoding)),
+            Ending::Done(result) => Some(encoding_to(result.payload.encoding)),
             _ => None,
         },
         result.len.cast_signed(),
@@ -231,6 +251,10 @@ pub(crate) fn insert_end(
         result.file,
         crc,
         data,
+        match &kept {
+            Ending::Done(result) => info_blob::encode(&result.info),
+            _ => None,
+        },
     ])?;
     let seq = connection.last_insert_rowid();
     let insert = "INSERT INTO expiries VALUES (?1, ?2, ?3, ?4)";
@@ -282,11 +306,26 @@ fn end_checksum(id: JobId, state: &State, ending: &Ending, result: &Extent) -> u
         .int(result.crc)
         .maybe(result.file.map(i64::from));
     match ending {
-        Ending::Done(result) => row.int(encoding_to(result.encoding)),
+        Ending::Done(result) => {
+            let row = row.int(encoding_to(result.payload.encoding));
+            // Nothing of one that is empty, so that the rows of format 2 are right as they are.
+            match info_blob::encode(&result.info) {
+                Some(info) => row.bytes(&info),
+                None => row,
+            }
+        }
         Ending::Failed(message) => row.bytes(message.as_bytes()),
         Ending::Cancelled => row,
     }
     .end()
+}
+
+fn without_bytes(encoding: Encoding, info: Info) -> Output {
+    let data = Bytes::new();
+    Output {
+        payload: Payload { encoding, data },
+        info,
+    }
 }
 
 pub(crate) fn expiry_checksum(id: JobId, at: Timestamp, seq: i64) -> u32 {

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use kjob_core::{
-    Difference, JobId, JobTag, Owner, Parts, Phase, Refused, State, StepError, StoreError,
-    Submitted, TagReuse, Timestamp, Transition, apply,
+    CallbackState, Difference, JobId, JobTag, Owner, Parts, Phase, Refused, State, StepError,
+    StoreError, Submitted, TagReuse, Timestamp, Transition, apply,
 };
 
 use super::blobs::Content;
+use super::callback_row;
 use super::error::in_segment;
 use super::job_row::{self, millis};
 use super::live::{Live, first_state};
@@ -263,8 +264,7 @@ impl Writer {
                 let Some(pending) = self.pending.get_mut(&number) else {
                     return;
                 };
-                let retention_ms = millis(header.options.retention);
-                let live = Live::new(header.owner.clone(), retention_ms, &state, false);
+                let live = Live::of(&header, &state, false);
                 let bytes = i64::try_from(payload.data().len()).unwrap_or(i64::MAX);
                 let id = header.id.get();
                 pending.states.insert(header.id, Some(live));
@@ -389,7 +389,7 @@ impl Writer {
             Ok(crc) => {
                 live.take_row(id, &mut pending.totals);
                 pending.totals.states.add(id.get(), crc);
-                let moved = Live::new(live.owner, live.retention_ms, &state, true);
+                let moved = live.moved_to(&state);
                 pending.states.insert(id, Some(moved));
                 Ok(state)
             }
@@ -414,19 +414,23 @@ impl Writer {
         if state.phase == Phase::Cancelled {
             ending = NewEnding::Cancelled;
         }
-        if let NewEnding::Done(_, Content::File { blob, .. }) = &mut ending {
+        if let NewEnding::Done(_, _, Content::File { blob, .. }) = &mut ending {
             blob.move_to(&self.shared.layout, number)?;
         }
         let expires_at = live.expiry(at);
         let result = match &ending {
-            NewEnding::Done(_, content) => content.data().len(),
+            NewEnding::Done(_, _, content) => content.data().len(),
             _ => 0,
         };
+        let callback = live.has_callback.then(|| CallbackState::pending(at));
         let (connection, pending) = self.writing(number)?;
         let store = || {
             let sums = state_row::insert_end(connection, id, state, expires_at, &ending)?;
             if live.has_row {
                 state_row::remove_state(connection, id)?;
+            }
+            if let Some(callback) = &callback {
+                callback_row::put(connection, id, callback)?;
             }
             Ok(sums)
         };
@@ -435,6 +439,9 @@ impl Writer {
                 live.take_row(id, &mut pending.totals);
                 pending.totals.ends.add(id.get(), sums.end);
                 pending.totals.expiries.add(id.get(), sums.expiry);
+                if let Some(callback) = &callback {
+                    pending.put_callback(id, callback);
+                }
             }
             Err(error) => return Err(self.failed(number, "store a job's end", error)),
         }

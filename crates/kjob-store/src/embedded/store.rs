@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_core::{
-    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts,
-    Started, State, StepError, Store, StoreError, StoreUsage, Submitted, Timestamp,
+    CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
+    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
+    StoreUsage, Submitted, Timestamp,
 };
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -224,6 +225,7 @@ impl EmbeddedStore {
             payload: None,
             ending: None,
             expires_at: None,
+            callback: None,
         })
     }
 
@@ -344,7 +346,7 @@ impl Store for EmbeddedStore {
     ) -> Result<State, StepError> {
         let content = match &finish {
             Finish::Complete(result) => Some(
-                self.content(id, BlobKind::Result, result.data.clone())
+                self.content(id, BlobKind::Result, result.payload.data.clone())
                     .await?,
             ),
             _ => None,
@@ -414,6 +416,32 @@ impl Store for EmbeddedStore {
         self.read(move |reader| reader.bytes_of(id, now)).await
     }
 
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError> {
+        self.read(move |reader| reader.claim_callbacks(now, until, limit))
+            .await
+    }
+
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError> {
+        let tried = Box::new(tried);
+        self.ask(|reply| Request::NoteCallback {
+            id,
+            tried,
+            at,
+            reply,
+        })
+        .await
+    }
+
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
         self.ask(|reply| Request::ExpireAt { id, at, reply }).await
     }
@@ -464,7 +492,7 @@ impl fmt::Debug for EmbeddedStore {
 
 #[cfg(test)]
 mod tests {
-    use kjob_core::{Header, JobOptions, Payload, QueryId, TagReuse};
+    use kjob_core::{Header, JobOptions, Output, QueryId, TagReuse};
     use kjob_proto::{Encoding, Text};
 
     use super::super::requests::Inspect;
@@ -538,7 +566,7 @@ mod tests {
         inspect(&store, limit_growth(1_000)).await;
         let stored = store.submit(big_job.clone(), true).await.unwrap();
         assert!(matches!(stored, Submitted::Created(_)), "{stored:?}");
-        let finish = Finish::Complete(Payload::binary("result"));
+        let finish = Finish::Complete(Output::binary("result"));
         store.finish(small, Lease(1), finish, NOW).await.unwrap();
         store.close().await.unwrap();
         drop(store);

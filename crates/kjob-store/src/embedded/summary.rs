@@ -115,6 +115,8 @@ pub(crate) fn decode(bytes: &[u8], ledger: &mut Ledger) -> Option<()> {
         tags: Sum::take(&mut rest)?,
         usage: Sum::take(&mut rest)?,
         expiry_seconds: Sum::take(&mut rest)?,
+        callbacks: Sum::take(&mut rest)?,
+        callbacks_due: Sum::take(&mut rest)?,
     };
     let owners = take(&mut rest)?;
     let seconds = take(&mut rest)?;

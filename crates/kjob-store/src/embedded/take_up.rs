@@ -6,7 +6,7 @@ use kjob_core::{JobId, StoreError};
 use rusqlite::Connection;
 
 use super::error::sql;
-use super::job_row::{self, JobRow, millis};
+use super::job_row::{self, JobRow};
 use super::ledger::Ledger;
 use super::live::Live;
 use super::state_row::{self, StateRow};
@@ -40,7 +40,7 @@ fn scan(connection: &Connection, low_water: i64, found: &mut Found) -> Result<()
     let query = format!(
         "SELECT {}, {} FROM jobs j {} WHERE j.id >= ?1 AND x.id IS NULL ORDER BY j.id",
         job_row::COLUMNS,
-        state_row::COLUMNS,
+        state_row::columns(),
         state_row::JOINS
     );
     let mut query = connection.prepare(&query).map_err(doing())?;
@@ -55,8 +55,7 @@ fn scan(connection: &Connection, low_water: i64, found: &mut Found) -> Result<()
         match (read(), JobId::new(id)) {
             (Ok((job, stored)), Some(id)) => {
                 let state = stored.unwrap_or(job.first_state);
-                let retention_ms = millis(job.header.options.retention);
-                let live = Live::new(job.header.owner, retention_ms, &state, stored.is_some());
+                let live = Live::of(&job.header, &state, stored.is_some());
                 found.live.insert(id, live);
             }
             (Err(StoreError::Corrupt { what }), Some(id)) => {

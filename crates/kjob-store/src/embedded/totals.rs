@@ -28,6 +28,9 @@ pub(crate) struct Totals {
     pub(crate) tags: Sum,
     pub(crate) usage: Sum,
     pub(crate) expiry_seconds: Sum,
+    pub(crate) callbacks: Sum,
+    /// Of the callbacks those that are pending.
+    pub(crate) callbacks_due: Sum,
 }
 
 impl Sum {
@@ -111,7 +114,7 @@ impl Sum {
 
 impl Totals {
     /// The sums by the names of their tables.
-    pub(crate) fn tables(&self) -> [(&'static str, Sum); 7] {
+    pub(crate) fn tables(&self) -> [(&'static str, Sum); 9] {
         [
             ("jobs", self.jobs),
             ("states", self.states),
@@ -120,6 +123,8 @@ impl Totals {
             ("tags", self.tags),
             ("usage", self.usage),
             ("expiry_seconds", self.expiry_seconds),
+            ("callbacks", self.callbacks),
+            ("callbacks_due", self.callbacks_due),
         ]
     }
 
@@ -132,6 +137,8 @@ impl Totals {
             tags: self.tags.plus(other.tags),
             usage: self.usage.plus(other.usage),
             expiry_seconds: self.expiry_seconds.plus(other.expiry_seconds),
+            callbacks: self.callbacks.plus(other.callbacks),
+            callbacks_due: self.callbacks_due.plus(other.callbacks_due),
         }
     }
 
@@ -162,6 +169,16 @@ impl Totals {
         Ok(())
     }
 
+    /// Writes the totals of the tables that format 3 added, which are empty.
+    pub(crate) fn write_added(connection: &Connection) -> rusqlite::Result<()> {
+        let put = "INSERT INTO totals VALUES (?1, 0, 0, 0, ?2)";
+        let mut put = connection.prepare(put)?;
+        for table in ["callbacks", "callbacks_due"] {
+            put.execute(params![table, Sum::default().checksum(table)])?;
+        }
+        Ok(())
+    }
+
     /// Reads the totals that a segment's file has.
     pub(crate) fn read(connection: &Connection, number: u32) -> Result<Self, StoreError> {
         let doing = || sql("read a segment's totals");
@@ -188,6 +205,8 @@ impl Totals {
             tags: one("tags")?,
             usage: one("usage")?,
             expiry_seconds: one("expiry_seconds")?,
+            callbacks: one("callbacks")?,
+            callbacks_due: one("callbacks_due")?,
         })
     }
 

@@ -110,6 +110,12 @@ impl Writer {
             }
             Request::Step(step) => self.step(*step),
             Request::ExpireAt { id, at, reply } => self.expire_at(id, at, reply),
+            Request::NoteCallback {
+                id,
+                tried,
+                at,
+                reply,
+            } => self.note_callback(id, *tried, at, reply),
             Request::Sweep {
                 now,
                 thoroughness,
@@ -202,6 +208,12 @@ impl Writer {
             }
         }
         drop(live);
+        if !pending.callbacks.is_empty() {
+            let mut queue = self.shared.callbacks();
+            for (id, next_at) in pending.callbacks {
+                queue.set(id, next_at);
+            }
+        }
         pending
             .blobs
             .into_iter()
@@ -409,6 +421,7 @@ impl Request {
             Request::Reserve { reply, .. } => drop(reply.send(Err(error))),
             Request::Submit(submit) => drop(submit.reply.send(Err(error))),
             Request::Step(step) => drop(step.reply.send(Err(error.into()))),
+            Request::NoteCallback { reply, .. } => drop(reply.send(Err(error.into()))),
             Request::ExpireAt { reply, .. } | Request::Close { reply } => {
                 drop(reply.send(Err(error)));
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use kjob_core::{
-    Expired, Finish, Header, IdBlock, Job, JobId, JobOptions, NewJob, Owner, Parts, Payload,
+    Expired, Finish, Header, IdBlock, Job, JobId, JobOptions, NewJob, Output, Owner, Parts,
     QueryId, State, Store, Submitted, TagReuse, Timestamp, Usage,
 };
 use kjob_proto::{Encoding, Text};
@@ -157,7 +157,7 @@ impl Trial {
     /// Completes a running job with [`result_of`] its tag.
     pub async fn finish(&self, id: JobId, tag: &str, now: Timestamp) -> State {
         let lease = self.get(id, now).await.unwrap().state.lease;
-        let finish = Finish::Complete(Payload::binary(result_of(tag)));
+        let finish = Finish::Complete(Output::binary(result_of(tag)));
         self.store().finish(id, lease, finish, now).await.unwrap()
     }
 
@@ -185,7 +185,7 @@ impl Trial {
         assert_eq!(job.header.tag.as_str(), tag);
         assert_eq!(job.payload, Some(payload_of(tag)));
         if let Some(kjob_core::Ending::Done(result)) = &job.ending {
-            assert_eq!(result.data, result_of(tag));
+            assert_eq!(result.payload.data, result_of(tag));
         }
         job
     }

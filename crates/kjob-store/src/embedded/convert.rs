@@ -1,0 +1,213 @@
+//! Making a directory of format 2 one of this format.
+//!
+//! Each segment is converted in a transaction of its own, the catalogue in the last one. Until then
+//! the directory is of the old format, and opening it again goes on where it was left: a segment
+//! says itself of which format it is. No row is written anew, so it takes no longer for many.
+
+use std::path::Path;
+
+use kjob_core::StoreError;
+use rusqlite::Connection;
+
+use super::OpenError;
+use super::catalogue::{Catalogue, CatalogueError};
+use super::error::{in_segment, sql};
+use super::layout::Layout;
+use super::open::{open_error, refuse_damaged_log};
+use super::schema::{FORMAT, Schema};
+use super::segment::{self, Access};
+use super::totals::Totals;
+
+/// The format that is converted.
+pub(crate) const OLD_FORMAT: i64 = 2;
+
+/// Converts the directory and opens its catalogue.
+pub(crate) fn directory(
+    layout: &Layout,
+    accept_damaged_logs: bool,
+) -> Result<Result<Catalogue, CatalogueError>, OpenError> {
+    let mut catalogue = match Catalogue::open_old(&layout.catalogue(), OLD_FORMAT) {
+        Ok(catalogue) => catalogue,
+        other => return Ok(other),
+    };
+    for record in catalogue.segments() {
+        let path = layout.segment(record.number, record.generation);
+        if !accept_damaged_logs {
+            refuse_damaged_log(&path)?;
+        }
+        convert_segment(&path)
+            .map_err(in_segment(record.number))
+            .map_err(|error| open_error(layout, error))?;
+    }
+    let done = catalogue.set_current();
+    done.map_err(|error| open_error(layout, error))?;
+    Ok(Ok(catalogue))
+}
+
+/// Converts a segment, unless it is of this format already.
+fn convert_segment(path: &Path) -> Result<(), StoreError> {
+    let doing = || sql("convert a segment");
+    if !path.is_file() {
+        let what = "its file is missing".to_owned();
+        return Err(StoreError::Corrupt { what });
+    }
+    let connection = segment::connect(path, Access::Older).map_err(doing())?;
+    let schema = Schema::read(&connection).map_err(doing())?;
+    if schema.format() == FORMAT {
+        return Ok(());
+    }
+    if schema != Schema::of(segment::make_old_tables).map_err(doing())? {
+        let what = format!("its tables are not those of a segment of format {OLD_FORMAT}");
+        return Err(StoreError::Corrupt { what });
+    }
+    let convert = |change: &Connection| {
+        segment::make_current(change)?;
+        segment::note_pages(change)?;
+        Totals::write_added(change)
+    };
+    let change = connection.unchecked_transaction().map_err(doing())?;
+    convert(&change).map_err(doing())?;
+    change.commit().map_err(doing())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use kjob_core::{Filter, Job, Parts, Store, Timestamp};
+
+    use super::super::layout::log_of;
+    use super::super::{EmbeddedOptions, EmbeddedStore, check};
+    use super::*;
+
+    fn sample() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format/2/data")
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_dir() {
+                copy(&path, &target);
+            } else if path.extension().is_none_or(|e| e != "sqlite-shm") {
+                fs::copy(&path, &target).unwrap();
+            }
+        }
+    }
+
+    /// Every job, after opening the store twice and having it checked.
+    fn jobs(dir: &Path) -> Vec<Job> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let all = Parts {
+            payload: true,
+            result: true,
+        };
+        let filter = Filter {
+            owner: None,
+            statuses: Vec::new(),
+            endpoint: None,
+            after: None,
+            limit: 1000,
+        };
+        let now = Timestamp::from_millis(1_700_000_000_100);
+        let read = || {
+            let store = EmbeddedStore::open(dir, EmbeddedOptions::default()).unwrap();
+            runtime.block_on(async {
+                let page = store.list(&filter, now).await.unwrap();
+                let mut jobs = Vec::new();
+                for job in page.jobs {
+                    jobs.extend(store.get(job.header.id, all, now).await.unwrap());
+                }
+                store.close().await.unwrap();
+                jobs
+            })
+        };
+        let jobs = read();
+        assert_eq!(check(dir).unwrap().findings, []);
+        assert_eq!(read(), jobs);
+        jobs
+    }
+
+    fn segments(layout: &Layout) -> Vec<PathBuf> {
+        let catalogue = Catalogue::open_old(&layout.catalogue(), OLD_FORMAT).unwrap();
+        let segments = catalogue.segments().into_iter();
+        let paths = segments.map(|record| layout.segment(record.number, record.generation));
+        paths.collect()
+    }
+
+    #[test]
+    fn a_conversion_cut_off_between_two_segments_goes_on() {
+        let whole = tempfile::tempdir().unwrap();
+        copy(&sample(), whole.path());
+        let expected = jobs(whole.path());
+        assert!(expected.len() >= 15, "{}", expected.len());
+        let dir = tempfile::tempdir().unwrap();
+        copy(&sample(), dir.path());
+        let paths = segments(&Layout::new(dir.path()));
+        for path in &paths {
+            convert_segment(path).unwrap();
+            let killed = tempfile::tempdir().unwrap();
+            copy(dir.path(), killed.path());
+            assert_eq!(jobs(killed.path()), expected, "after {}", path.display());
+        }
+        assert!(paths.len() >= 4);
+    }
+
+    /// A crash leaves any part of a segment's log.
+    #[test]
+    fn a_conversion_cut_off_within_a_segment_begins_that_anew() {
+        let whole = tempfile::tempdir().unwrap();
+        copy(&sample(), whole.path());
+        let expected = jobs(whole.path());
+        let dir = tempfile::tempdir().unwrap();
+        copy(&sample(), dir.path());
+        let layout = Layout::new(dir.path());
+        let path = segments(&layout).remove(0);
+        // While somebody reads it, the log stays.
+        let reader = segment::connect(&path, Access::Older).unwrap();
+        let before = fs::metadata(log_of(&path)).unwrap().len();
+        convert_segment(&path).unwrap();
+        let after = fs::metadata(log_of(&path)).unwrap().len();
+        assert!(after > before + 4 * 4096, "{before}, {after}");
+        let (mut old, mut new) = (0, 0);
+        for len in (before..after).step_by(1030).chain([after]) {
+            let killed = tempfile::tempdir().unwrap();
+            copy(dir.path(), killed.path());
+            let cut = Layout::new(killed.path()).segment(1, 1);
+            let log = fs::OpenOptions::new()
+                .write(true)
+                .open(log_of(&cut))
+                .unwrap();
+            log.set_len(len).unwrap();
+            drop(log);
+            let is_old = {
+                let found = segment::connect(&cut, Access::Check).unwrap();
+                Schema::read(&found).unwrap().format() == OLD_FORMAT
+            };
+            *(if is_old { &mut old } else { &mut new }) += 1;
+            assert_eq!(jobs(killed.path()), expected, "log cut at {len}");
+        }
+        assert!(old > 3 && new >= 1, "{old}, {new}");
+        drop(reader);
+    }
+
+    #[test]
+    fn a_segment_that_is_not_as_it_was_is_not_converted() {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&sample(), dir.path());
+        let path = segments(&Layout::new(dir.path())).remove(0);
+        let connection = segment::connect(&path, Access::Older).unwrap();
+        connection.execute_batch("CREATE TABLE more (id)").unwrap();
+        drop(connection);
+        let refused = EmbeddedStore::open(dir.path(), EmbeddedOptions::default());
+        let Err(OpenError::Corrupt { what, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(what.contains("format 2"), "{what}");
+    }
+}
