@@ -144,6 +144,11 @@ impl Client {
 }
 
 impl Job {
+    /// Its id, if the server says it. kjob-server does.
+    pub fn id(&self) -> Option<i64> {
+        self.info.get("job_id")?.parse().ok()
+    }
+
     /// Its tag, if the server says it.
     pub fn tag(&self) -> Option<&str> {
         self.info.get("job_tag").map(Text::as_str)

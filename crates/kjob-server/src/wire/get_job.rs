@@ -3,7 +3,7 @@
 //! Options beside the documented `job_tag`: `wait_ms` (answer when the job has ended, or the time is
 //! up) and `response_encoding` = `binary` or `json` (the result in that encoding).
 //!
-//! `info` has `job_tag`, `query_id`, `phase` (`queued`, `running`, `cancelling`, `done`, `failed`,
+//! `info` has `job_id`, `job_tag`, `query_id`, `phase` (`queued`, `running`, `cancelling`, `done`, `failed`,
 //! `cancelled`), `attempt`, and in epoch milliseconds, where they are known, `time_received`,
 //! `time_started`, `time_ended` and `time_expires`. What the handler said about the result is there
 //! with `result.` before each name. Of a job with a `callback_url` that has ended there are `callback`
@@ -85,6 +85,8 @@ fn describe(job: &Job) -> GetJobResponse {
 
 fn info(job: &Job) -> StringMap {
     let mut info = StringMap::with_capacity(16);
+    // Who asked by tag does not know it, and the record has no field for it.
+    info.insert("job_id", job.header.id.to_string());
     info.insert("job_tag", job.header.tag.to_string());
     info.insert("query_id", job.header.query_id.to_string());
     info.insert("phase", job.state.phase.as_str());
