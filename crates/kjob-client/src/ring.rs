@@ -244,6 +244,14 @@ mod tests {
         assert_eq!(ring.current(), 0);
     }
 
+    /// Leaving a server makes the next one the first to be asked, also where that one is gone.
+    #[test]
+    fn later_calls_do_not_begin_with_one_that_was_passed_over() {
+        let ring = ring(3);
+        assert_eq!(path(&ring, 5, &[Gone, Absent, Absent]), [0, 1, 2, 1]);
+        assert_eq!(ring.current(), 1);
+    }
+
     #[test]
     fn calls_that_fail_together_leave_a_server_once() {
         let ring = ring(3);

@@ -80,6 +80,27 @@ async fn a_late_answer_is_asked_for_again() {
     assert!(error.is_timeout(), "{error}");
 }
 
+/// A listener whose queue is full: the system answers to no further connection.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_does_not_let_one_connect_is_not_waited_for_as_long_as_for_an_answer() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    let patience = Duration::from_millis(500);
+    while let Ok(stream) =
+        tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await
+    {
+        queued.push(stream.unwrap());
+    }
+    let builder = Client::builder(format!("http://{address}")).timeout(SOON);
+    let builder = builder.connect_timeout(Duration::from_millis(50));
+    let error = builder.tries(1).build().unwrap().submit(&echo()).await;
+    assert!(error.unwrap_err().is_connect());
+}
+
 #[tokio::test]
 async fn nobody_there_is_told_as_such() {
     // A port that was free a moment ago, and that nobody listens on.

@@ -50,7 +50,7 @@ impl JobDocument {
             JobKey::Tag(tag) => (None, Some(tag.to_string())),
         };
         Self {
-            id: id.or_else(|| info("job_id")?.parse().ok()),
+            id: id.or(job.id()),
             tag: job.tag().map(str::to_owned).or(tag),
             endpoint: job.endpoint.to_string(),
             status: job.status.to_string(),

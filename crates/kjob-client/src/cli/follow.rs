@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kjob_client::{Error, Job, JobKey};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::args::Patience;
 use super::document::JobDocument;
@@ -34,9 +34,7 @@ pub(crate) async fn follow(
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut is_told_to_stop = false;
     // Without a limit, one that is not looked at.
-    let mut deadline = pin!(sleep_until(
-        Instant::now() + patience.timeout.unwrap_or_default()
-    ));
+    let mut deadline = pin!(sleep(patience.timeout.unwrap_or_default()));
     let mut watch = session.client.watch(key.clone());
     let mut progress = Progress::new(session, key);
     let mut last: Option<Job> = None;

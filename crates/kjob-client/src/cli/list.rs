@@ -16,6 +16,9 @@ use super::follow::patiently;
 use super::session::{Session, print, print_json};
 use super::text::{shown, status, time_short};
 
+/// A watch asks no more often, whatever it is told.
+const WATCH_MIN: Duration = Duration::from_millis(10);
+
 #[derive(Serialize)]
 struct Document<'a> {
     jobs: Vec<ListedDocument<'a>>,
@@ -25,7 +28,7 @@ struct Document<'a> {
 pub(crate) async fn run(session: &Session, args: args::List) -> Result<Exit, Failure> {
     let list = filter(&args);
     let found = session.client.list(&list).await?;
-    match args.watch {
+    match args.watch.map(|every| every.max(WATCH_MIN)) {
         None => {
             show(session, &found)?;
             Ok(Exit::Done)

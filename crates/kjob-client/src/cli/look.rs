@@ -152,15 +152,15 @@ fn described(key: &JobKey, job: &Job) -> Vec<(&'static str, String)> {
     let info = |name: &str| job.info.get(name).map(ToString::to_string);
     let at = |name: &str| time_short(info(name)?.parse().ok()?);
     let id = match key {
-        JobKey::Id(id) => Some(id.to_string()),
-        JobKey::Tag(_) => info("job_id"),
+        JobKey::Id(id) => Some(*id),
+        JobKey::Tag(_) => job.id(),
     };
     let result = job
         .result
         .as_ref()
         .map(|result| format!("{} bytes, {}", result.data.len(), result.encoding));
     [
-        ("id", id),
+        ("id", id.map(|id| id.to_string())),
         ("tag", job.tag().map(str::to_owned)),
         ("endpoint", Some(job.endpoint.to_string())),
         ("status", Some(status(&job.status, job.phase()))),
@@ -181,6 +181,8 @@ fn described(key: &JobKey, job: &Job) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -188,7 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("result");
         replace(&path, b"first").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"first");
+        let mut old = File::open(&path).unwrap();
         #[cfg(unix)]
         {
             use std::os::unix::fs::{PermissionsExt, symlink};
@@ -203,6 +205,9 @@ mod tests {
         #[cfg(not(unix))]
         replace(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
+        let mut text = String::new();
+        old.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "first", "who had it open sees no mixture");
         let left = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, 1 + usize::from(cfg!(unix)));
     }

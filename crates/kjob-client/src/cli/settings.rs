@@ -46,12 +46,14 @@ enum Caller {
 /// should be, and yet no reason to stop.
 pub(crate) fn client(connection: &Connection, warn: impl Fn(&str)) -> Result<Client, Failure> {
     let file = File::read(connection.config.as_deref(), warn)?;
-    let urls = match (&connection.url, &file.url) {
+    // A variable that is empty counts as one that is not set.
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let urls = match (given(&connection.url), &file.url) {
         (Some(flag), _) => Urls::from(flag),
         (None, Some(file)) => file.clone(),
         (None, None) => Urls::from(URL),
     };
-    let caller = caller(connection.user.as_deref(), variable, &file)?;
+    let caller = caller(given(&connection.user).as_deref(), variable, &file)?;
 
     let mut builder = Client::builder(urls);
     match &caller {

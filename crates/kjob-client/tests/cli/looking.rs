@@ -21,7 +21,8 @@ fn hello(server: &Server) {
 fn a_job_is_shown_by_id_and_by_tag() {
     let server = Server::start();
     hello(&server);
-    let shown = server.done(["get", "1"]);
+    let shown = server.done(["get", "hello"]);
+    assert_eq!(server.done(["get", "1"]), shown);
     for (name, value) in [
         ("id", "1"),
         ("tag", "hello"),
@@ -37,6 +38,7 @@ fn a_job_is_shown_by_id_and_by_tag() {
     }
     for job in ["hello", "tag:hello", "1", "id:1"] {
         let document = server.run(["get", job, "--json"]).json();
+        assert_eq!(document["id"], 1);
         assert_eq!(document["tag"], "hello");
         assert_eq!(document["status"], "DONE");
         assert_eq!(
@@ -57,7 +59,6 @@ fn a_job_is_shown_by_id_and_by_tag() {
             );
         }
     }
-    assert_eq!(server.run(["get", "1", "--json"]).json()["id"], 1);
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn flags_win_over_variables_and_these_over_the_file() {
     for (flag, variable, file, code) in [
         (None, None, Some(&server.url), 0),
         (None, Some(&server.url), Some(&nobody), 0),
+        (None, Some(&String::new()), Some(&server.url), 0),
         (Some(&server.url), Some(&nobody), Some(&nobody), 0),
         (None, Some(&nobody), Some(&server.url), 1),
         (Some(&nobody), Some(&server.url), None, 1),
@@ -129,6 +130,7 @@ fn callers_say_who_they_are() {
         (&basic, 0),
         (&[("KJOB_USER", "ann"), ("KJOB_PASSWORD", "wrong horse")], 1),
         (&[("KJOB_TOKEN", token.as_str())], 0),
+        (&[("KJOB_TOKEN", token.as_str()), ("KJOB_USER", "")], 0),
         (&[("KJOB_USER", "ann")], 2),
         (&[("KJOB_PASSWORD", "correct horse")], 2),
     ] {

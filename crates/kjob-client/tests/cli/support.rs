@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
 use std::{env, fs};
 
 use serde_json::Value;
@@ -180,8 +182,13 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-/// A run of `kjob` that goes on; killed when dropped.
+/// A bound for what never comes, on a machine that does other things too; no test waits for it to pass.
+const RUN_MAX: Duration = Duration::from_secs(120);
+
+/// A run of `kjob` that goes on; killed when dropped, or when it goes on for too long.
 pub(crate) struct Running {
+    /// Its end ends the thread that would kill the program.
+    _guarded: Sender<()>,
     pub(crate) child: Child,
     pub(crate) out: Option<BufReader<ChildStdout>>,
     pub(crate) error: BufReader<ChildStderr>,
@@ -191,7 +198,15 @@ impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        let (guarded, ended) = mpsc::channel();
+        let pid = child.id().to_string();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(RUN_MAX) == Err(RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        });
         Self {
+            _guarded: guarded,
             out: child.stdout.take().map(BufReader::new),
             error: BufReader::new(child.stderr.take().unwrap()),
             child,
@@ -205,8 +220,7 @@ impl Running {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// Reads lines of stderr up to one with this text. One that never comes is an end of the file once the
-    /// program has ended; it is bound to.
+    /// Reads lines of stderr up to one with this text.
     pub(crate) fn wait_said(&mut self, text: &str) {
         let mut all = String::new();
         loop {

@@ -5,31 +5,39 @@ use serde_json::Value;
 use crate::support::{Running, Server};
 
 #[test]
-fn a_wait_prints_the_status_and_lines_of_progress() {
+fn a_wait_prints_the_status_and_tells_how_it_goes() {
     let server = Server::start();
-    server.sleeper("nap", 1_500);
-    let ended = server.run(["wait", "nap"]);
-    assert_eq!((ended.code, ended.out.as_str()), (0, "DONE\n"));
-    assert!(ended.error.contains("kjob: job nap running "), "{ended:?}");
+    server.sleeper("slow", 3_600_000);
+    let mut waiting = Running::start(&mut server.kjob(["wait", "slow"]));
+    waiting.wait_said("kjob: job slow running 0 %");
+    server.done(["cancel", "slow"]);
+    let ended = waiting.end();
+    assert_eq!((ended.code, ended.out.as_str()), (4, "CANCELLED\n"));
+    assert!(ended.error.ends_with("kjob: the job was cancelled\n"));
     assert!(!ended.error.contains('\u{1b}'), "no terminal, no drawing");
+
+    server.sleeper("nap", 1);
     let quiet = server.run(["-q", "wait", "nap"]);
-    assert_eq!((quiet.out.as_str(), quiet.error.as_str()), ("DONE\n", ""));
+    assert_eq!((quiet.code, quiet.out.as_str()), (0, "DONE\n"));
+    assert_eq!(quiet.error, "");
 }
 
 #[test]
 fn for_machines_each_change_is_a_document() {
     let server = Server::start();
-    server.sleeper("nap", 1_500);
-    let ended = server.run(["wait", "nap", "--json"]);
+    // The first look follows the submit, so that it finds the job running also on a busy machine.
+    let data = r#"{"millis":1500}"#;
+    let ended = server.run(["--json", "submit", "/demo/sleep", "--data", data, "--wait"]);
     assert_eq!((ended.code, ended.error.as_str()), (0, ""));
     let lines = ended.json_lines();
     let (last, before) = lines.split_last().unwrap();
     assert!(!before.is_empty());
-    assert!(
-        before
-            .iter()
-            .all(|job| job["status"] == "RUNNING" && job["result"] == Value::Null)
-    );
+    for job in before {
+        assert_eq!(
+            (&job["status"], &job["result"]),
+            (&"RUNNING".into(), &Value::Null)
+        );
+    }
     assert_eq!(
         (&last["status"], &last["progress"]),
         (&"DONE".into(), &100.into())
@@ -45,6 +53,11 @@ fn patience_ends_with_the_job_running() {
         let ended = server.run(["wait", "slow", "--timeout", timeout]);
         assert_eq!((ended.code, ended.out.as_str()), (5, "RUNNING\n"));
     }
+    // As long as a duration can be written, and longer than clocks go.
+    let mut patient = server.kjob(["wait", "slow", "--timeout", "18446744073709551615"]);
+    let mut patient = Running::start(&mut patient);
+    patient.wait_said("running");
+    drop(patient);
     let ended = server.run(["wait", "slow", "--timeout", "0", "--json"]);
     assert_eq!(ended.code, 5);
     assert_eq!(ended.json_lines().last().unwrap()["status"], "RUNNING");
