@@ -19,6 +19,10 @@ use crate::wire::Endpoint;
 /// How the official clients begin to say what they are (docs/protocol.md section 2).
 const OFFICIAL_CLIENT: &str = "kinetica-api";
 
+/// The types of a request of the wire protocol.
+pub(crate) const WIRE_TYPES: &str =
+    "application/octet-stream, application/json, application/x-snappy";
+
 /// What is needed of a request's head. The head itself is a slice of the connection's buffer, which
 /// would stay in memory for as long as a long poll waits.
 #[derive(Debug)]

@@ -73,8 +73,8 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// Time between two requests of a connection. Default 180 s. After it the connection is closed.
     pub keep_alive_timeout: Duration,
-    /// The longest time that `wait_ms` of `/get/job` may wait; longer ones count as this. Default
-    /// 300 s.
+    /// The longest time that `wait_ms` of `/get/job`, and `wait` of ordinary HTTP, may wait; longer ones
+    /// count as this. Default 300 s.
     pub max_wait: Duration,
     /// Time that requests in progress have when the server stops. Default 5 s. After it their
     /// connections are cut.

@@ -19,7 +19,7 @@ use crate::activity::{Activity, InFlight};
 use crate::actor::{Actor, heavy_max};
 use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
-use crate::head::{Head, Media, Routed, Target, guessed_encoding};
+use crate::head::{Head, Media, Routed, Target, WIRE_TYPES, guessed_encoding};
 use crate::health::NotReady;
 use crate::load::{Load, Overrun};
 use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
@@ -34,9 +34,6 @@ const HTTP2_DISCARD_MIN: usize = 1 << 20;
 
 /// The longest silence of a stream of events: what is on the way often ends what is silent for a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-
-/// The types of a request of the wire protocol.
-const WIRE_TYPES: &str = "application/octet-stream, application/json, application/x-snappy";
 
 /// Answers requests, of all connections.
 #[derive(Debug)]

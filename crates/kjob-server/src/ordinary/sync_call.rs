@@ -12,7 +12,7 @@ use kjob_proto::{Encoding, Envelope, Record, Text};
 use super::{Ask, accepted, put_applied, result};
 use crate::actor::{CancelOnDrop, HEAVY_LEN_MIN, json_text, unknown};
 use crate::body::Held;
-use crate::head::guessed_encoding;
+use crate::head::{WIRE_TYPES, guessed_encoding};
 use crate::options::OptionError;
 use crate::prefer::Prefer;
 use crate::refusal::Refusal;
@@ -42,16 +42,25 @@ impl SyncCall<'_> {
         if extras.query.is_some() {
             return Err(Refusal::Query);
         }
-        let content_type = extras.content_type.as_deref().unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        let is_unasked = UNASKED_TYPES
-            .iter()
-            .any(|unasked| media_type.eq_ignore_ascii_case(unasked));
-        if extras.is_from_page && (is_unasked || media_type.is_empty()) {
-            return Err(Refusal::MediaType {
-                found: content_type.to_owned(),
-                allowed: "any that is not a form's or plain text, in requests of web pages",
-            });
+        let refused = |allowed| Refusal::MediaType {
+            found: extras.content_type.clone().unwrap_or_default(),
+            allowed,
+        };
+        let media_type = extras.content_type.as_deref().map(media_type_of);
+        let is_unasked = media_type.is_none_or(|media_type| {
+            UNASKED_TYPES
+                .iter()
+                .any(|unasked| media_type.eq_ignore_ascii_case(unasked))
+        });
+        if extras.is_from_page && is_unasked {
+            return Err(refused(
+                "any that is not a form's or plain text, in requests of web pages",
+            ));
+        }
+        // Its records are JSON or Avro. Curl, for one, calls all that it sends a form.
+        let is_record = media_type.is_none_or(|media_type| encoding_of(media_type).is_some());
+        if !is_record && self.ask.by.engine.declares_records(self.endpoint) {
+            return Err(refused(WIRE_TYPES));
         }
         Ok(())
     }
@@ -61,8 +70,7 @@ impl SyncCall<'_> {
     pub(crate) fn payload(&self, body: Bytes) -> Payload {
         let encoding = match self.ask.extras.content_type.as_deref() {
             None => guessed_encoding(&body),
-            Some(content_type) => Encoding::from_content_type(content_type)
-                .unwrap_or_else(|| encoding_of_others(content_type)),
+            Some(content_type) => encoding_of(media_type_of(content_type)).unwrap_or_default(),
         };
         Payload {
             encoding,
@@ -254,11 +262,14 @@ fn envelope(endpoint: &str, result: Payload) -> Result<Envelope, Refusal> {
     Ok(envelope)
 }
 
-fn encoding_of_others(content_type: &str) -> Encoding {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+/// A `Content-Type` without its parameters.
+fn media_type_of(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// The encoding that a type names: also types that are JSON underneath. `None` for bytes of other kinds.
+fn encoding_of(media_type: &str) -> Option<Encoding> {
     let suffix = media_type.rsplit_once('+').map(|(_, suffix)| suffix);
-    match suffix {
-        Some(suffix) if suffix.eq_ignore_ascii_case("json") => Encoding::Json,
-        _ => Encoding::Binary,
-    }
+    let is_json = suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("json"));
+    Encoding::from_content_type(media_type).or(is_json.then_some(Encoding::Json))
 }

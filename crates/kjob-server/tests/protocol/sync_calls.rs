@@ -64,6 +64,18 @@ async fn a_call_that_fails_is_a_bad_gateway() {
     assert_eq!(problem(reply, 502, "job-failed")["detail"], "no such table");
     let reply = ask(&mut raw, call("/echo", "", r#"{"message":7}"#)).await;
     problem(reply, 422, "invalid-payload");
+    // What curl says unless it is told otherwise.
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let body = br#"{"message":"hi"}"#;
+    let reply = ask(&mut raw, Ask::new("POST", "/echo", form, body)).await;
+    let told = problem(reply, 415, "media-type")["detail"].to_string();
+    assert!(told.contains("application/json"), "{told}");
+    assert_eq!(
+        ask(&mut raw, Ask::new("POST", "/raw", form, body))
+            .await
+            .status,
+        200
+    );
     let reply = ask(&mut raw, Ask::get("/echo")).await;
     assert_eq!(reply.header("allow"), Some("POST"));
     problem(reply, 405, "method-not-allowed");
