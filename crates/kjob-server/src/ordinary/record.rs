@@ -1,5 +1,6 @@
 //! A job as JSON.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use kjob_core::{Ending, Job, Timestamp};
@@ -33,6 +34,9 @@ pub(super) struct JobRecord<'a> {
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result_encoding: Option<&'static str>,
+    /// What its handler said of its result.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    result_info: BTreeMap<&'a str, &'a str>,
     links: Links,
 }
 
@@ -51,9 +55,14 @@ impl<'a> JobRecord<'a> {
     pub(super) fn of(job: &'a Job) -> Self {
         let (header, state) = (&job.header, &job.state);
         let path = super::path_of(header.id);
+        let mut result_info = BTreeMap::new();
         let (error, result_encoding) = match &job.ending {
             Some(Ending::Failed(message)) => (Some(message.as_str()), None),
-            Some(Ending::Done(result)) => (None, Some(result.payload.encoding.as_str())),
+            Some(Ending::Done(result)) => {
+                let said = result.info.iter();
+                result_info.extend(said.map(|(name, value)| (name.as_str(), value.as_str())));
+                (None, Some(result.payload.encoding.as_str()))
+            }
             Some(Ending::Cancelled) | None => (None, None),
         };
         Self {
@@ -74,6 +83,7 @@ impl<'a> JobRecord<'a> {
             time_expires: job.expires_at.map(rfc3339),
             error,
             result_encoding,
+            result_info,
             links: Links {
                 events: format!("{path}/events"),
                 result: result_encoding.map(|_| format!("{path}/result")),

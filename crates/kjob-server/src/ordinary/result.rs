@@ -1,12 +1,13 @@
 //! `GET /jobs/{job}/result`: the bytes that a job gave, whole or in part.
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_SECURITY_POLICY, ETAG,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
 use kjob_core::engine::JobKey;
-use kjob_core::{Age, Ending, Job, Output, Payload, Phase};
+use kjob_core::{Age, Ending, Job, Output, Phase};
 use kjob_proto::{Encoding, Text};
 
 use super::{Ask, ranges};
@@ -17,6 +18,9 @@ use crate::reply::{self, Delivery, ReplyBody};
 
 /// Results are whatever somebody's service gave, and a browser that shows one is not to run it.
 const SANDBOX: &str = "sandbox; default-src 'none'";
+
+/// What a handler says of its result's type (docs/server.md, `/get/job`).
+const CONTENT_TYPE_INFO: &str = "content_type";
 
 pub(super) async fn answer(
     ask: &Ask<'_>,
@@ -42,16 +46,14 @@ pub(super) async fn answer(
     }
     let id = JobKey::Id(job.header.id);
     let mut job = engine.get(caller, &id).await?.ok_or_else(|| unknown(key))?;
-    let Some(Ending::Done(Output {
-        payload: result, ..
-    })) = job.ending.take()
-    else {
+    let Some(Ending::Done(output)) = job.ending.take() else {
         return Err(unknown(key));
     };
-    held.grow_to_answer(result.data.len())
+    held.grow_to_answer(output.payload.data.len())
         .map_err(Refusal::AnswerBusy)?;
-    let result = ask.by.turned(&job, result, wanted).await?;
-    let mut response = part(ask, result, &etag)?;
+    let content_type = content_type(&output, wanted);
+    let result = ask.by.turned(&job, output.payload, wanted).await?;
+    let mut response = part(ask, result.data, content_type, &etag)?;
     put_headers(&mut response, &etag);
     ask.say_applied(&mut response);
     if response.status() == StatusCode::OK && ask.method == Method::GET {
@@ -62,14 +64,22 @@ pub(super) async fn answer(
 }
 
 /// A result as it is.
-pub(super) fn whole(result: Payload) -> Response<ReplyBody> {
-    let mut response = reply::bytes(StatusCode::OK, content_type(&result), result.data);
+pub(super) fn whole(result: Output) -> Response<ReplyBody> {
+    let content_type = content_type(&result, None);
+    let mut response = reply::bytes(StatusCode::OK, content_type, result.payload.data);
     put_guards(&mut response);
     response
 }
 
-fn content_type(result: &Payload) -> HeaderValue {
-    HeaderValue::from_static(result.encoding.content_type())
+/// The type that the handler said, where it is one and the result is as it was; else that of the
+/// encoding.
+fn content_type(result: &Output, wanted: Option<Encoding>) -> HeaderValue {
+    let encoding = result.payload.encoding;
+    let said = result.info.get(CONTENT_TYPE_INFO);
+    let said = said.and_then(|said| HeaderValue::try_from(said.as_str()).ok());
+    let of_encoding = HeaderValue::from_static(wanted.unwrap_or(encoding).content_type());
+    said.filter(|_| wanted.is_none_or(|wanted| wanted == encoding))
+        .unwrap_or(of_encoding)
 }
 
 /// Refuses a job that has no result: not yet, or not at all.
@@ -104,9 +114,12 @@ fn etag(job: &Job, wanted: Option<Encoding>) -> String {
 
 /// The bytes that were asked for: all of them, or one piece. Several pieces at once are not given, so
 /// whoever asks for such gets all, as RFC 9110 allows.
-fn part(ask: &Ask<'_>, result: Payload, etag: &str) -> Result<Response<ReplyBody>, Refusal> {
-    let content_type = content_type(&result);
-    let data = result.data;
+fn part(
+    ask: &Ask<'_>,
+    data: Bytes,
+    content_type: HeaderValue,
+    etag: &str,
+) -> Result<Response<ReplyBody>, Refusal> {
     let extras = ask.extras;
     // Nothing but GET has ranges.
     let range = extras

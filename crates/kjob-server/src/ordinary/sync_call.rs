@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
 use kjob_core::engine::{JobKey, Submission};
-use kjob_core::{Age, Ending, Job, JobId, JobTag, Payload};
+use kjob_core::{Age, Ending, Job, JobId, JobTag, Output, Payload};
 use kjob_proto::{Encoding, Envelope, Record, Text};
 
 use super::{Ask, accepted, put_applied, result};
@@ -81,7 +81,7 @@ impl SyncCall<'_> {
     /// Answers a caller of ordinary HTTP: with the result as it is, or with where it will be.
     ///
     /// A call without an `Idempotency-Key` is its caller's alone: it is cancelled if they go away, and
-    /// dropped once they have its result. One with a key can be asked for again.
+    /// dropped soon after its end. One with a key can be asked for again.
     pub(crate) async fn answer(
         &self,
         payload: Payload,
@@ -114,7 +114,7 @@ impl SyncCall<'_> {
         let submission = self.ask.by.submission(self.endpoint, payload)?;
         let (mut job, guard) = self.end_held(submission, held).await?;
         guard.disarm();
-        let result = take_result(&mut job)?;
+        let result = take_result(&mut job)?.payload;
         held.grow_to_answer(result.data.len())
             .map_err(Refusal::AnswerBusy)?;
         let result = self.ask.by.turned(&job, result, Some(encoding)).await?;
@@ -124,11 +124,9 @@ impl SyncCall<'_> {
             Encoding::Json => envelope.encode_json().into(),
             _ => envelope.encode_segments(),
         });
-        let mut response = reply::envelope(StatusCode::OK, encoding, segments.await?);
+        let response = reply::envelope(StatusCode::OK, encoding, segments.await?);
         held.grow_to_answer(response.body().len())
             .map_err(Refusal::AnswerBusy)?;
-        let delivery = Delivery::of(&self.ask.by.engine, job);
-        response.body_mut().set_delivery(delivery);
         Ok(response)
     }
 
@@ -186,7 +184,6 @@ impl SyncCall<'_> {
         held: &mut Held,
     ) -> Result<(Job, CancelOnDrop), Refusal> {
         let by = self.ask.by;
-        submission.remove_on_complete = true;
         // Nobody knows it by a name: what they were not told, nobody will ask for.
         submission.retention = Some(by.engine.config().remove_grace);
         let (taken, guard) = by.submit_held(submission).await?;
@@ -217,7 +214,7 @@ impl SyncCall<'_> {
 
     fn raw(&self, mut job: Job, held: &mut Held) -> Result<Response<ReplyBody>, Refusal> {
         let result = take_result(&mut job)?;
-        held.grow_to_answer(result.data.len())
+        held.grow_to_answer(result.payload.data.len())
             .map_err(Refusal::AnswerBusy)?;
         let mut response = result::whole(result);
         let delivery = Delivery::of(&self.ask.by.engine, job);
@@ -238,10 +235,10 @@ impl SyncCall<'_> {
     }
 }
 
-fn take_result(job: &mut Job) -> Result<Payload, Refusal> {
+fn take_result(job: &mut Job) -> Result<Output, Refusal> {
     let id = job.header.id;
     match job.ending.take() {
-        Some(Ending::Done(result)) => Ok(result.payload),
+        Some(Ending::Done(result)) => Ok(result),
         Some(Ending::Failed(message)) => Err(Refusal::JobFailed { id, message }),
         Some(Ending::Cancelled) | None => Err(Refusal::JobCancelled(id)),
     }

@@ -100,7 +100,10 @@ async fn who_is_removed_is_cut_off_from_waits_and_streams() {
         "unauthorized",
     );
     // The last chunk, of no bytes, ends the stream; the connection stays.
-    while stream.line().await.unwrap() != "0" {}
+    in_time("the end of the stream", async {
+        while stream.line().await.unwrap() != "0" {}
+    })
+    .await;
     // The call was its caller's alone.
     let mut root = server.connect().await;
     let job = ask(&mut root, of(ROOT, "GET", "/jobs/2?wait=30", b""))

@@ -155,6 +155,36 @@ async fn a_job_is_removed_once_its_result_was_delivered_whole() {
 }
 
 #[tokio::test]
+async fn a_result_is_of_the_type_that_its_handler_said() {
+    let server = TestServer::start().await;
+    let mut raw = server.connect().await;
+    let id = submitted(
+        &mut raw,
+        &json!({"endpoint": "/page", "payload_base64": "PGI+"}),
+    )
+    .await;
+    let job = ask(&mut raw, Ask::get(&format!("/jobs/{id}?wait=30"))).await;
+    let html = "text/html; charset=utf-8";
+    assert_eq!(job.json()["result_info"], json!({"content_type": html}));
+    for more in ["Accept: */*", "Range: bytes=0-1"] {
+        let reply = ask(
+            &mut raw,
+            Ask::new("GET", &format!("/jobs/{id}/result"), more, b""),
+        )
+        .await;
+        assert_eq!(reply.header("content-type"), Some(html), "{more}");
+        assert!(reply.header("content-security-policy").is_some());
+    }
+    let called = ask(
+        &mut raw,
+        Ask::new("POST", "/page", "Content-Type: x/y", b"<b>"),
+    )
+    .await;
+    assert_eq!(called.header("content-type"), Some(html));
+    assert!(called.header("content-security-policy").is_some());
+}
+
+#[tokio::test]
 async fn a_result_without_a_record_stays_in_its_encoding() {
     let server = TestServer::start().await;
     let mut raw = server.connect().await;

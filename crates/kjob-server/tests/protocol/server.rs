@@ -118,7 +118,7 @@ impl TestServer {
     }
 }
 
-/// `/echo` gives back its record in any encoding; `/raw` anything at all; `/fail` fails with its
+/// `/echo` gives back its record in any encoding; `/raw` anything at all, and `/page` as a page; `/fail` fails with its
 /// payload as the message; `/gate` gives back its payload when the gate lets it, and stops when told;
 /// `/steps` has four gates, with progress behind each.
 fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
@@ -130,6 +130,17 @@ fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
         .unwrap();
     registry
         .route("/raw", echo, RouteOptions::default())
+        .unwrap();
+    let page = |_: JobContext, payload: Payload| async move {
+        let mut output = kjob_core::Output::from(payload);
+        let said = output
+            .info
+            .insert("content_type", "text/html; charset=utf-8");
+        said.map_err(HandlerError::failed)?;
+        Ok::<_, HandlerError>(output)
+    };
+    registry
+        .route("/page", page, RouteOptions::default())
         .unwrap();
     let fail = |_: JobContext, payload: Payload| async move {
         let message = String::from_utf8_lossy(&payload.data).into_owned();
