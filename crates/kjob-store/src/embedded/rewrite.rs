@@ -73,7 +73,7 @@ struct NewFile {
 #[derive(Debug)]
 pub(crate) enum Progress {
     Going(Rewrite),
-    Copied(Copied),
+    Copied(Box<Copied>),
 }
 
 impl Rewrite {
@@ -108,7 +108,7 @@ impl Rewrite {
             return Ok(Progress::Going(self));
         }
         self.complete()
-            .map(Progress::Copied)
+            .map(|copied| Progress::Copied(Box::new(copied)))
             .map_err(sql("rewrite a segment"))
     }
 

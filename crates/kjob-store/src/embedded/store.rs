@@ -277,13 +277,7 @@ impl EmbeddedStore {
                     ..Expired::default()
                 })
             }
-            Progress::Copied(copied) => {
-                self.ask(|reply| Request::Swap {
-                    copied: Box::new(copied),
-                    reply,
-                })
-                .await
-            }
+            Progress::Copied(copied) => self.ask(|reply| Request::Swap { copied, reply }).await,
         }
     }
 }
