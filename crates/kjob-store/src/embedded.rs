@@ -41,6 +41,7 @@ mod stats;
 mod steps;
 mod store;
 mod summary;
+mod tag_moves;
 mod tags;
 mod take_up;
 mod totals;

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use kjob_core::{JobId, StoreError};
 
 use super::error;
-use super::layout::{Layout, ignore_missing, sync_dir};
+use super::layout::{Layout, ignore_missing, sync_names};
+
+const WRITING: &str = "write a blob file";
+const MOVING: &str = "move a blob file";
 
 /// What a blob file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,20 +103,14 @@ impl NewBlob {
         kind: BlobKind,
         data: &[u8],
     ) -> Result<Self, StoreError> {
-        let io = error::file("write a blob file");
-        let write = || -> io::Result<Self> {
-            let dir = layout.blobs_of(segment);
-            if !dir.is_dir() {
-                fs::create_dir_all(&dir)?;
-                sync_dir(&layout.blobs())?;
-            }
-            let (blob, mut file) = Self::create(&dir, id, kind)?;
-            file.write_all(data)?;
-            file.sync_all()?;
-            sync_dir(&dir)?;
-            Ok(blob)
-        };
-        write().map_err(io)
+        let io = || error::file(WRITING);
+        let dir = layout.blobs_of(segment);
+        make_dir(layout, &dir, WRITING)?;
+        let (blob, mut file) = Self::create(&dir, id, kind).map_err(io())?;
+        file.write_all(data).map_err(io())?;
+        file.sync_all().map_err(error::sync(WRITING, &blob.path))?;
+        sync_names(&dir, WRITING)?;
+        Ok(blob)
     }
 
     /// A new file under the first free number.
@@ -145,22 +142,25 @@ impl NewBlob {
         if self.path.parent() == Some(dir.as_path()) {
             return Ok(());
         }
-        let mut rename = || -> io::Result<()> {
-            let name = self.path.file_name().unwrap_or_default();
-            let target = dir.join(name);
-            fs::create_dir_all(&dir)?;
-            fs::rename(&self.path, &target)?;
-            self.path = target;
-            sync_dir(&dir)?;
-            sync_dir(&layout.blobs())
-        };
-        rename().map_err(error::file("move a blob file"))
+        make_dir(layout, &dir, MOVING)?;
+        let target = dir.join(self.path.file_name().unwrap_or_default());
+        fs::rename(&self.path, &target).map_err(error::file(MOVING))?;
+        self.path = target;
+        sync_names(&dir, MOVING)
     }
 
     /// A commit names the file now.
     pub(crate) fn keep(mut self) {
         self.kept = true;
     }
+}
+
+/// Makes the directory for a segment's blobs, durably. One that is there may be of another thread
+/// that has not synced it yet, or could not; so it is synced each time, which costs little where
+/// nothing changed.
+fn make_dir(layout: &Layout, dir: &Path, doing: &'static str) -> Result<(), StoreError> {
+    fs::create_dir_all(dir).map_err(error::file(doing))?;
+    sync_names(&layout.blobs(), doing)
 }
 
 impl Drop for NewBlob {

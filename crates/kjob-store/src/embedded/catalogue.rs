@@ -11,10 +11,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use super::checksum::Checksum;
 use super::error::sql;
 use super::schema::{self, APPLICATION_ID, FORMAT, Schema};
-use super::segment::checkpoint;
+use super::segment::{checkpoint, log_ahead, settle};
 use super::totals::Sum;
 
 /// The catalogue's connection; the writer's alone.
+///
+/// Every change that something else relies on is moved from the log into the file: files are
+/// deleted and jobs stored because of it. So what may get lost with the end of the log is only what
+/// is found again in the segments: ids set aside, and notes that save opening them.
 #[derive(Debug)]
 pub(crate) struct Catalogue {
     connection: Connection,
@@ -105,8 +109,7 @@ impl Catalogue {
             return Err(CatalogueError::Version(version));
         }
         let set_up = || {
-            connection.pragma_update(None, "journal_mode", "wal")?;
-            connection.pragma_update(None, "synchronous", "full")?;
+            log_ahead(&connection)?;
             connection.pragma_update(None, "cell_size_check", true)?;
             if is_new {
                 connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -126,6 +129,8 @@ impl Catalogue {
             }));
         }
         let (ids, segments) = read_whole(&connection).map_err(CatalogueError::Store)?;
+        // As what is read from segments: made durable before anything builds on it.
+        settle(&connection).map_err(CatalogueError::Store)?;
         Ok(Self {
             connection,
             ids,
@@ -197,8 +202,7 @@ impl Catalogue {
             summary: None,
         });
         self.change("begin a segment", |_| Ok(changed))?;
-        self.settle();
-        Ok(())
+        settle(&self.connection)
     }
 
     /// The next id that nobody has.
@@ -229,10 +233,10 @@ impl Catalogue {
             }
             Ok(vec![segment])
         })?;
-        if summary.is_none() {
-            self.settle();
+        match summary {
+            Some(_) => Ok(()),
+            None => settle(&self.connection),
         }
-        Ok(())
     }
 
     /// Keeps a segment's filter. It says itself what it is a filter of.
@@ -256,8 +260,7 @@ impl Catalogue {
             ..self.segment(number)?
         };
         self.change("name a rewritten segment", |_| Ok(vec![segment]))?;
-        self.settle();
-        Ok(())
+        settle(&self.connection)
     }
 
     /// Forgets a segment; its files may be deleted after that.
@@ -277,8 +280,7 @@ impl Catalogue {
         remove().map_err(sql("forget a segment"))?;
         self.ids = ids;
         self.segments.remove(&number);
-        self.settle();
-        Ok(())
+        settle(&self.connection)
     }
 
     /// Says that the directory is of this format now, after all its segments are; their counts
@@ -294,8 +296,7 @@ impl Catalogue {
             schema::mark(change, FORMAT)?;
             Ok(unsettled)
         })?;
-        self.settle();
-        Ok(())
+        settle(&self.connection)
     }
 
     /// Writes the log back into the file.
@@ -303,14 +304,6 @@ impl Catalogue {
         self.connection
             .close()
             .map_err(|(_, error)| sql("close the catalogue")(error))
-    }
-
-    /// Moves the log into the file, after every change that something else relies on: files are
-    /// deleted and jobs stored because of it. So what may get lost with the end of the log is
-    /// only what is found again in the segments: ids set aside, and notes that save opening them.
-    fn settle(&self) {
-        // The change is durable either way, in the log.
-        let _ = checkpoint(&self.connection);
     }
 
     fn set_next_id(&mut self, next_id: i64) -> Result<(), StoreError> {

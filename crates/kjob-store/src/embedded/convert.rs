@@ -54,7 +54,9 @@ fn convert_segment(path: &Path) -> Result<(), StoreError> {
     let connection = segment::connect(path, Access::Older).map_err(doing())?;
     let schema = Schema::read(&connection).map_err(doing())?;
     if schema.format() == FORMAT {
-        return Ok(());
+        // What was converted by a process that was killed may not be synced yet, and the catalogue
+        // must not say so before it is.
+        return segment::settle(&connection);
     }
     if schema != Schema::of(segment::make_old_tables).map_err(doing())? {
         let what = format!("its tables are not those of a segment of format {OLD_FORMAT}");

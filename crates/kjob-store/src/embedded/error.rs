@@ -1,11 +1,11 @@
 //! What goes wrong when a store is opened, and how SQLite's errors become the store's.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kjob_core::StoreError;
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,9 @@ pub enum OpenError {
 pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |error| match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
+        // There is no room for more of the index of a log. It is only ever memory, so nothing is
+        // in doubt.
+        _ if extended_code(&error) == Some(ffi::SQLITE_IOERR_SHMSIZE) => StoreError::Full,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt {
             what: format!("while trying to {doing}: {error}"),
         },
@@ -102,6 +105,10 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreE
             source: Arc::new(error),
         },
     }
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
 }
 
 fn is_conversion(error: &rusqlite::Error) -> bool {
@@ -149,15 +156,33 @@ pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError 
     }
 }
 
-/// After a failed commit: whether the file's state is unknown, so that nothing may be
+/// A sync that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sync {path}: {source}", path = path.display())]
+pub(crate) struct SyncFailed {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A [`StoreError`] of a failed sync of `path`; whatever the system's reason, it is fatal.
+pub(crate) fn sync(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io {
+        doing,
+        source: Arc::new(SyncFailed { path, source }),
+    }
+}
+
+/// After a failed commit or sync: whether the file's state is unknown, so that nothing may be
 /// acknowledged any more. A failed write leaves the old state; a failed sync may have dropped
 /// dirty pages, and asking again would wrongly succeed.
 pub(crate) fn is_fatal(error: &StoreError) -> bool {
     let StoreError::Io { source, .. } = error else {
         return false;
     };
-    source
-        .downcast_ref::<rusqlite::Error>()
-        .and_then(rusqlite::Error::sqlite_error_code)
-        .is_some_and(|code| code == ErrorCode::SystemIoFailure)
+    source.is::<SyncFailed>()
+        || source
+            .downcast_ref::<rusqlite::Error>()
+            .and_then(rusqlite::Error::sqlite_error_code)
+            .is_some_and(|code| code == ErrorCode::SystemIoFailure)
 }

@@ -4,6 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kjob_core::StoreError;
+
+use super::error;
+
 /// The names inside a store's directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -62,6 +66,11 @@ pub(crate) fn log_of(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Makes the names in `dir` durable; `doing` is told if that fails.
+pub(crate) fn sync_names(dir: &Path, doing: &'static str) -> Result<(), StoreError> {
+    sync_dir(dir).map_err(error::sync(doing, dir))
+}
+
 /// Makes the names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     // Elsewhere directories cannot be opened as files, and names are made durable by the system.
@@ -72,16 +81,33 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// What SQLite adds to a database's name for the files that belong to it; last, the database.
+const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
+
 /// Deletes a database with what belongs to it; what is not there is fine.
 ///
 /// The database goes last: as long as it is there, the next open knows what else is left over.
 pub(crate) fn remove_database(path: &Path) -> io::Result<()> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
+    for suffix in SUFFIXES {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         ignore_missing(fs::remove_file(name))?;
     }
     Ok(())
+}
+
+/// The database that a file is, or is the log or such of.
+pub(crate) fn database_of(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let mut suffixes = SUFFIXES.iter();
+    let base = suffixes.find_map(|suffix| name.strip_suffix(suffix).filter(is_database))?;
+    Some(path.with_file_name(base))
+}
+
+fn is_database(name: &&str) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "sqlite")
 }
 
 /// Turns "not found" into success.

@@ -14,6 +14,7 @@ use super::live::Live;
 use super::requests::Ack;
 use super::shared::{SegmentEntry, TagsWhole, add};
 use super::summary::{Expiries, OwnerUsage};
+use super::tag_moves::HeldTag;
 use super::totals::Totals;
 
 /// How far the low-water mark may lag behind, in ids: it saves a write a commit, and costs the
@@ -78,6 +79,8 @@ pub(crate) struct Pending {
     pub(crate) opened_at: Option<i64>,
     pub(crate) headers: Vec<Arc<Header>>,
     pub(crate) blobs: Vec<NewBlob>,
+    /// Tags that the new jobs take from jobs of older segments.
+    pub(crate) taken: Vec<HeldTag>,
     pub(crate) acks: Vec<Ack>,
     /// Why the transaction was given up; then nothing of this is so.
     pub(crate) failed: Option<StoreError>,

@@ -42,11 +42,11 @@ impl DirLock {
             }
             Err(TryLockError::Error(error)) => return Err(io("lock", error)),
         }
-        let written = file
+        // Not needed for the lock, and a full disk is no reason not to open.
+        let _ = file
             .set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| writeln!(file, "{}", std::process::id()));
-        written.map_err(|error| io("write the lock file", error))?;
         Ok(Self { _file: file })
     }
 }

@@ -21,6 +21,7 @@ use super::query::Segment;
 use super::schema::FORMAT;
 use super::segment::{self, Access};
 use super::shared::Shared;
+use super::tag_moves::SharedTag;
 use super::totals::{self, Totals};
 use super::{OpenError, convert, counts, log_file, summary, tags, take_up};
 
@@ -31,6 +32,8 @@ pub(crate) struct Opened {
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// How many segment files had to be opened for it.
     pub(crate) files_opened: usize,
+    /// Tags of live jobs that older segments may know as well.
+    pub(crate) shared_tags: Vec<SharedTag>,
 }
 
 /// Makes the directories that are not there.
@@ -157,10 +160,10 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
     remove_left_over(layout, &records, catalogue.next_number())?;
     if records.is_empty() {
         // The catalogue's own entry: a directory with segments and without it counts as damaged.
-        layout::sync_dir(layout.root()).map_err(file("make the catalogue"))?;
+        layout::sync_names(layout.root(), "make the catalogue")?;
         let (number, first_id) = (catalogue.next_number(), JobId::FIRST.get());
         segment::create(layout, number, 0)?;
-        layout::sync_dir(&layout.segments()).map_err(file("begin a segment"))?;
+        layout::sync_names(&layout.segments(), "begin a segment")?;
         catalogue.begin_segment(number, first_id)?;
         records = catalogue.segments();
     }
@@ -169,6 +172,7 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         segments: BTreeMap::new(),
         connections: BTreeMap::new(),
         files_opened: 0,
+        shared_tags: Vec::new(),
     };
     let mut damaged = BTreeMap::new();
     for record in records {
@@ -177,9 +181,8 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         let ledger = match known {
             Some(ledger) => ledger,
             None => {
-                let (ledger, connection) =
-                    read_segment(shared, &opened.catalogue, &record, &mut damaged)
-                        .map_err(in_segment(number))?;
+                let (ledger, connection) = read_segment(shared, &mut opened, &record, &mut damaged)
+                    .map_err(in_segment(number))?;
                 opened.files_opened += 1;
                 // Only the newest is certain to be written to.
                 if !ledger.sealed {
@@ -218,12 +221,18 @@ fn remove_left_over(
     }
     for entry in fs::read_dir(layout.segments()).map_err(file(doing))? {
         let path = entry.map_err(file(doing))?.path();
-        let is_database = path
-            .extension()
-            .is_some_and(|extension| extension == "sqlite");
-        if is_database && !names.contains(&path) {
+        let Some(database) = layout::database_of(&path) else {
+            continue;
+        };
+        if names.contains(&database) {
+            continue;
+        }
+        if database == path {
             refuse_unknown(&path, next_number)?;
-            layout::remove_database(&path).map_err(file(doing))?;
+        }
+        // Also a log alone: whoever opened the database while it was being deleted made it anew.
+        if database == path || !database.exists() {
+            layout::remove_database(&database).map_err(file(doing))?;
         }
     }
     let numbers: HashSet<_> = records.iter().map(|r| layout.blobs_of(r.number)).collect();
@@ -303,7 +312,7 @@ fn take_filter(catalogue: &Catalogue, ledger: &mut Ledger) -> Result<bool, Store
 
 fn read_segment(
     shared: &Shared,
-    catalogue: &Catalogue,
+    opened: &mut Opened,
     record: &SegmentRecord,
     damaged: &mut BTreeMap<JobId, String>,
 ) -> Result<(Ledger, Connection), StoreError> {
@@ -316,7 +325,7 @@ fn read_segment(
     let connection = segment::open(&path, access)?;
     let mut ledger = new_ledger(record);
     read_counts(&connection, &mut ledger)?;
-    if !take_filter(catalogue, &mut ledger)? {
+    if !take_filter(&opened.catalogue, &mut ledger)? {
         let (filter, tags) =
             tags::scan(&connection, "tags").map_err(sql("read a segment's tags"))?;
         totals::same(record.number, "tags", tags, ledger.totals.tags)?;
@@ -329,10 +338,18 @@ fn read_segment(
             queue.set(id, Some(at));
         }
     }
-    let found = take_up::live(&connection, &mut ledger)?;
+    let older = &opened.segments;
+    let found = take_up::live(&connection, &mut ledger, |header| {
+        let tag = SharedTag::of(header, record.number, older);
+        opened.shared_tags.extend(tag);
+    })?;
     shared.live_mut().extend(found.live);
     remove_orphans(shared, &connection, record.number, &found.damaged)?;
     damaged.extend(found.damaged);
+    // What was read here counts as committed. A process that was killed may not have synced it yet,
+    // and after a failed sync it may be in the system's memory only, where no later sync looks for
+    // it. Copied from the log to the file, it is written and synced anew.
+    segment::settle(&connection)?;
     Ok((ledger, connection))
 }
 

@@ -128,7 +128,7 @@ impl Writer {
                 ..Expired::default()
             });
         };
-        let completed = copied.complete(&layout, old);
+        let completed = self.shared.noted(copied.complete(&layout, old));
         if let (Err(StoreError::Corrupt { .. }), Some(old)) =
             (&completed, self.segments.get_mut(&number))
         {

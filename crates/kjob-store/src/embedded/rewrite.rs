@@ -209,7 +209,7 @@ impl Copied {
             self.connection.execute_batch("DETACH old")
         };
         finish().map_err(sql("rewrite a segment"))?;
-        layout::sync_dir(&layout.segments()).map_err(file("rewrite a segment"))?;
+        layout::sync_names(&layout.segments(), "rewrite a segment")?;
         Ok(Ledger {
             generation: self.file.generation,
             sealed: ledger.sealed,

@@ -23,6 +23,11 @@ impl Writer {
 
     /// Begins a new segment for ids above those of the newest.
     pub(crate) fn roll(&mut self) -> Result<(), StoreError> {
+        let begun = self.begin_segment();
+        self.shared.noted(begun)
+    }
+
+    fn begin_segment(&mut self) -> Result<(), StoreError> {
         let Some(newest) = self.newest() else {
             return Err(StoreError::Closed);
         };
@@ -37,10 +42,8 @@ impl Writer {
         // A begin that failed half way may have left a file.
         layout::remove_database(&path).map_err(super::error::file("begin a segment"))?;
         let connection = segment::create(&self.shared.layout, number, 0)?;
-        layout::sync_dir(&self.shared.layout.segments())
-            .map_err(super::error::file("begin a segment"))?;
-        let begun = self.catalogue.begin_segment(number, first_id);
-        self.shared.noted(begun)?;
+        layout::sync_names(&self.shared.layout.segments(), "begin a segment")?;
+        self.catalogue.begin_segment(number, first_id)?;
         self.segments.insert(number, Ledger::new(number, first_id));
         self.connections.insert(number, connection);
         if let Some(ledger) = self.segments.get_mut(&sealed) {
@@ -63,13 +66,15 @@ impl Writer {
             // What cannot be noted is worked out anew at the next start.
             if !ledger.filter_stored {
                 let filter = ledger.filter.encode(&ledger.filter_of());
-                ledger.filter_stored = self.catalogue.set_filter(number, &filter).is_ok();
+                let stored = self.catalogue.set_filter(number, &filter);
+                ledger.filter_stored = self.shared.noted(stored).is_ok();
             }
             // Its pending callbacks are found by opening it.
             let is_over = ledger.live == 0 && ledger.totals.callbacks_due.rows == 0;
             if is_over && ledger.filter_stored {
                 let counts = summary::encode(ledger);
-                ledger.summary_stored = self.catalogue.set_summary(number, Some(&counts)).is_ok();
+                let stored = self.catalogue.set_summary(number, Some(&counts));
+                ledger.summary_stored = self.shared.noted(stored).is_ok();
                 ledger.summary_stale = false;
                 self.connections.remove(&number);
             }
@@ -112,11 +117,8 @@ impl Writer {
             .filter(|ledger| ledger.summary_stale)
         {
             let counts = summary::encode(ledger);
-            if self
-                .catalogue
-                .set_summary(ledger.number, Some(&counts))
-                .is_ok()
-            {
+            let stored = self.catalogue.set_summary(ledger.number, Some(&counts));
+            if self.shared.noted(stored).is_ok() {
                 ledger.summary_stale = false;
             }
         }

@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::counts::{self, Meta, PAGES};
-use super::error::{sql, sql_of};
+use super::error::{is_fatal, sql, sql_of};
 use super::layout::Layout;
 use super::schema::{self, FORMAT, Schema};
 use super::totals::Totals;
@@ -84,6 +84,32 @@ pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
+/// As [`checkpoint`], for a change that is durable in the log either way: so only a failure after
+/// which nobody knows what is on disk is one.
+pub(crate) fn settle(connection: &Connection) -> Result<(), StoreError> {
+    match checkpoint(connection).map_err(sql("write a log back")) {
+        Err(error) if is_fatal(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Has every commit written ahead and synced.
+pub(crate) fn log_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mut mode = String::new();
+    let mut set = connection.prepare("PRAGMA journal_mode = wal")?;
+    let mut rows = set.query([])?;
+    // To the end: the mode is told first, and then that it could not be written to the file.
+    while let Some(row) = rows.next()? {
+        mode = row.get(0)?;
+    }
+    if mode != "wal" {
+        let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        let what = format!("the journal mode stays {mode}");
+        return Err(rusqlite::Error::SqliteFailure(error, Some(what)));
+    }
+    connection.pragma_update(None, "synchronous", "full")
+}
+
 pub(crate) fn connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
     // Readers open for writing too: without a writer beside them, the index of the log must be
     // made by whoever comes first. `query_only` keeps them from changing anything.
@@ -111,8 +137,7 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     connection.pragma_update(None, "mmap_size", 0)?;
     // A damaged page is reported when it is read in, not worked on.
     connection.pragma_update(None, "cell_size_check", true)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
+    log_ahead(connection)?;
     // 64 MiB of 4 KiB pages, checkpointed by the commit that passes it.
     connection.pragma_update(None, "wal_autocheckpoint", 16 * 1024)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;

@@ -1,6 +1,7 @@
 //! The steps on one job, as the writer does them: the tag rule and the state machine, against
 //! what is committed and what the batch has done so far.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use kjob_core::{
@@ -17,6 +18,7 @@ use super::query::Stored;
 use super::requests::{Ack, Action, Reply, Step, Submit};
 use super::state_row::{self, NewEnding};
 use super::summary::Expiries;
+use super::tag_moves::HeldTag;
 use super::tags::{self, TagKey};
 use super::writer::Writer;
 
@@ -34,7 +36,7 @@ impl Writer {
     /// the commit of a segment's changes in this batch.
     pub(crate) fn submit(&mut self, submit: Box<Submit>) -> Option<(u32, Box<Submit>)> {
         match self.try_submit(&submit) {
-            Ok(Outcome::Store(segment)) => self.store(segment, *submit),
+            Ok(Outcome::Store(segment, taken)) => self.store(segment, *submit, taken),
             Ok(Outcome::Answer(segment, done)) => {
                 self.answer(segment, Ack::Submit(submit.reply, done));
             }
@@ -51,11 +53,11 @@ impl Writer {
             return Err(error.clone());
         }
         if header.tag.carried_id() == Some(header.id) {
-            return Ok(Outcome::Store(segment));
+            return Ok(Outcome::Store(segment, None));
         }
         let (place, old) =
             match self.holder(segment, &header.owner, &header.tag, header.received_at)? {
-                Holder::Nobody => return Ok(Outcome::Store(segment)),
+                Holder::Nobody => return Ok(Outcome::Store(segment, None)),
                 Holder::Undecided(number) => return Ok(Outcome::Wait(number)),
                 Holder::Job(place, old) => (place, old),
             };
@@ -70,17 +72,28 @@ impl Writer {
             };
             return Ok(Outcome::Answer(place, done));
         }
-        if place == segment && header.tag.carried_id() != Some(id) {
-            // Its entry is overwritten together with the new job's row.
-            return Ok(Outcome::Store(segment));
-        }
-        // The old job loses the tag by a commit of its own segment, which comes first: there is
-        // never a moment when two jobs have it.
-        self.give_away(place, &header.owner, &header.tag, id)?;
-        if place == segment {
-            Ok(Outcome::Store(segment))
-        } else {
-            Ok(Outcome::Wait(place))
+        let held = HeldTag {
+            segment: place,
+            owner: header.owner.clone(),
+            tag: header.tag.clone(),
+            id,
+        };
+        match place.cmp(&segment) {
+            // The newest is asked first, so the new job has the tag once it is there.
+            Ordering::Less => Ok(Outcome::Store(segment, Some(held))),
+            Ordering::Equal => {
+                // An entry is overwritten together with the new job's row.
+                if header.tag.carried_id() == Some(id) {
+                    self.give_away(&held)?;
+                }
+                Ok(Outcome::Store(segment, None))
+            }
+            // A submit that was held up. Its job would not be found while the old one has the tag,
+            // which it therefore loses first, by a commit of its own.
+            Ordering::Greater => {
+                self.give_away(&held)?;
+                Ok(Outcome::Wait(place))
+            }
         }
     }
 
@@ -216,43 +229,7 @@ impl Writer {
         ))
     }
 
-    /// Takes a tag away from an ended job.
-    fn give_away(
-        &mut self,
-        place: u32,
-        owner: &Owner,
-        tag: &JobTag,
-        id: JobId,
-    ) -> Result<(), StoreError> {
-        // It is still noted here that the tag was once this segment's, so that what was lost is
-        // told from what was given away. Of a generated tag this is the first entry.
-        let sealed = self
-            .segments
-            .get(&place)
-            .is_some_and(|ledger| ledger.sealed);
-        if sealed {
-            self.unsettle(place)?;
-        }
-        let (connection, pending) = self.writing(place)?;
-        match tags::put(connection, &TagKey::of(tag), owner.as_str(), 0) {
-            Ok(crc) => {
-                if tag.carried_id() != Some(id) {
-                    let old = tags::checksum(&TagKey::of(tag), owner.as_str(), id.get());
-                    pending.totals.tags.remove(id.get(), old);
-                }
-                pending.totals.tags.add(0, crc);
-            }
-            Err(error) => return Err(self.failed(place, "give a tag away", error)),
-        }
-        if let Some(ledger) = self.segments.get_mut(&place) {
-            // A copy of the segment that is being made may have the entry already.
-            ledger.changes += 1;
-            ledger.filter.insert(tags::hash_of(tag, owner));
-        }
-        Ok(())
-    }
-
-    fn store(&mut self, number: u32, mut submit: Submit) {
+    fn store(&mut self, number: u32, mut submit: Submit, taken: Option<HeldTag>) {
         match self.try_store(number, &mut submit) {
             Ok(state) => {
                 let Submit {
@@ -274,6 +251,7 @@ impl Writer {
                 pending.max_id = pending.max_id.max(id);
                 pending.min_new_id = Some(pending.min_new_id.map_or(id, |min| min.min(id)));
                 pending.headers.push(header);
+                pending.taken.extend(taken);
                 if let Content::File { blob, .. } = payload {
                     pending.blobs.push(blob);
                 }
@@ -296,7 +274,8 @@ impl Writer {
             self.unsettle(number)?;
         }
         if let Content::File { blob, .. } = &mut submit.payload {
-            blob.move_to(&self.shared.layout, number)?;
+            self.shared
+                .noted(blob.move_to(&self.shared.layout, number))?;
         }
         let state = first_state(&header, submit.start);
         let opened_at = match self.segments.get(&number) {
@@ -415,7 +394,8 @@ impl Writer {
             ending = NewEnding::Cancelled;
         }
         if let NewEnding::Done(_, _, Content::File { blob, .. }) = &mut ending {
-            blob.move_to(&self.shared.layout, number)?;
+            self.shared
+                .noted(blob.move_to(&self.shared.layout, number))?;
         }
         let expires_at = live.expiry(at);
         let result = match &ending {
@@ -517,8 +497,8 @@ impl Writer {
 
 /// What becomes of a submit.
 enum Outcome {
-    /// A new job, in this segment.
-    Store(u32),
+    /// A new job, in this segment; the tag that it takes from a job of another.
+    Store(u32, Option<HeldTag>),
     /// This answer, by what is in this segment.
     Answer(u32, Submitted),
     /// Nothing before the commit of this segment.

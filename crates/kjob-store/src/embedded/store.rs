@@ -110,12 +110,14 @@ impl EmbeddedStore {
             readers: Arc::clone(&readers),
             background: Arc::clone(&background),
             failed_commits: BTreeMap::new(),
+            taken: Vec::new(),
             lock,
         };
         writer.publish_table();
+        let shared_tags = opened.shared_tags;
         let writer = std::thread::Builder::new()
             .name("kjob-write".to_owned())
-            .spawn(move || writer.run(waiting))
+            .spawn(move || writer.run(waiting, shared_tags))
             .map_err(threads)?;
         Ok(Self {
             shared,
@@ -205,7 +207,8 @@ impl EmbeddedStore {
         let shared = Arc::clone(&self.shared);
         self.work(move || {
             let segment = shared.table().of(id).map_or(0, |entry| entry.number);
-            let blob = NewBlob::write(&shared.layout, segment, id, kind, &data)?;
+            let blob = NewBlob::write(&shared.layout, segment, id, kind, &data);
+            let blob = shared.noted(blob)?;
             Ok(Content::File { blob, data })
         })
         .await
@@ -312,7 +315,12 @@ impl Store for EmbeddedStore {
             payload: true,
             result: false,
         };
-        let payload = match self.read(move |reader| reader.get(id, parts, at)).await {
+        let read = move |reader: &mut Reader| match reader.get(id, parts, at) {
+            // SQLite tells a read that failed as damage. That may pass; a job cannot be unfailed.
+            Err(StoreError::Corrupt { .. }) => reader.get(id, parts, at),
+            other => other,
+        };
+        let payload = match self.read(read).await {
             Ok(job) => job.and_then(|job| job.payload),
             Err(StoreError::Corrupt { .. }) => None,
             Err(error) => return Err(error.into()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kjob_core::{JobId, StoreError};
+use kjob_core::{Header, JobId, StoreError};
 use rusqlite::Connection;
 
 use super::error::sql;
@@ -23,10 +23,14 @@ pub(crate) struct Found {
 /// Finds the jobs that have not ended, from the low-water mark on. Reads no payload.
 ///
 /// Every row is held against its checksum, and all of them against the totals: a row that is lost
-/// must not make a job that has ended, or was started, be run again.
-pub(crate) fn live(connection: &Connection, ledger: &mut Ledger) -> Result<Found, StoreError> {
+/// must not make a job that has ended, or was started, be run again. `visit` sees the headers.
+pub(crate) fn live(
+    connection: &Connection,
+    ledger: &mut Ledger,
+    visit: impl FnMut(&Header),
+) -> Result<Found, StoreError> {
     let mut found = Found::default();
-    scan(connection, ledger.low_water, &mut found)?;
+    scan(connection, ledger.low_water, &mut found, visit)?;
     hold_to_jobs(connection, ledger, &mut found)?;
     hold_to_states(connection, ledger, &mut found)?;
     // Those that are damaged have not ended either: their segment stays.
@@ -35,7 +39,12 @@ pub(crate) fn live(connection: &Connection, ledger: &mut Ledger) -> Result<Found
     Ok(found)
 }
 
-fn scan(connection: &Connection, low_water: i64, found: &mut Found) -> Result<(), StoreError> {
+fn scan(
+    connection: &Connection,
+    low_water: i64,
+    found: &mut Found,
+    mut visit: impl FnMut(&Header),
+) -> Result<(), StoreError> {
     let doing = || sql("find the live jobs");
     let query = format!(
         "SELECT {}, {} FROM jobs j {} WHERE j.id >= ?1 AND x.id IS NULL ORDER BY j.id",
@@ -54,6 +63,7 @@ fn scan(connection: &Connection, low_water: i64, found: &mut Found) -> Result<()
         };
         match (read(), JobId::new(id)) {
             (Ok((job, stored)), Some(id)) => {
+                visit(&job.header);
                 let state = stored.unwrap_or(job.first_state);
                 let live = Live::of(&job.header, &state, stored.is_some());
                 found.live.insert(id, live);

@@ -21,6 +21,7 @@ use super::requests::Inspect;
 use super::requests::{Ack, Reply, Request};
 use super::segment::{self, Access};
 use super::shared::Shared;
+use super::tag_moves::{HeldTag, SharedTag};
 
 /// Connections to older segments that are kept between batches.
 const OLDER_CONNECTIONS_MAX: usize = 8;
@@ -38,15 +39,19 @@ pub(crate) struct Writer {
     pub(crate) background: Arc<Pool<()>>,
     /// Segments whose last commit in this batch failed.
     pub(crate) failed_commits: BTreeMap<u32, StoreError>,
+    /// Tags that committed jobs took, and the jobs of older segments that are yet to lose them.
+    pub(crate) taken: Vec<HeldTag>,
     /// Let go last.
     pub(crate) lock: DirLock,
 }
 
 impl Writer {
     /// Works until the store is closed, or nobody is left to ask.
-    pub(crate) fn run(mut self, mut requests: Receiver<Request>) {
+    pub(crate) fn run(mut self, mut requests: Receiver<Request>, shared_tags: Vec<SharedTag>) {
         let batch_max = self.shared.options.batch_max.max(1);
         // What was left to do when the store was last let go of.
+        self.find_taken(shared_tags);
+        self.give_away_taken();
         self.settle();
         let mut batch = Vec::with_capacity(batch_max);
         loop {
@@ -68,7 +73,10 @@ impl Writer {
                 }
             }
             self.commit();
-            self.settle();
+            // After a failed sync nobody knows what is on disk, so nothing may build on it.
+            if self.shared.failure().is_none() {
+                self.settle();
+            }
             self.trim();
             for (awaited, request) in put_off {
                 match self.failed_commits.get(&awaited) {
@@ -77,6 +85,7 @@ impl Writer {
                 }
             }
             self.failed_commits.clear();
+            self.give_away_taken();
             if !closing.is_empty() {
                 requests.close();
                 // What came after the close, and must not outlive the lock.
@@ -218,6 +227,7 @@ impl Writer {
             .blobs
             .into_iter()
             .for_each(super::blobs::NewBlob::keep);
+        self.taken.append(&mut pending.taken);
         for ack in pending.acks {
             ack.send(Ok(()));
         }
@@ -379,7 +389,9 @@ impl Writer {
 
     /// Lets go of all files, the lock last.
     fn finish(mut self) -> Result<(), StoreError> {
-        self.refresh_summaries();
+        if self.shared.failure().is_none() {
+            self.refresh_summaries();
+        }
         self.keep_newest_filter();
         // The last one to close a file writes its log back, and that is to be us. And whoever
         // opens the directory next is to find nobody at work in it.
