@@ -160,15 +160,20 @@ impl EmbeddedStore {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Has a reader thread read something.
+    /// Has a reader thread read something, unless the caller is gone when its turn comes.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&mut Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.shared.check_open()?;
         let (reply, answer) = oneshot::channel();
-        self.readers
-            .submit(move |reader| drop(reply.send(read(reader))));
+        self.readers.submit(move |reader| {
+            // Large results that nobody waits for any more would keep others waiting.
+            if !reply.is_closed() {
+                // Whoever went away meanwhile needs no answer.
+                let _ = reply.send(read(reader));
+            }
+        });
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -523,11 +528,49 @@ mod tests {
         }
     }
 
+    /// Has a future do what it can do at once; whether it then waits.
+    async fn has_begun<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(future.as_mut().poll(context).is_pending())
+        })
+        .await
+    }
+
     /// Does something inside the writer, before any step asked for later.
     async fn inspect(store: &EmbeddedStore, inspect: impl FnOnce(&mut Writer) + Send + 'static) {
         let requests = store.requests.as_ref().unwrap();
         let request = Request::Inspect(Inspect(Box::new(inspect)));
         assert!(requests.send(request).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions {
+            readers: 1,
+            ..EmbeddedOptions::default()
+        };
+        let store = EmbeddedStore::open(dir.path(), options).unwrap();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        store.readers.submit(move |_| {
+            let _ = wait.recv();
+        });
+        let done = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let read = |name: &'static str| {
+            let done = Arc::clone(&done);
+            store.read(move |_| {
+                done.lock().unwrap().push(name);
+                Ok(())
+            })
+        };
+        let mut given_up = Box::pin(read("given up"));
+        assert!(has_begun(given_up.as_mut()).await);
+        let mut waited_for = Box::pin(read("waited for"));
+        assert!(has_begun(waited_for.as_mut()).await);
+        drop(given_up);
+        go_on.send(()).unwrap();
+        waited_for.await.unwrap();
+        assert_eq!(*done.lock().unwrap(), ["waited for"]);
     }
 
     /// Lets the newest segment grow by so many pages and no more.
