@@ -14,6 +14,7 @@ mod compact;
 mod convert;
 mod counts;
 mod deletions;
+mod due;
 mod error;
 mod filter;
 mod info_blob;

@@ -27,7 +27,7 @@ const WORTH_BYTES: u64 = 1 << 20;
 
 impl Writer {
     /// Drops segments of which nothing is needed, and says which one to rewrite. Looks at counts,
-    /// never at jobs.
+    /// never at jobs; and, but for a thorough one, only at segments where there is something to do.
     pub(crate) fn sweep(
         &mut self,
         now: Timestamp,
@@ -55,13 +55,7 @@ impl Writer {
         let mut expired = Expired::default();
         let mut dropped = 0;
         let mut rewrite = None;
-        let sealed: Vec<u32> = self
-            .segments
-            .values()
-            .filter(|ledger| ledger.sealed)
-            .map(|l| l.number)
-            .collect();
-        for number in sealed {
+        for number in self.worth_a_look(now, thoroughness) {
             let Some(ledger) = self.segments.get_mut(&number) else {
                 continue;
             };
@@ -88,12 +82,29 @@ impl Writer {
         Ok(Swept { expired, rewrite })
     }
 
+    /// Sealed segments of which something may have to go, the oldest first.
+    fn worth_a_look(&mut self, now: Timestamp, thoroughness: Thoroughness) -> Vec<u32> {
+        let segments = &self.segments;
+        match thoroughness {
+            Thoroughness::All => {
+                let sealed = segments.values().filter(|ledger| ledger.sealed);
+                sealed.map(|ledger| ledger.number).collect()
+            }
+            Thoroughness::WhatPays => self.due.at(now, |number| {
+                let ledger = segments.get(&number).filter(|ledger| ledger.sealed)?;
+                // It pays below this share, and a segment of which nothing is needed always goes.
+                ledger.second_of_at_most((ledger.jobs / NEEDED_SHARE).saturating_sub(1))
+            }),
+        }
+    }
+
     /// Forgets a segment, then deletes its files.
     fn drop_segment(&mut self, number: u32) -> Result<(), StoreError> {
         self.shared.noted(self.catalogue.remove(number))?;
         let Some(ledger) = self.segments.remove(&number) else {
             return Ok(());
         };
+        self.due.note(number);
         self.connections.remove(&number);
         self.publish_table();
         for (owner, usage) in &ledger.usage {
@@ -158,6 +169,7 @@ impl Writer {
         }
         let path = layout.segment(number, new.generation);
         self.segments.insert(number, new);
+        self.due.note(number);
         self.connections.remove(&number);
         self.publish_table();
         self.delete_unnamed(move || {

@@ -48,6 +48,7 @@ impl Writer {
         self.connections.insert(number, connection);
         if let Some(ledger) = self.segments.get_mut(&sealed) {
             ledger.sealed = true;
+            self.due.note(sealed);
         }
         if let Some(connection) = self.connections.get(&sealed) {
             // Only a matter of memory.

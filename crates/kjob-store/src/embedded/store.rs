@@ -16,6 +16,7 @@ use kjob_core::{
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::blobs::{BlobKind, Content, NewBlob};
+use super::due::Due;
 use super::layout::Layout;
 use super::live::detached;
 use super::lock::DirLock;
@@ -101,6 +102,8 @@ impl EmbeddedStore {
         let workers = [(); BACKGROUND_THREADS];
         let background = Arc::new(Pool::start("kjob-work", workers).map_err(threads)?);
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        let mut due = Due::default();
+        opened.segments.keys().for_each(|number| due.note(*number));
         let writer = Writer {
             shared: Arc::clone(&shared),
             catalogue: opened.catalogue,
@@ -109,6 +112,7 @@ impl EmbeddedStore {
             pending: BTreeMap::new(),
             readers: Arc::clone(&readers),
             background: Arc::clone(&background),
+            due,
             failed_commits: BTreeMap::new(),
             taken: Vec::new(),
             lock,

@@ -16,6 +16,8 @@ pub(crate) type OwnerUsage = HashMap<Owner, Usage>;
 pub(crate) struct Expiries {
     /// How many jobs have expired once this second (since the epoch) begins.
     seconds: BTreeMap<i64, u64>,
+    /// All of them.
+    total: u64,
 }
 
 impl Expiries {
@@ -29,13 +31,14 @@ impl Expiries {
 
     /// The moment up to which all jobs that count as expired at `now` have expired.
     pub(crate) fn cutoff(now: Timestamp) -> Timestamp {
-        Timestamp::from_millis(now.as_millis().div_euclid(1000).saturating_mul(1000))
+        Timestamp::from_millis(Self::second_at(now).saturating_mul(1000))
     }
 
     /// Counts `change` more (or fewer) jobs in a second.
     pub(crate) fn add(&mut self, second: i64, change: i64) {
         let count = self.seconds.entry(second).or_default();
-        *count = count.saturating_add_signed(change);
+        let before = std::mem::replace(count, count.saturating_add_signed(change));
+        self.total = self.total.saturating_sub(before).saturating_add(*count);
         if *count == 0 {
             self.seconds.remove(&second);
         }
@@ -46,19 +49,42 @@ impl Expiries {
         self.seconds.get(&second).copied().unwrap_or(0)
     }
 
-    /// Jobs that have ended and not expired by `now`.
+    /// Jobs that have ended and not expired by `now`. Costs what has expired, not what stays.
     pub(crate) fn unexpired(&self, now: Timestamp) -> u64 {
-        let second = now.as_millis().div_euclid(1000);
-        self.seconds
-            .range(second.saturating_add(1)..)
+        let expired: u64 = self
+            .seconds
+            .range(..=Self::second_at(now))
             .map(|(_, count)| count)
-            .sum()
+            .sum();
+        self.total.saturating_sub(expired)
+    }
+
+    /// The first second by which at most `unexpired` jobs have not expired; the least of all
+    /// where that is so from the beginning. Costs what expires until then.
+    pub(crate) fn second_of_at_most(&self, unexpired: u64) -> i64 {
+        let mut left = self.total;
+        let mut second = i64::MIN;
+        for (next, count) in &self.seconds {
+            if left <= unexpired {
+                break;
+            }
+            left = left.saturating_sub(*count);
+            second = *next;
+        }
+        second
+    }
+
+    /// The second that `now` is in.
+    pub(crate) fn second_at(now: Timestamp) -> i64 {
+        now.as_millis().div_euclid(1000)
     }
 
     /// Forgets the jobs that have expired by `now`.
     pub(crate) fn drop_expired(&mut self, now: Timestamp) {
-        let second = now.as_millis().div_euclid(1000);
-        self.seconds = self.seconds.split_off(&second.saturating_add(1));
+        self.total = self.unexpired(now);
+        self.seconds = self
+            .seconds
+            .split_off(&Self::second_at(now).saturating_add(1));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (i64, u64)> + '_ {
@@ -124,7 +150,7 @@ pub(crate) fn decode(bytes: &[u8], ledger: &mut Ledger) -> Option<()> {
     for _ in 0..seconds {
         let second = take(&mut rest)?.cast_signed();
         let count = take(&mut rest)?;
-        expiries.seconds.insert(second, count);
+        expiries.add(second, i64::try_from(count).ok()?);
     }
     let mut usage = OwnerUsage::new();
     for _ in 0..owners {
@@ -166,6 +192,37 @@ mod tests {
             Expiries::second_of(Timestamp::from_millis(i64::MAX)),
             i64::MAX / 1000 + 1
         );
+    }
+
+    #[test]
+    fn the_running_total_is_that_of_all_seconds() {
+        let mut expiries = Expiries::default();
+        let changes = [(5, 3), (9, 2), (5, -1), (7, 4), (7, -4), (20, 1), (6, -3)];
+        for (second, change) in changes {
+            expiries.add(second, change);
+        }
+        let left = |expiries: &Expiries, second: i64| {
+            let counted = expiries.iter().filter(|(at, _)| *at > second);
+            let counted: u64 = counted.map(|(_, count)| count).sum();
+            let told = expiries.unexpired(Timestamp::from_millis(second * 1000));
+            assert_eq!(told, counted, "at {second}");
+            told
+        };
+        let of = |expiries: &Expiries| [0, 5, 8, 9, 20].map(|second| left(expiries, second));
+        assert_eq!(of(&expiries), [5, 3, 3, 1, 0]);
+        expiries.drop_expired(Timestamp::from_millis(5_999));
+        assert_eq!(of(&expiries), [3, 3, 3, 1, 0]);
+    }
+
+    #[test]
+    fn the_second_is_told_by_which_few_enough_are_left() {
+        let mut expiries = Expiries::default();
+        for (second, jobs) in [(-5, 2), (7, 3), (20, 1)] {
+            expiries.add(second, jobs);
+        }
+        let seconds = [0, 1, 2, 3, 4, 5, 6].map(|left| expiries.second_of_at_most(left));
+        assert_eq!(seconds, [20, 7, 7, 7, -5, -5, i64::MIN]);
+        assert_eq!(Expiries::default().second_of_at_most(0), i64::MIN);
     }
 
     #[test]

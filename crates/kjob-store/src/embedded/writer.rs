@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc::Receiver;
 
 use super::catalogue::Catalogue;
+use super::due::Due;
 use super::error::{in_segment, is_fatal, sql};
 use super::ledger::{Ledger, Pending, Written};
 use super::live::Live;
@@ -37,6 +38,8 @@ pub(crate) struct Writer {
     pub(crate) pending: BTreeMap<u32, Pending>,
     pub(crate) readers: Arc<Pool<Reader>>,
     pub(crate) background: Arc<Pool<()>>,
+    /// What a sweep is to look at.
+    pub(crate) due: Due,
     /// Segments whose last commit in this batch failed.
     pub(crate) failed_commits: BTreeMap<u32, StoreError>,
     /// Tags that committed jobs took, and the jobs of older segments that are yet to lose them.
@@ -200,6 +203,9 @@ impl Writer {
             return;
         };
         ledger.take(&mut pending, written);
+        if ledger.sealed {
+            self.due.note(number);
+        }
         for (owner, (jobs, bytes)) in &pending.usage {
             self.shared.count(owner, *jobs, *bytes);
         }
