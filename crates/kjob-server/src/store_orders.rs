@@ -73,6 +73,7 @@ pub(crate) struct StatsAnswer {
     pub(crate) next_id: i64,
     pub(crate) jobs: JobsAnswer,
     pub(crate) bytes: u64,
+    pub(crate) expired_bytes: u64,
     pub(crate) owners: u64,
     /// Milliseconds since the epoch.
     pub(crate) oldest_received_at: Option<i64>,
@@ -108,6 +109,7 @@ pub(crate) struct SegmentAnswer {
     pub(crate) live: u64,
     pub(crate) expired: u64,
     pub(crate) bytes: u64,
+    pub(crate) expired_bytes: u64,
     pub(crate) disk: DiskAnswer,
 }
 
@@ -260,6 +262,7 @@ impl From<StoreStats> for StatsAnswer {
             live: segment.live,
             expired: segment.expired,
             bytes: segment.bytes,
+            expired_bytes: segment.expired_bytes,
             disk: segment.disk.into(),
         });
         Self {
@@ -273,6 +276,7 @@ impl From<StoreStats> for StatsAnswer {
                 expired: stats.jobs.expired,
             },
             bytes: stats.bytes,
+            expired_bytes: stats.expired_bytes,
             owners: stats.owners,
             oldest_received_at: stats.oldest_received_at.map(Timestamp::as_millis),
             disk: stats.disk.into(),

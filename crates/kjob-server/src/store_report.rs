@@ -87,6 +87,7 @@ impl Display for StatsAnswer {
             ("oldest job", oldest),
             ("owners", self.owners.to_string()),
             ("payloads and results", bytes(self.bytes)),
+            ("  of expired jobs", bytes(self.expired_bytes)),
             ("on disk", bytes(self.disk.total)),
             ("  databases", bytes(self.disk.databases)),
             ("  logs", bytes(self.disk.logs)),

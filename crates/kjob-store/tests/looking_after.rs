@@ -142,14 +142,19 @@ async fn compacting_deletes_every_expired_job_and_no_other() {
     let stats = trial.store().stats(at(20)).await.unwrap();
     assert_eq!(stats.jobs.expired, 38);
 
+    let of_segments = stats.segments.iter().map(|segment| segment.expired_bytes);
+    assert_eq!(of_segments.sum::<u64>(), stats.expired_bytes);
+
     let done = trial.store().compact(at(20)).await.unwrap();
-    assert_eq!(done.jobs, 38);
+    assert_eq!((done.jobs, done.bytes), (38, stats.expired_bytes));
+    assert!(done.bytes > 19 * (2000 + 900), "{done:?}");
     assert!(done.disk_after < done.disk_before, "{done:?}");
     let stats = trial.store().stats(at(20)).await.unwrap();
     assert_eq!(
         (stats.jobs.expired, stats.jobs.ended, stats.jobs.running),
         (0, 112, 1)
     );
+    assert_eq!(stats.expired_bytes, 0);
     assert_eq!(
         stats.disk.blob_files, 0,
         "the blobs of expired jobs are gone"

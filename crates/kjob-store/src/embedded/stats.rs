@@ -7,15 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kjob_core::{Phase, StoreError, Timestamp};
+use rusqlite::Connection;
 
 use super::EmbeddedStore;
-use super::error::file;
+use super::error::{file, sql};
 use super::layout::Layout;
 use super::query::{Segment, Stored};
 use super::requests::Request;
 use super::schema::FORMAT;
 use super::segment::{self, Access};
 use super::shared::Shared;
+use super::summary::Expiries;
 use super::writer::Writer;
 
 /// What a store holds, and what its files take on disk.
@@ -31,6 +33,8 @@ pub struct StoreStats {
     /// Bytes of payloads and results; those of expired jobs are in it until their space is given
     /// back.
     pub bytes: u64,
+    /// Of these, bytes of expired jobs, as long as their rows can be read.
+    pub expired_bytes: u64,
     /// Owners of stored jobs.
     pub owners: u64,
     /// When the oldest job that takes space was submitted.
@@ -91,6 +95,8 @@ pub struct SegmentStats {
     pub expired: u64,
     /// Bytes of payloads and results.
     pub bytes: u64,
+    /// Of these, bytes of expired jobs, as long as their rows can be read.
+    pub expired_bytes: u64,
     /// What its files take.
     pub disk: DiskUse,
 }
@@ -117,15 +123,16 @@ impl DiskUse {
 }
 
 impl EmbeddedStore {
-    /// What the store holds at `now`, by its counts, and what its files take. Reads no jobs but the
-    /// oldest; the time it takes grows with segments, jobs that have not ended, and blob files.
+    /// What the store holds at `now`, by its counts, and what its files take. Of segments with
+    /// expired jobs it reads when each ended job expires; of others no job but the oldest. So the
+    /// time it takes grows with those jobs, with segments, jobs that have not ended, and blob files.
     ///
     /// # Errors
     /// The store's.
     pub async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
         let stats = self.ask(|reply| Request::Stats { now, reply }).await?;
         let shared = Arc::clone(&self.shared);
-        self.work(move || measure(&shared, stats)).await
+        self.work(move || measure(&shared, stats, now)).await
     }
 }
 
@@ -149,6 +156,7 @@ impl Writer {
                 live: ledger.live,
                 expired,
                 bytes: ledger.bytes(),
+                expired_bytes: 0,
                 disk: DiskUse::default(),
             }
         });
@@ -165,6 +173,7 @@ impl Writer {
             next_id: self.catalogue.next_id(),
             jobs,
             bytes,
+            expired_bytes: 0,
             owners: self.shared.owners(),
             oldest_received_at: None,
             disk: DiskUse::default(),
@@ -174,30 +183,52 @@ impl Writer {
 }
 
 /// Fills in what is seen in the files. A segment that goes meanwhile takes nothing.
-fn measure(shared: &Shared, mut stats: StoreStats) -> Result<StoreStats, StoreError> {
+fn measure(
+    shared: &Shared,
+    mut stats: StoreStats,
+    now: Timestamp,
+) -> Result<StoreStats, StoreError> {
     let layout = &shared.layout;
     stats.disk = database(&layout.catalogue()).map_err(file("measure the catalogue"))?;
     for segment in &mut stats.segments {
         segment.disk = segment_on_disk(layout, segment.number, segment.generation)?;
         stats.disk.add(segment.disk);
     }
-    for segment in &stats.segments {
+    for segment in &mut stats.segments {
+        let is_oldest_known = stats.oldest_received_at.is_some();
+        if is_oldest_known && segment.expired == 0 {
+            continue;
+        }
         let path = layout.segment(segment.number, segment.generation);
         let connection = match segment::open(&path, Access::Read) {
             Err(_) if !path.exists() => continue,
             other => other?,
         };
-        let segment = Segment {
-            connection: &connection,
-            layout,
-            number: segment.number,
-        };
-        if let Some(oldest) = oldest(segment)? {
-            stats.oldest_received_at = Some(oldest);
-            break;
+        if segment.expired > 0 {
+            segment.expired_bytes = expired_bytes(&connection, now)?;
+            stats.expired_bytes += segment.expired_bytes;
+        }
+        if !is_oldest_known {
+            stats.oldest_received_at = oldest(Segment {
+                connection: &connection,
+                layout,
+                number: segment.number,
+            })?;
         }
     }
     Ok(stats)
+}
+
+/// Bytes of the payloads and results of a segment's expired jobs: those that count as expired.
+fn expired_bytes(connection: &Connection, now: Timestamp) -> Result<u64, StoreError> {
+    let query = "SELECT CAST(total(j.payload_len + e.result_len) AS INTEGER) FROM expiries x \
+         CROSS JOIN ends e ON e.seq = x.seq CROSS JOIN jobs j ON j.id = x.id \
+         WHERE x.expires_at <= ?1";
+    let cutoff = Expiries::cutoff(now).as_millis();
+    let bytes: i64 = connection
+        .query_row(query, [cutoff], |row| row.get(0))
+        .map_err(sql("add up the bytes of expired jobs"))?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// What a segment's files take.
