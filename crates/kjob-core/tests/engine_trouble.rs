@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kjob_core::engine::{EngineConfig, HandlerError, ManualClock, RouteOptions};
+use kjob_core::engine::{
+    Caller, CancelOutcome, EngineConfig, HandlerError, JobKey, ManualClock, RouteOptions,
+};
 use kjob_core::{MemoryStore, Phase};
 use support::*;
 use troubled::{Switch, Troubled};
@@ -116,6 +118,36 @@ async fn the_first_step_that_meets_a_failed_store_tells_of_it() {
     );
     // Also whoever comes later.
     bed.engine.store_failed().await;
+}
+
+/// A submit that was stored with its start, but answered with an error, and then cancelled by
+/// somebody else before the engine had found out: the job was cancelling for ever.
+#[tokio::test]
+async fn a_job_that_is_cancelled_before_its_submit_is_found_out_about_ends() {
+    let switch = Arc::new(Switch::default());
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch.clone()));
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let clock = ManualClock::at(T0);
+    let bed = bed_on(store, clock, EngineConfig::default(), registry).await;
+    // Its ids are reserved.
+    let before = bed.submit(call("/held", "in")).await.id;
+    runs.recv().await.unwrap().done();
+    settle().await;
+    switch.loses_answers.store(true, Ordering::SeqCst);
+    let lost = bed.engine.submit(tagged("/held", "in", "lost")).await;
+    assert!(lost.is_err(), "{lost:?}");
+    settle().await;
+    switch.loses_answers.store(false, Ordering::SeqCst);
+    let id = bed.submit(tagged("/held", "in", "lost")).await.id;
+    assert_ne!(id, before);
+    let key = JobKey::Id(id);
+    let outcome = bed.engine.cancel(&Caller::user(ann()), &key).await;
+    assert_eq!(outcome.unwrap(), CancelOutcome::Cancelling);
+    bed.advance(Duration::from_secs(1)).await;
+    assert_eq!(bed.phase(id).await, Phase::Cancelled);
+    assert!(runs.try_recv().is_err(), "its handler need not begin");
+    let stats = bed.engine.stats();
+    assert_eq!((stats.queued, stats.live, stats.running), (0, 0, 0));
 }
 
 /// A full store at the start: a job of an endpoint that is gone stayed queued for ever, and one

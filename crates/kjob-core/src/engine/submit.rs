@@ -12,8 +12,8 @@ use super::schemas::Side;
 use super::submission::{Accepted, Submission, SubmitError};
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
-    Header, JobOptions, JobTag, NewJob, Parts, Payload, Phase, QueryId, State, Submitted, TagReuse,
-    Waiting,
+    Finish, Header, JobOptions, JobTag, NewJob, Parts, Payload, Phase, QueryId, State, Submitted,
+    TagReuse, Waiting,
 };
 
 impl Engine {
@@ -195,6 +195,12 @@ impl Inner {
             Some((place, payload)) if state.phase == Phase::Running => {
                 self.no_longer_waits(&live);
                 tokio::spawn(self.clone().run(live, route, state, payload, place));
+            }
+            // It was found out about late, and cancelled meanwhile: the handler need not begin.
+            _ if state.phase == Phase::Cancelling => {
+                self.no_longer_waits(&live);
+                let inner = self.clone();
+                tokio::spawn(async move { inner.finish(&live, state.lease, Finish::Stop).await });
             }
             // A cancel may have come first.
             _ if newest.phase == Phase::Queued => self.enqueue(&live, &route),

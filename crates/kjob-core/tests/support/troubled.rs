@@ -22,6 +22,8 @@ pub(crate) struct Troubled {
 pub(crate) struct Switch {
     pub(crate) is_full: AtomicBool,
     pub(crate) has_failed: AtomicBool,
+    /// Steps are done, but answered with an error; jobs cannot be looked at.
+    pub(crate) loses_answers: AtomicBool,
     pub(crate) refused: AtomicUsize,
 }
 
@@ -37,8 +39,25 @@ impl Troubled {
         }
         match self.failure() {
             Some(error) => Err(error),
-            None => Ok(step.await),
+            None => {
+                let done = step.await;
+                self.answer().map(|()| done)
+            }
         }
+    }
+
+    fn answer(&self) -> Result<(), StoreError> {
+        match self.switch.loses_answers.load(Ordering::SeqCst) {
+            true => Err(trouble()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn trouble() -> StoreError {
+    StoreError::Io {
+        doing: "write",
+        source: Arc::new(std::io::Error::other("the test wants it so")),
     }
 }
 
@@ -89,6 +108,7 @@ impl Store for Troubled {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
+        self.answer()?;
         self.inner.get(id, parts, now).await
     }
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
@@ -121,10 +141,7 @@ impl Store for Troubled {
     }
     fn failure(&self) -> Option<StoreError> {
         let has_failed = self.switch.has_failed.load(Ordering::SeqCst);
-        has_failed.then(|| StoreError::Io {
-            doing: "write",
-            source: Arc::new(std::io::Error::other("the test wants it so")),
-        })
+        has_failed.then(trouble)
     }
     async fn close(&self) -> Result<(), StoreError> {
         self.inner.close().await
