@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kjob_core::{Ending, Header, Job, JobId, JobTag, Owner, Phase, State, Timestamp};
 
 use crate::coverage::Event;
-use crate::plan::{Plan, RoundEnd};
+use crate::plan::{Plan, Round, RoundEnd};
 use crate::sim::Present;
 
 /// All that was ever stored, done and told.
@@ -435,6 +435,30 @@ impl History {
     pub(crate) fn progress_asked(&mut self, id: JobId) {
         if let Some(known) = self.jobs.get_mut(&id) {
             known.progress_asked += 1;
+        }
+    }
+
+    /// Every job that waits counts as waiting: budgets hold only then. `counted` is how many the
+    /// engine says do.
+    pub(crate) fn who_waits_is_counted(&mut self, counted: usize) {
+        let Present { round, closing, .. } = self.present;
+        let Round { gone, .. } = self.plan.rounds[round];
+        if closing {
+            return;
+        }
+        let reliable = self.plan.rounds[round].is_reliable();
+        let gone = gone.map(|gone| self.plan.routes[gone].endpoint);
+        let slack = self.slack();
+        let waits = |known: &Known| {
+            let (at, when) = known.changed;
+            // One that was queued just now may be counted in a moment.
+            let is_settled = when < round || (reliable && at + slack < self.at);
+            let is_served = gone.is_none_or(|gone| known.header.endpoint != gone);
+            known.state.phase == Phase::Queued && is_settled && is_served
+        };
+        let waiting = self.jobs.values().filter(|known| waits(known)).count();
+        if waiting > counted {
+            self.violated(format_args!("{waiting} jobs wait, {counted} are counted"));
         }
     }
 

@@ -361,7 +361,8 @@ impl User {
         let wall = self.sim.clock.now();
         let stats = self.engine.stats();
         let busy = stats.queued >= self.sim.plan.config.max_queued;
-        let history = self.sim.history();
+        let mut history = self.sim.history();
+        history.who_waits_is_counted(stats.queued);
         let mut before = history.before(&self.caller.owner, tag, wall);
         before.busy = busy;
         before
