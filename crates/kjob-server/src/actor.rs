@@ -1,21 +1,14 @@
 //! What requests of all forms do to jobs: each thing is done, and written down, in one way.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use kjob_core::engine::{Accepted, Caller, CancelOutcome, Engine, JobKey, Submission};
 use kjob_core::{Job, JobId, Payload, StoreError, TraceParent};
 use kjob_proto::{Encoding, Text};
-use tokio::sync::Semaphore;
 
 use crate::audit::{AuditLog, Event};
 use crate::refusal::Refusal;
-
-/// Bodies and records from this size on are turned from or to JSON, or unpacked, on a thread for
-/// blocking work: it takes some 100 µs and would hold up other connections. Below, changing threads
-/// costs more than it saves.
-pub(crate) const HEAVY_LEN_MIN: usize = 128 << 10;
 
 /// The longest endpoint name, in bytes. It is kept in memory for as long as the job lives.
 const ENDPOINT_LEN_MAX: usize = 1024;
@@ -32,8 +25,6 @@ pub(crate) struct Actor {
     pub(crate) trace: Option<TraceParent>,
     /// The caller's address.
     pub(crate) ip: IpAddr,
-    /// Turns of heavy work.
-    pub(crate) heavy: Arc<Semaphore>,
 }
 
 impl Actor {
@@ -133,44 +124,23 @@ impl Actor {
         let Some(wanted) = wanted.filter(|wanted| *wanted != result.encoding) else {
             return Ok(result);
         };
-        let is_heavy = result.data.len() >= HEAVY_LEN_MIN;
+        let len = result.data.len();
         let (engine, endpoint) = (self.engine.clone(), job.header.endpoint.clone());
         let turn = move || engine.turn_result(&endpoint, &result, wanted);
-        self.off_thread(is_heavy, turn)
+        self.off_thread(len, turn)
             .await?
             .map_err(Refusal::ResultEncoding)
     }
 
-    /// Runs `work` here, or in its turn on a thread for blocking work if it is heavy.
+    /// Does work on `len` bytes here, or in its turn elsewhere if they are many.
     pub(crate) async fn off_thread<T: Send + 'static>(
         &self,
-        is_heavy: bool,
+        len: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        if !is_heavy {
-            return Ok(work());
-        }
-        // Never closed, so there is always a turn.
-        let turn = self.heavy.clone().acquire_owned().await;
-        // Kept by the work itself: a caller who goes away does not end it.
-        let work = move || {
-            let _turn = turn;
-            work()
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(done) => Ok(done),
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Only a runtime that shuts down cancels such work.
-            Err(_) => Err(Refusal::Stopping),
-        }
+        let heavy = &self.engine.config().heavy;
+        heavy.run(len, work).await.ok_or(Refusal::Stopping)
     }
-}
-
-/// How much heavy work is done at a time. Each has a thread, and dozens of them at once would leave the
-/// few threads that serve connections hardly any time; so a processor stays free, if there is another.
-pub(crate) fn heavy_max() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    processors.saturating_sub(1).max(1)
 }
 
 /// The text of a JSON result, which was checked when it was stored.

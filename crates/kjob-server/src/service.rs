@@ -11,12 +11,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Limits};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Admitted};
 use crate::activity::{Activity, InFlight};
-use crate::actor::{Actor, heavy_max};
+use crate::actor::Actor;
 use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::head::{Head, Media, Routed, Target, WIRE_TYPES, guessed_encoding};
@@ -46,7 +45,6 @@ pub(crate) struct Service {
     bounds: BodyBounds,
     budget: Budget,
     load: Load,
-    heavy: Arc<Semaphore>,
     wait_max: Duration,
     /// The longest silence of a stream of events: a client that takes nothing for the time that a
     /// connection has for that is cut.
@@ -75,7 +73,6 @@ impl Service {
             },
             budget: Budget::new(options.max_body_memory),
             load: Load::new(options.max_streams),
-            heavy: Arc::new(Semaphore::new(heavy_max())),
             wait_max: options.max_wait,
             silence_max: SILENCE_MAX.min(options.write_timeout / 2),
             stopping: CancellationToken::new(),
@@ -341,7 +338,6 @@ impl Service {
             audit: self.access().audit.clone(),
             trace: head.trace,
             ip: peer.ip,
-            heavy: self.heavy.clone(),
         }
     }
 

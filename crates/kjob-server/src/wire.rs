@@ -9,10 +9,11 @@ mod system;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kjob_core::engine::HeavyWork;
 use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
 
 use crate::SystemInfo;
-use crate::actor::{Actor, HEAVY_LEN_MIN};
+use crate::actor::Actor;
 use crate::body::{BodyError, Held};
 use crate::refusal::Refusal;
 use crate::reply::Delivery;
@@ -140,25 +141,32 @@ impl Call<'_> {
         // counted before it is there, since a body may unfold to twenty times its size.
         let more = match encoding {
             Encoding::Binary => 0,
-            Encoding::Json if body.len() < HEAVY_LEN_MIN => 0,
+            Encoding::Json if body.len() < HeavyWork::LEN_MIN => 0,
             Encoding::Json => body.len(),
             Encoding::Snappy => snappy::decompressed_len(&body, &limits).map_err(refused)?,
         };
         held.grow_by(more).map_err(BodyError::from)?;
-        let is_heavy = encoding != Encoding::Binary && body.len().max(more) >= HEAVY_LEN_MIN;
+        // Binary records are slices of the body, however long.
+        let len = match encoding {
+            Encoding::Binary => 0,
+            Encoding::Json | Encoding::Snappy => body.len().max(more),
+        };
         let decoded = self
             .by
-            .off_thread(is_heavy, move || R::decode(encoding, body, &limits))
+            .off_thread(len, move || R::decode(encoding, body, &limits))
             .await?;
         decoded.map_err(refused)
     }
 
     async fn encode<R: Record>(&self, response: R) -> Result<Answer, Refusal> {
         let encoding = self.encoding;
-        let is_heavy = encoding == Encoding::Json && response.encoded_len() >= HEAVY_LEN_MIN;
+        let len = match encoding {
+            Encoding::Json => response.encoded_len(),
+            Encoding::Binary | Encoding::Snappy => 0,
+        };
         let segments = self
             .by
-            .off_thread(is_heavy, move || reply_ok(&response, encoding))
+            .off_thread(len, move || reply_ok(&response, encoding))
             .await?;
         Ok(Answer {
             segments,

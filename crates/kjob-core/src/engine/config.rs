@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use kjob_proto::Limits;
 
+use super::heavy::HeavyWork;
+
 /// Limits and times of an engine. All have defaults that suit one small server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -44,6 +46,8 @@ pub struct EngineConfig {
     pub id_block: u32,
     /// What decoding a payload may take.
     pub limits: Limits,
+    /// Turns of work on large payloads and results, to be shared with whoever else works on such.
+    pub heavy: HeavyWork,
     /// The runtime whose threads poll handlers; `None` for the one that the engine is used on.
     /// With one of its own, async handlers that block their threads against the rules hold up
     /// each other, but neither the engine nor the server around it.
@@ -69,6 +73,7 @@ impl Default for EngineConfig {
             expire_interval: Duration::from_secs(60),
             id_block: 4_096,
             limits: Limits::default(),
+            heavy: HeavyWork::default(),
             handlers: None,
         }
     }

@@ -10,9 +10,10 @@ use super::call::{Call, Outcome};
 use super::handler::{HandlerError, JobContext, JobInfo};
 use super::live::{Live, Stop};
 use super::log::job_log;
+use super::payload::{is_text, unpack, unpacked_len};
 use super::progress::Progress;
 use super::registry::{Interrupted, Route};
-use super::schemas::Side;
+use super::schemas::{Schemas, Side};
 use crate::{
     Finish, JobId, OnInterrupt, Output, Parts, Payload, Phase, Refused, RouteId, Started, State,
     StepError, StoreError, Timestamp,
@@ -159,9 +160,14 @@ impl Inner {
             encoding: live.header.encoding,
             data,
         };
-        match self.unpack(&payload) {
-            Ok(unpacked) => self.run(live, route, state, unpacked, place).await,
-            Err(why) => self.finish(&live, state.lease, Finish::Fail(why)).await,
+        let limits = self.config.limits;
+        let len = unpacked_len(&payload, &limits);
+        let heavy = &self.config.heavy;
+        match heavy.run(len, move || unpack(&payload, &limits)).await {
+            Some(Ok(unpacked)) => self.run(live, route, state, unpacked, place).await,
+            Some(Err(why)) => self.finish(&live, state.lease, Finish::Fail(why)).await,
+            // The runtime ends; at the next start the job counts as interrupted.
+            None => {}
         }
     }
 
@@ -193,7 +199,7 @@ impl Inner {
         payload: Payload,
     ) -> (Finish, Option<Call>) {
         job_log!(debug, live.header, attempt = state.attempt, "job started");
-        let payload = match self.for_handler(route, payload) {
+        let payload = match self.for_handler(route, payload).await {
             Ok(payload) => payload,
             Err(why) => return (Finish::Fail(why), None),
         };
@@ -263,15 +269,15 @@ impl Inner {
                 "the job's handler was told to stop and blocks its thread; its place is not free"
             );
         }
-        let finish = self.judge(live, route, state, outcome, deadline);
+        let finish = self.judge(live, route, state, outcome, deadline).await;
         (finish, stuck.then_some(call))
     }
 
     /// What the handler is given: in the encoding that the route asks for.
-    fn for_handler(&self, route: &Route, payload: Payload) -> Result<Payload, Text> {
+    async fn for_handler(&self, route: &Route, payload: Payload) -> Result<Payload, Text> {
         match (route.options.encoding, &route.options.schemas) {
             (Some(wanted), Some(schemas)) if wanted != payload.encoding => {
-                schemas.turn(Side::Request, &payload, wanted, &self.config.limits)
+                self.turn(schemas, Side::Request, payload, wanted).await
             }
             (Some(wanted), None) if wanted != payload.encoding => Err(Text::from(format!(
                 "the endpoint takes {wanted} only, the job was submitted as {}",
@@ -281,13 +287,19 @@ impl Inner {
         }
     }
 
-    pub(super) fn unpack(&self, payload: &Payload) -> Result<Payload, Text> {
-        if payload.encoding != Encoding::Snappy {
-            return Ok(payload.clone());
-        }
-        kjob_proto::snappy::decompress(&payload.data, &self.config.limits)
-            .map(Payload::binary)
-            .map_err(|error| Text::from(error.to_string()))
+    /// The same record in another encoding.
+    async fn turn(
+        &self,
+        schemas: &Arc<Schemas>,
+        side: Side,
+        payload: Payload,
+        wanted: Encoding,
+    ) -> Result<Payload, Text> {
+        let (schemas, limits) = (schemas.clone(), self.config.limits);
+        let len = payload.data.len();
+        let turn = move || schemas.turn(side, &payload, wanted, &limits);
+        let turned = self.config.heavy.run(len, turn).await;
+        turned.unwrap_or_else(|| Err(Text::from_static("the server ends")))
     }
 
     fn deadline(&self, live: &Live, route: &Route, state: &State) -> Option<Timestamp> {
@@ -321,7 +333,7 @@ impl Inner {
     }
 
     /// What the outcome of a handler makes of the job.
-    fn judge(
+    async fn judge(
         &self,
         live: &Live,
         route: &Route,
@@ -330,7 +342,7 @@ impl Inner {
         deadline: Option<Timestamp>,
     ) -> Finish {
         let error = match outcome {
-            Outcome::Returned(Ok(result)) => return self.result(live, route, result),
+            Outcome::Returned(Ok(result)) => return self.result(live, route, result).await,
             Outcome::Returned(Err(error)) => error,
             Outcome::Dropped => HandlerError::Stopped,
             Outcome::Panicked => {
@@ -370,9 +382,8 @@ impl Inner {
     }
 
     /// Checks a result, and brings it into the encoding family of the job's payload.
-    fn result(&self, live: &Live, route: &Route, output: Output) -> Finish {
+    async fn result(&self, live: &Live, route: &Route, output: Output) -> Finish {
         let wanted = live.header.encoding.reply();
-        let limits = &self.config.limits;
         let Output {
             payload: result,
             info,
@@ -383,7 +394,7 @@ impl Inner {
         }
         let turned = match &route.options.schemas {
             Some(schemas) if result.encoding != wanted => {
-                schemas.turn(Side::Response, &result, wanted, limits)
+                self.turn(schemas, Side::Response, result, wanted).await
             }
             _ => Ok(result),
         };
@@ -463,8 +474,4 @@ fn bounded(message: Text) -> Text {
         &message[..cut],
         message.len()
     ))
-}
-
-fn is_text(payload: &Payload) -> bool {
-    std::str::from_utf8(&payload.data).is_ok()
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use kjob_proto::Encoding;
+use kjob_proto::{Encoding, Text};
 
 use super::live::Live;
 use super::log::job_log;
+use super::payload::{is_text, unpack, unpacked_len};
 use super::registry::Route;
 use super::run::Place;
 use super::schemas::Side;
@@ -42,8 +43,8 @@ impl Inner {
         let Some(route) = self.registry.find(&submission.endpoint).cloned() else {
             return Err(SubmitError::UnknownEndpoint(submission.endpoint));
         };
-        let unpacked = self.check_payload(&submission, &route)?;
-        self.admit(&submission).await?;
+        let unpacked = self.check_payload(&submission, &route).await?;
+        let _under_way = self.admit(&submission).await?;
         let owner = submission.owner.clone();
         let (header, packed, tag_reuse) = match self.new_header(submission).await {
             Ok(new) => new,
@@ -61,27 +62,32 @@ impl Inner {
     }
 
     /// Checks the payload, and gives it as it is for the handler.
-    fn check_payload(
+    async fn check_payload(
         &self,
         submission: &Submission,
         route: &Route,
     ) -> Result<Payload, SubmitError> {
-        let bad = |why| SubmitError::BadPayload {
-            endpoint: submission.endpoint.clone(),
-            encoding: submission.payload.encoding,
-            why,
+        let payload = submission.payload.clone();
+        let schemas = route.options.schemas.clone();
+        let limits = self.config.limits;
+        let len = unpacked_len(&payload, &limits);
+        let check = move || {
+            let unpacked = unpack(&payload, &limits)?;
+            if let Some(schemas) = schemas {
+                schemas.check(Side::Request, &unpacked, &limits)?;
+            } else if unpacked.encoding == Encoding::Json && !is_text(&unpacked) {
+                return Err(Text::from_static("JSON text is UTF-8"));
+            }
+            Ok(unpacked)
         };
-        let unpacked = self.unpack(&submission.payload).map_err(bad)?;
-        if let Some(schemas) = &route.options.schemas {
-            schemas
-                .check(Side::Request, &unpacked, &self.config.limits)
-                .map_err(bad)?;
-        } else if unpacked.encoding == Encoding::Json
-            && std::str::from_utf8(&unpacked.data).is_err()
-        {
-            return Err(bad("JSON text is UTF-8".into()));
-        }
-        Ok(unpacked)
+        let checked = self.config.heavy.run(len, check).await;
+        checked
+            .ok_or(SubmitError::Stopped)?
+            .map_err(|why| SubmitError::BadPayload {
+                endpoint: submission.endpoint.clone(),
+                encoding: submission.payload.encoding,
+                why,
+            })
     }
 
     /// Checks the budgets, and counts the job as waiting.

@@ -6,13 +6,12 @@ use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use http::Response;
 use kjob_core::Payload;
-use kjob_core::engine::JobKey;
+use kjob_core::engine::{HeavyWork, JobKey};
 use kjob_proto::{Encoding, StringMap, Text};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Ask, accepted, accepted_and_gone};
-use crate::actor::HEAVY_LEN_MIN;
 use crate::body::{BodyError, Held};
 use crate::job_options;
 use crate::options::{OPTIONS_MAX, Options};
@@ -28,14 +27,12 @@ pub(super) async fn answer(
     body: Bytes,
     held: &mut Held,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let is_heavy = body.len() >= HEAVY_LEN_MIN;
-    if is_heavy {
+    let len = body.len();
+    if len >= HeavyWork::LEN_MIN {
         // What base64 unfolds to is there beside the text.
-        held.grow_by(body.len()).map_err(BodyError::from)?;
+        held.grow_by(len).map_err(BodyError::from)?;
     }
-    let parsed = ask
-        .by
-        .off_thread(is_heavy, move || JobRequest::parse(&body));
+    let parsed = ask.by.off_thread(len, move || JobRequest::parse(&body));
     let JobRequest {
         endpoint,
         payload,

@@ -10,7 +10,7 @@ use kjob_core::{Age, Ending, Job, JobId, JobTag, Output, Payload};
 use kjob_proto::{Encoding, Envelope, Record, Text};
 
 use super::{Ask, accepted, put_applied, result};
-use crate::actor::{CancelOnDrop, HEAVY_LEN_MIN, json_text, unknown};
+use crate::actor::{CancelOnDrop, json_text, unknown};
 use crate::body::Held;
 use crate::head::{WIRE_TYPES, guessed_encoding};
 use crate::options::OptionError;
@@ -118,9 +118,12 @@ impl SyncCall<'_> {
         held.grow_to_answer(result.data.len())
             .map_err(Refusal::AnswerBusy)?;
         let result = self.ask.by.turned(&job, result, Some(encoding)).await?;
-        let is_heavy = encoding == Encoding::Json && result.data.len() >= HEAVY_LEN_MIN;
+        let len = match encoding {
+            Encoding::Json => result.data.len(),
+            Encoding::Binary | Encoding::Snappy => 0,
+        };
         let envelope = envelope(self.endpoint, result)?;
-        let segments = self.ask.by.off_thread(is_heavy, move || match encoding {
+        let segments = self.ask.by.off_thread(len, move || match encoding {
             Encoding::Json => envelope.encode_json().into(),
             _ => envelope.encode_segments(),
         });
