@@ -2,15 +2,21 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
+#[path = "support/troubled.rs"]
+mod troubled;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kjob_core::engine::{
-    Caller, EngineConfig, HandlerError, Interrupted, JobKey, Registry, RouteOptions, SubmitError,
+    Caller, EngineConfig, HandlerError, Interrupted, JobKey, ManualClock, Registry, RouteOptions,
+    SubmitError,
 };
-use kjob_core::{Difference, Owner, Payload, Phase, Priority, TagReuse};
+use kjob_core::{Difference, MemoryStore, Owner, Payload, Phase, Priority, TagReuse};
 use support::*;
 use tokio::sync::mpsc::UnboundedReceiver;
+use troubled::{Switch, Troubled};
 
 fn urgent(payload: &'static str, priority: u8) -> kjob_core::engine::Submission {
     let mut submission = call("/held", payload);
@@ -159,6 +165,69 @@ async fn stored_bytes_have_a_budget() {
         "{refused:?}"
     );
     bed.submit(call("/echo", "1234")).await;
+}
+
+#[tokio::test]
+async fn stored_jobs_have_a_budget() {
+    let mut registry = Registry::default();
+    registry
+        .route("/echo", echo, RouteOptions::default())
+        .unwrap();
+    let limits = config(|c| {
+        c.max_stored_jobs = 3;
+        c.max_stored_jobs_per_owner = 2;
+        c.expire_interval = Duration::from_secs(1);
+    });
+    let bed = bed(limits, registry).await;
+    let busy = async |submission| match bed.engine.submit(submission).await {
+        Err(SubmitError::Busy {
+            what, found, limit, ..
+        }) => (what, found, limit),
+        other => panic!("not refused: {other:?}"),
+    };
+    let brief = |tag| {
+        let mut submission = tagged("/echo", "in", tag);
+        submission.retention = Some(Duration::from_secs(5));
+        submission
+    };
+    bed.submit(brief("t1")).await;
+    bed.submit(brief("t2")).await;
+    settle().await;
+    let told = ("stored jobs of one user", 3, 2);
+    assert_eq!(busy(brief("t3")).await, told, "those that have ended count");
+    assert!(bed.submit(brief("t1")).await.existing);
+    let mut bobs = call("/echo", "bob's");
+    bobs.owner = Owner::new("bob");
+    bed.submit(bobs.clone()).await;
+    assert_eq!(busy(bobs).await, ("stored jobs", 4, 3));
+    // There is room once their retention is over and their space was given back.
+    bed.advance(Duration::from_secs(5)).await;
+    bed.advance(Duration::from_secs(1)).await;
+    assert!(!bed.submit(brief("t3")).await.existing);
+}
+
+/// A result that waits for the store is memory and will be bytes on disk: while many did, submits
+/// were accepted as if there were none.
+#[tokio::test]
+async fn results_on_their_way_into_the_store_count_as_stored() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let switch = Arc::new(Switch::default());
+    let store = Troubled::new(Arc::new(MemoryStore::new()), switch.clone());
+    let limits = config(|c| c.max_stored_bytes = 20);
+    let bed = bed_on(Arc::new(store), ManualClock::at(T0), limits, registry).await;
+    bed.submit(call("/held", "12345678")).await;
+    let run = runs.recv().await.unwrap();
+    switch.is_full.store(true, Ordering::SeqCst);
+    run.end(Ok(Payload::binary("12345678")));
+    settle().await;
+    switch.is_full.store(false, Ordering::SeqCst);
+    let refused = bed.engine.submit(call("/held", "12345")).await;
+    let is_counted = matches!(refused, Err(SubmitError::Busy { found: 21, .. }));
+    assert!(is_counted, "{refused:?}");
+    // It is tried again, stored, and counts once.
+    bed.advance(Duration::from_secs(1)).await;
+    assert_eq!(bed.engine.usage(&ann()).total.bytes, 16);
+    bed.submit(call("/held", "1234")).await;
 }
 
 #[tokio::test]

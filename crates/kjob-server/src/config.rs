@@ -102,6 +102,8 @@ impl Config {
         engine.workers = settings.workers;
         engine.max_queued = settings.max_queued;
         engine.max_queued_per_owner = settings.max_queued_per_user.or(usize::MAX);
+        engine.max_stored_jobs = settings.max_stored_jobs as u64;
+        engine.max_stored_jobs_per_owner = settings.max_stored_jobs_per_user.or(usize::MAX) as u64;
         engine.max_stored_bytes = settings.max_stored_bytes as u64;
         engine.max_stored_bytes_per_owner =
             settings.max_stored_bytes_per_user.or(usize::MAX) as u64;

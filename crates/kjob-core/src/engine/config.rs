@@ -16,7 +16,14 @@ pub struct EngineConfig {
     pub max_queued: usize,
     /// How many jobs of one owner may wait. Default: as many as of all.
     pub max_queued_per_owner: usize,
-    /// How many bytes of payloads and results may be stored, in all. Default 64 GiB.
+    /// How many jobs may be stored, in all: those that have ended count until their retention is
+    /// over and their space given back. Default 100,000,000.
+    pub max_stored_jobs: u64,
+    /// How many jobs of one owner may be stored. Default: as many as of all.
+    pub max_stored_jobs_per_owner: u64,
+    /// How many bytes of payloads and results may be stored, in all, for a submit to be accepted.
+    /// Results of jobs that were accepted are stored in any case, so there may be more by
+    /// [`max_result`](Self::max_result) for each job that has not ended. Default 64 GiB.
     pub max_stored_bytes: u64,
     /// How many bytes of one owner may be stored. Default: as many as of all.
     pub max_stored_bytes_per_owner: u64,
@@ -60,6 +67,8 @@ impl Default for EngineConfig {
             workers: 64,
             max_queued: 1_000_000,
             max_queued_per_owner: usize::MAX,
+            max_stored_jobs: 100_000_000,
+            max_stored_jobs_per_owner: u64::MAX,
             max_stored_bytes: 64 << 30,
             max_stored_bytes_per_owner: u64::MAX,
             max_result: 64 << 20,

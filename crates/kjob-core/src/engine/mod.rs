@@ -36,6 +36,7 @@
 //! ```
 
 mod blocking;
+mod budget;
 mod call;
 mod cancel;
 mod clock;
@@ -78,6 +79,7 @@ pub use registry::{Interrupted, Registry, RouteError, RouteOptions};
 pub use schemas::Schemas;
 pub use submission::{Accepted, Submission, SubmitError};
 
+use budget::Budget;
 use ids::Ids;
 use live::{LiveTable, Stop};
 use room::Room;
@@ -104,6 +106,7 @@ pub(crate) struct Inner {
     clock: Arc<dyn Clock>,
     table: LiveTable,
     room: Room,
+    budget: Budget,
     ids: Ids,
     rng: Mutex<StdRng>,
     draining: AtomicBool,
@@ -149,6 +152,7 @@ impl Engine {
         seed: u64,
     ) -> Result<Self, StoreError> {
         let room = Room::new(&config, registry.limits());
+        let budget = Budget::new(&config);
         let inner = Arc::new(Inner {
             ids: Ids::new(store.clone(), config.id_block),
             store,
@@ -157,6 +161,7 @@ impl Engine {
             clock,
             table: LiveTable::new(),
             room,
+            budget,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             draining: AtomicBool::new(false),
             interrupting: CancellationToken::new(),

@@ -12,6 +12,13 @@ impl Inner {
     /// Makes the end of a run durable, however long the store takes, and settles the job.
     pub(super) async fn finish(self: &Arc<Self>, live: &Arc<Live>, lease: Lease, finish: Finish) {
         let id = live.header.id;
+        let _under_way = match &finish {
+            Finish::Complete(output) => {
+                let bytes = output.payload.data.len();
+                Some(self.budget.result(&live.header.owner, bytes))
+            }
+            _ => None,
+        };
         let mut wait = Duration::from_millis(100);
         loop {
             let now = self.now();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kjob_proto::{Encoding, Text};
 
+use super::budget::UnderWay;
 use super::live::Live;
 use super::log::job_log;
 use super::payload::{is_text, unpack, unpacked_len};
@@ -90,14 +91,16 @@ impl Inner {
             })
     }
 
-    /// Checks the budgets, and counts the job as waiting.
-    async fn admit(&self, submission: &Submission) -> Result<(), SubmitError> {
+    /// Checks the budgets, and counts the job as waiting, and as under way until what this gives is
+    /// dropped.
+    async fn admit(&self, submission: &Submission) -> Result<Option<UnderWay>, SubmitError> {
         let owner = &submission.owner;
-        let refusal = match self.check_bytes(submission) {
-            Ok(()) => match self.room.admit(owner) {
-                Ok(()) => return Ok(()),
-                Err(busy) => busy,
-            },
+        let stored = || self.store.usage(owner);
+        let bytes = submission.payload.data.len();
+        let admitted = self.budget.admit(stored, owner, bytes);
+        let admitted = admitted.and_then(|under_way| self.room.admit(owner).map(|()| under_way));
+        let refusal = match admitted {
+            Ok(under_way) => return Ok(Some(under_way)),
             Err(busy) => busy,
         };
         // A job that is there already costs nothing: who lost an answer is to get it even now.
@@ -106,38 +109,9 @@ impl Inner {
             && self.step(find).await?.is_some()
         {
             self.room.readmit(owner);
-            return Ok(());
+            return Ok(None);
         }
         Err(refusal)
-    }
-
-    fn check_bytes(&self, submission: &Submission) -> Result<(), SubmitError> {
-        let usage = self.store.usage(&submission.owner);
-        let new = submission.payload.data.len() as u64;
-        let budgets = [
-            (
-                "stored bytes",
-                usage.total.bytes,
-                self.config.max_stored_bytes,
-            ),
-            (
-                "stored bytes of one user",
-                usage.owner.bytes,
-                self.config.max_stored_bytes_per_owner,
-            ),
-        ];
-        for (what, used, limit) in budgets {
-            let found = used.saturating_add(new);
-            if found > limit {
-                return Err(SubmitError::Busy {
-                    what,
-                    found,
-                    limit,
-                    retry_after: RETRY_AFTER,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Stores a job that counts as waiting, and begins it if a worker is free.

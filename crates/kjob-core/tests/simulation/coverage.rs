@@ -41,6 +41,8 @@ events! {
     TagReusedAfterExpiry,
     BusyJobs,
     BusyJobsOfOwner,
+    BusyStored,
+    BusyStoredOfOwner,
     BusyBytes,
     BusyBytesOfOwner,
     ExistingThoughBusy,

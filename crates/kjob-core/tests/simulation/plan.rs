@@ -135,6 +135,12 @@ fn config(rng: &mut StdRng) -> EngineConfig {
     if rng.random_bool(0.3) {
         config.max_queued_per_owner = rng.random_range(1..=4);
     }
+    if rng.random_bool(0.1) {
+        config.max_stored_jobs = rng.random_range(5..30);
+    }
+    if rng.random_bool(0.1) {
+        config.max_stored_jobs_per_owner = rng.random_range(3..12);
+    }
     if rng.random_bool(0.15) {
         config.max_stored_bytes = rng.random_range(60..400);
     }

@@ -152,6 +152,8 @@ impl User {
                 match *what {
                     "queued jobs" => Event::BusyJobs.happened(),
                     "queued jobs of one user" => Event::BusyJobsOfOwner.happened(),
+                    "stored jobs" => Event::BusyStored.happened(),
+                    "stored jobs of one user" => Event::BusyStoredOfOwner.happened(),
                     "stored bytes" => Event::BusyBytes.happened(),
                     _ => Event::BusyBytesOfOwner.happened(),
                 }

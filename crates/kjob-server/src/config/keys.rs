@@ -200,7 +200,13 @@ keys! {
     max_queued: usize, "KJOB_MAX_QUEUED", value::count, "N", default "1000000";
     /// How many jobs of one user may wait; "auto" is as many as of all.
     max_queued_per_user: Maybe<usize>, "KJOB_MAX_QUEUED_PER_USER", value::maybe_count, "N", default "auto";
+    /// How many jobs may be stored, those that have ended and are kept included; a submit beyond it is
+    /// refused as busy.
+    max_stored_jobs: usize, "KJOB_MAX_STORED_JOBS", value::count, "N", default "100000000";
+    /// How many jobs of one user may be stored; "auto" is as many as of all.
+    max_stored_jobs_per_user: Maybe<usize>, "KJOB_MAX_STORED_JOBS_PER_USER", value::maybe_count, "N", default "auto";
     /// How many bytes of payloads and results may be stored; a submit beyond it is refused as busy.
+    /// Results of jobs that were accepted before are stored in any case.
     max_stored_bytes: usize, "KJOB_MAX_STORED_BYTES", value::size, "SIZE", default "64GiB";
     /// How many bytes of one user may be stored; "auto" is as many as of all.
     max_stored_bytes_per_user: Maybe<usize>, "KJOB_MAX_STORED_BYTES_PER_USER", value::maybe_size, "SIZE", default "auto";

@@ -332,6 +332,44 @@ async fn a_full_queue_is_429_and_waited_out() {
     raw.submit("/gate", b"z", &[]).await.unwrap();
 }
 
+/// Jobs that have ended take space until their retention is over, so they count.
+#[tokio::test]
+async fn too_many_stored_jobs_are_429_with_the_limit_by_its_name() {
+    let server = TestServer::with_engine(|config| {
+        config.max_stored_jobs = 2;
+        config.max_stored_jobs_per_owner = 1;
+    })
+    .await;
+    let mut raw = server.connect().await;
+    let first = raw
+        .submit("/raw", b"x", &[("job_tag", "first")])
+        .await
+        .unwrap();
+    raw.end_of(first.job_id).await;
+    let one_more = CreateJobRequest {
+        endpoint: "/raw".into(),
+        request_encoding: "binary".into(),
+        ..Default::default()
+    };
+    let body = crate::raw::encode(Encoding::Binary, &one_more);
+    raw.post("/create/job", "application/octet-stream", &body)
+        .await;
+    let reply = raw.reply().await;
+    assert_eq!(
+        (reply.status, reply.header("retry-after")),
+        (429, Some("1"))
+    );
+    assert_eq!(
+        reply.plain_error(Encoding::Binary),
+        "busy: 2 stored jobs of one user would be more than the limit of 1"
+    );
+    let again = raw
+        .submit("/raw", b"x", &[("job_tag", "first")])
+        .await
+        .unwrap();
+    assert_eq!(again.job_id, first.job_id);
+}
+
 /// A client that goes away right after it sent its submit has submitted: a second one by its tag
 /// finds the job.
 #[tokio::test]
