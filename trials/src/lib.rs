@@ -23,6 +23,7 @@ pub mod clients;
 pub mod fate;
 pub mod handlers;
 pub mod history;
+pub mod hostile;
 pub mod journal;
 mod lines;
 pub mod marked_store;

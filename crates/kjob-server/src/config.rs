@@ -40,6 +40,9 @@ pub use value::{BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 use crate::tls::TlsOptions;
 use crate::{ServerOptions, WebRules};
 
+/// The most threads for handlers, unless it is told.
+const HANDLER_THREADS_MAX: usize = 64;
+
 /// Settings that hold together.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -113,6 +116,14 @@ impl Config {
         engine.stop_grace = settings.stop_grace;
         engine.limits = self.limits();
         engine
+    }
+
+    /// How many threads poll handlers: as told, else as many as handlers may run, so that each may
+    /// block one and others still run; but no more than are cheap.
+    pub fn handler_threads(&self) -> usize {
+        let settings = &self.settings;
+        let threads = settings.workers.min(HANDLER_THREADS_MAX);
+        settings.handler_threads.or(threads)
     }
 
     /// What decoding a request may take.

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use kjob_core::Store;
 use kjob_core::engine::{EngineConfig, Registry};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::config::{Cli, Command, Config, misspelt_variables};
 use crate::logging;
@@ -55,6 +56,8 @@ pub struct Program {
     pub(crate) registry: Registry,
     pub(crate) engine: Option<fn(&mut EngineConfig)>,
     pub(crate) store: Option<OpenStore>,
+    /// The runtime of the handlers.
+    pub(crate) handlers: Option<Handle>,
 }
 
 /// Opens a store in the data directory. Called on a thread where it may block.
@@ -62,7 +65,8 @@ pub(crate) type OpenStore =
     Box<dyn FnOnce(&Path) -> Result<Arc<dyn Store>, Box<dyn Error + Send + Sync>> + Send>;
 
 impl Program {
-    /// Serves these endpoints too, beside those that the config names and the system's own.
+    /// Serves these endpoints too, beside those that the config names and the system's own. Their
+    /// handlers run on a runtime of their own, with `handler_threads` threads.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
         self
@@ -137,7 +141,7 @@ fn user(command: UserCommand, config: &Config) -> ExitCode {
     }
 }
 
-fn serve(config: &Config, program: Program) -> ExitCode {
+fn serve(config: &Config, mut program: Program) -> ExitCode {
     let settings = &config.settings;
     if let Err(error) = logging::init(&settings.log, settings.log_format) {
         return fail(FAILED, error);
@@ -148,21 +152,42 @@ fn serve(config: &Config, program: Program) -> ExitCode {
     for (name, meant) in misspelt_variables(variables.iter().map(String::as_str)) {
         tracing::warn!("the variable {name} is not known; did you mean {meant}?");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
+    let started = start_runtimes(config.handler_threads());
+    let Runtimes { server, handlers } = match started {
+        Ok(runtimes) => runtimes,
         Err(error) => return fail(FAILED, error),
     };
-    let ended = runtime.block_on(run(config, program));
-    // A job's thread that does not stop when it is told must not keep the process.
-    runtime.shutdown_timeout(THREADS_TIMEOUT);
+    program.handlers = Some(handlers.handle().clone());
+    let ended = server.block_on(run(config, program));
+    // A job's thread that does not stop when it is told must not keep the process. The engine goes
+    // first: it would take handlers that are dropped for such that have stopped by themselves.
+    server.shutdown_timeout(THREADS_TIMEOUT);
+    handlers.shutdown_timeout(THREADS_TIMEOUT);
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce(signal)) => ExitCode::from(signal.exit_code()),
         Err(error) => fail(FAILED, error),
     }
+}
+
+/// The threads of the process.
+struct Runtimes {
+    /// For connections, the engine, and all else.
+    server: Runtime,
+    /// For handlers alone: one that blocks its thread, or never lets go of it, holds up no connection.
+    handlers: Runtime,
+}
+
+fn start_runtimes(handler_threads: usize) -> io::Result<Runtimes> {
+    let mut server = Builder::new_multi_thread();
+    let mut handlers = Builder::new_multi_thread();
+    handlers
+        .worker_threads(handler_threads)
+        .thread_name("kjob-handler");
+    Ok(Runtimes {
+        server: server.enable_all().build()?,
+        handlers: handlers.enable_all().build()?,
+    })
 }
 
 fn fail(code: u8, error: impl Display) -> ExitCode {

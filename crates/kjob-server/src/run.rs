@@ -137,6 +137,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut options = config.server();
     options.max_connections = files::connections_that_fit(options.max_connections);
     let mut engine = config.engine();
+    engine.handlers = program.handlers;
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }

@@ -196,6 +196,9 @@ keys! {
 
     /// How many jobs run at once.
     workers: usize, "KJOB_WORKERS", value::count, "N", default "64";
+    /// How many threads there are for handlers of the program's own, which connections do not share; a
+    /// handler that blocks holds one. "auto" is as many as workers, at most 64.
+    handler_threads: Maybe<usize>, "KJOB_HANDLER_THREADS", value::maybe_threads, "N", default "auto";
     /// How many jobs may wait; a submit beyond it is refused as busy.
     max_queued: usize, "KJOB_MAX_QUEUED", value::count, "N", default "1000000";
     /// How many jobs of one user may wait; "auto" is as many as of all.

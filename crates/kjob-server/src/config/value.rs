@@ -14,6 +14,9 @@ use crate::tls::TlsVersion;
 /// Counts end here: more of anything is no sensible limit, and sums of counts must not overflow.
 const COUNT_MAX: usize = 1_000_000_000;
 
+/// More threads than a process should have.
+const THREADS_MAX: usize = 4096;
+
 /// Durations end here, some hundred years on, so that moments do not overflow.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
@@ -125,6 +128,10 @@ pub(super) fn count(text: &str) -> Result<usize, BadValue> {
 
 pub(super) fn maybe_count(text: &str) -> Result<Maybe<usize>, BadValue> {
     maybe(text, count)
+}
+
+pub(super) fn maybe_threads(text: &str) -> Result<Maybe<usize>, BadValue> {
+    maybe(text, |text| within(text, 1, THREADS_MAX))
 }
 
 pub(super) fn depth(text: &str) -> Result<usize, BadValue> {
