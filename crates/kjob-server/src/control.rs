@@ -21,6 +21,7 @@ use kjob_store::embedded::EmbeddedStore;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::audit::{AuditLog, Event};
 use crate::store_orders::{Answer, Order};
 
 /// Where orders are posted to.
@@ -114,8 +115,8 @@ impl ControlSocket {
         }
     }
 
-    /// Carries out orders until it is dropped.
-    pub(crate) async fn serve(self, store: Arc<EmbeddedStore>) {
+    /// Carries out orders until it is dropped, and writes who gave them.
+    pub(crate) async fn serve(self, store: Arc<EmbeddedStore>, audit: Option<AuditLog>) {
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -127,8 +128,13 @@ impl ControlSocket {
             };
             match stream.peer_cred() {
                 Ok(peer) if [0, self.owner].contains(&peer.uid()) => {
-                    let pid = peer.pid();
-                    tokio::spawn(serve(stream, store.clone(), peer.uid(), pid));
+                    let desk = Desk {
+                        store: store.clone(),
+                        audit: audit.clone(),
+                        uid: peer.uid(),
+                        pid: peer.pid(),
+                    };
+                    tokio::spawn(desk.serve(stream));
                 }
                 Ok(peer) => {
                     tracing::warn!(uid = peer.uid(), "refused at the control socket");
@@ -146,41 +152,78 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn serve(stream: UnixStream, store: Arc<EmbeddedStore>, uid: u32, pid: Option<i32>) {
-    let service = service_fn(|request| {
-        let store = store.clone();
-        async move { Ok::<_, Infallible>(answer(request, &store, uid, pid).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new();
-    let served = connection.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection to the control socket ended early");
+/// Where one who connected has orders carried out.
+#[derive(Debug)]
+struct Desk {
+    store: Arc<EmbeddedStore>,
+    audit: Option<AuditLog>,
+    uid: u32,
+    pid: Option<i32>,
+}
+
+impl Desk {
+    async fn serve(self, stream: UnixStream) {
+        let desk = &self;
+        let answer = |request| async move { Ok::<_, Infallible>(desk.answer(request).await) };
+        let service = service_fn(answer);
+        let connection = hyper::server::conn::http1::Builder::new();
+        let served = connection.serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a connection to the control socket ended early");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::POST || request.uri().path() != PATH {
+            return reply(StatusCode::NOT_FOUND, &refused(format!("POST {PATH} only")));
+        }
+        let order = match read_order(request.into_body()).await {
+            Ok(order) => order,
+            Err(error) => return reply(StatusCode::BAD_REQUEST, &refused(error)),
+        };
+        let (name, uid, pid) = (order.name(), self.uid, self.pid);
+        tracing::info!(order = name, details = ?order, uid, pid, "store command");
+        let noted = Noted {
+            audit: self.audit.as_ref(),
+            event: Some(Event::store_order(order.clone(), uid, pid)),
+        };
+        match order.carry_out(&self.store, SystemClock.now()).await {
+            Ok(answer) => {
+                let outcome = answer.outline();
+                tracing::info!(order = name, outcome, uid, pid, "store command done");
+                noted.done(&outcome).await;
+                reply(StatusCode::OK, &answer)
+            }
+            Err(error) => {
+                tracing::warn!(order = name, %error, uid, pid, "store command failed");
+                noted.done(&format!("failed: {error}")).await;
+                reply(StatusCode::CONFLICT, &refused(error))
+            }
+        }
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    store: &Arc<EmbeddedStore>,
-    uid: u32,
-    pid: Option<i32>,
-) -> Response<Full<Bytes>> {
-    if request.method() != Method::POST || request.uri().path() != PATH {
-        return reply(StatusCode::NOT_FOUND, &refused(format!("POST {PATH} only")));
-    }
-    let order = match read_order(request.into_body()).await {
-        Ok(order) => order,
-        Err(error) => return reply(StatusCode::BAD_REQUEST, &refused(error)),
-    };
-    let name = order.name();
-    tracing::info!(order = name, details = ?order, uid, pid, "store command");
-    match order.carry_out(store, SystemClock.now()).await {
-        Ok(answer) => {
-            tracing::info!(order = name, outcome = %answer.outline(), uid, pid, "store command done");
-            reply(StatusCode::OK, &answer)
+/// An order that is to be in the audit log, however it ends.
+struct Noted<'a> {
+    audit: Option<&'a AuditLog>,
+    /// `None` once it was written.
+    event: Option<Event>,
+}
+
+impl Noted<'_> {
+    async fn done(mut self, outcome: &str) {
+        if let Some(event) = self.event.take() {
+            AuditLog::note(self.audit, event.with_outcome(outcome)).await;
         }
-        Err(error) => {
-            tracing::warn!(order = name, %error, uid, pid, "store command failed");
-            reply(StatusCode::CONFLICT, &refused(error))
+    }
+}
+
+impl Drop for Noted<'_> {
+    /// Whoever gave the order went away, and it was left half done.
+    fn drop(&mut self) {
+        if let (Some(audit), Some(event)) = (self.audit.cloned(), self.event.take()) {
+            let event = event.with_outcome("given up");
+            tokio::spawn(async move { AuditLog::note(Some(&audit), event).await });
         }
     }
 }

@@ -160,7 +160,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let _reloading = AbortOnDropHandle::new(tokio::spawn(reloads.on_hangups(hangups)));
     let control = opened
         .embedded
-        .and_then(|store| serve_control(config, store));
+        .and_then(|store| serve_control(config, store, audit.clone()));
     // The line that it is ready comes first, also where both go to the standard output.
     announce(&url);
     AuditLog::note(audit.as_ref(), Event::START).await;
@@ -176,13 +176,14 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let ending = async {
         // Clients that connect are told first, then submits are refused.
         system.drain();
-        // Its socket goes while the directory is still ours.
+        engine.stop_running(settings.drain_timeout).await;
+        // Its socket goes while the directory is still ours; until now orders were taken.
         if let Some(control) = control {
             control.abort();
             // It ends by being aborted, and in no other way.
             let _ = control.await;
         }
-        let closed = engine.shut_down(settings.drain_timeout).await;
+        let closed = engine.shut_down(Duration::ZERO).await;
         handle.stop();
         // It fails only if the task was aborted, which nobody does, or panicked: it is over then.
         let _ = serving.await;
@@ -381,9 +382,13 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, R
 
 /// Takes commands about the store. A server that cannot do that serves all the same.
 #[cfg(unix)]
-fn serve_control(config: &Config, store: Arc<EmbeddedStore>) -> Option<JoinHandle<()>> {
+fn serve_control(
+    config: &Config,
+    store: Arc<EmbeddedStore>,
+    audit: Option<AuditLog>,
+) -> Option<JoinHandle<()>> {
     match control::ControlSocket::bind(&config.settings.data_dir) {
-        Ok(socket) => Some(tokio::spawn(socket.serve(store))),
+        Ok(socket) => Some(tokio::spawn(socket.serve(store, audit))),
         Err(error) => {
             tracing::warn!(%error, "commands about the store work only while no server has it open");
             None
@@ -392,7 +397,7 @@ fn serve_control(config: &Config, store: Arc<EmbeddedStore>) -> Option<JoinHandl
 }
 
 #[cfg(not(unix))]
-fn serve_control(_: &Config, _: Arc<EmbeddedStore>) -> Option<JoinHandle<()>> {
+fn serve_control(_: &Config, _: Arc<EmbeddedStore>, _: Option<AuditLog>) -> Option<JoinHandle<()>> {
     None
 }
 

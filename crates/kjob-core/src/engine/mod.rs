@@ -180,14 +180,10 @@ impl Engine {
         self.inner.room.close();
     }
 
-    /// Drains, gives running jobs `timeout` to end, interrupts the rest by their route's rule
-    /// (which costs a job that is retried no attempt), and closes the store. A handler that
-    /// blocks its thread is not waited for.
-    ///
-    /// # Errors
-    /// The store's, on closing; and [`store_failure`](Engine::store_failure), as ends may then not
-    /// have been stored.
-    pub async fn shut_down(&self, timeout: Duration) -> Result<(), StoreError> {
+    /// Drains, gives running jobs `timeout` to end, and interrupts the rest by their route's rule
+    /// (which costs a job that is retried no attempt). A handler that blocks its thread is not
+    /// waited for. The store stays open: jobs can be looked at until [`shut_down`](Engine::shut_down).
+    pub async fn stop_running(&self, timeout: Duration) {
         let inner = &self.inner;
         self.drain();
         tokio::select! {
@@ -199,6 +195,16 @@ impl Engine {
                 inner.room.idle().await;
             }
         }
+    }
+
+    /// [Stops what runs](Engine::stop_running), and closes the store.
+    ///
+    /// # Errors
+    /// The store's, on closing; and [`store_failure`](Engine::store_failure), as ends may then not
+    /// have been stored.
+    pub async fn shut_down(&self, timeout: Duration) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        self.stop_running(timeout).await;
         inner.closed.cancel();
         let failure = inner.store.failure();
         inner.store.close().await?;

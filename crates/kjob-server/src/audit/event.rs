@@ -7,6 +7,8 @@ use kjob_core::JobId;
 use kjob_core::engine::{Accepted, Caller, CancelOutcome};
 use serde::Serialize;
 
+#[cfg(unix)]
+use crate::store_orders::Order;
 use crate::users::Proof;
 
 /// The longest text of a caller's, in characters. Names that are none may be anything.
@@ -69,6 +71,16 @@ pub(crate) enum Event {
         user: String,
         peer: IpAddr,
         count: usize,
+    },
+    /// Whoever owns the data directory had something done to the store, over the control socket.
+    #[cfg(unix)]
+    Store {
+        #[serde(flatten)]
+        order: Order,
+        uid: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+        outcome: String,
     },
     /// Lines before this one could not be written.
     Lost { lines: u64 },
@@ -163,6 +175,34 @@ impl Event {
             user: user(caller),
             peer: peer.to_canonical(),
             count,
+        }
+    }
+
+    /// An order of a process, of which it is not known yet what came of it.
+    #[cfg(unix)]
+    pub(crate) fn store_order(order: Order, uid: u32, pid: Option<i32>) -> Self {
+        let outcome = String::new();
+        Self::Store {
+            order,
+            uid,
+            pid,
+            outcome,
+        }
+    }
+
+    /// The same, now that it is known.
+    #[cfg(unix)]
+    pub(crate) fn with_outcome(self, what: &str) -> Self {
+        match self {
+            Self::Store {
+                order, uid, pid, ..
+            } => Self::Store {
+                order,
+                uid,
+                pid,
+                outcome: short(what),
+            },
+            other => other,
         }
     }
 

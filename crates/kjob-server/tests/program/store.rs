@@ -1,7 +1,7 @@
 //! `kjob-server store …`, in a directory that nobody has open and in one that a server works in.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::process::Output;
 use std::time::Duration;
 
@@ -202,6 +202,107 @@ async fn a_check_tells_damage_by_its_exit_code() {
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(!report["findings"].as_array().unwrap().is_empty());
+}
+
+/// Whoever owns the data directory may drop jobs of everybody: that it was done is to be known.
+#[tokio::test]
+async fn orders_to_a_running_server_are_in_its_audit_log() {
+    let dir = tempdir().unwrap();
+    let audit = dir.path().join("audit.log");
+    let audit_log = ["--audit-log", audit.to_str().unwrap()];
+    let server = Running::start(&dir, &[&audit_log[..], &["--drain-timeout", "0s"]].concat());
+    fill(&server.client()).await;
+    json(&dir, &["purge", "--status", "DONE", "--older-than", "0s"]);
+    let there = dir.path().join("data");
+    refusal(&dir, &["backup", there.to_str().unwrap()]);
+    server.signal("TERM");
+    server.end();
+    let text = fs::read_to_string(&audit).unwrap();
+    let events = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let orders: Vec<Value> = events.filter(|it| it["event"] == "store").collect();
+    assert_eq!(orders.len(), 2, "{text}");
+    let uid = fs::metadata(&audit).unwrap().uid();
+    for order in &orders {
+        assert_eq!(order["uid"], uid, "{order}");
+        assert!(order["pid"].is_number(), "{order}");
+    }
+    let purge = &orders[0];
+    assert_eq!(purge["order"], "purge");
+    assert_eq!(purge["statuses"], serde_json::json!(["DONE"]));
+    assert_eq!(purge["older_than_ms"], 0);
+    let outcome = purge["outcome"].as_str().unwrap();
+    assert!(outcome.starts_with("3 jobs of "), "{outcome}");
+    assert_eq!(orders[1]["order"], "backup");
+    let outcome = orders[1]["outcome"].as_str().unwrap();
+    assert!(outcome.starts_with("failed: "), "{outcome}");
+}
+
+/// The socket was gone as soon as the server drained, while the directory was still locked: the answer
+/// was that nobody can be asked.
+#[tokio::test]
+async fn a_server_that_drains_takes_orders_until_its_jobs_have_ended() {
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &["--drain-timeout", "1h"]);
+    fill(&server.client()).await;
+    server.signal("TERM");
+    while server.get("/readyz").0 == 200 {
+        tokio::task::yield_now().await;
+    }
+    let stats = json(&dir, &["stats"]);
+    assert_eq!(stats["jobs"]["running"], 1, "{stats}");
+    json(&dir, &["purge"]);
+    assert_eq!(json(&dir, &["stats"])["jobs"]["ended"], 0);
+    server.client().cancel(tag("sleeps")).await.unwrap();
+    let (status, _, log) = server.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(json(&dir, &["stats"])["jobs"]["running"], 0);
+}
+
+/// One wrong bit in the middle of a log, as a disk leaves it.
+#[tokio::test]
+async fn a_damaged_log_is_refused_until_it_is_accepted_by_name() {
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &[]);
+    fill(&server.client()).await;
+    server.signal("KILL");
+    server.end();
+    let log = dir.path().join("data/segments/00000001-0.sqlite-wal");
+    let mut bytes = fs::read(&log).unwrap();
+    // A header, then frames of a head and a page; one of those in the middle.
+    let frame = 24 + 4096;
+    let frames = (bytes.len() - 32) / frame;
+    assert!(frames > 8, "{frames}");
+    bytes[32 + frames / 2 * frame + 24 + 2000] ^= 1;
+    fs::write(&log, bytes).unwrap();
+
+    let data = dir.path().join("data");
+    let serve = |arguments: &[&str]| {
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(&data).args(arguments).output().unwrap()
+    };
+    let output = serve(&[]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("00000001-0.sqlite-wal"), "{error}");
+    let (code, error) = refusal(&dir, &["stats"]);
+    assert_eq!(code, 3);
+    assert!(error.contains("00000001-0.sqlite-wal"), "{error}");
+
+    let server = Running::start(&dir, &["--accept-damaged-logs"]);
+    let first = server.client().get(tag("done-0")).await.unwrap();
+    assert!(!first.running, "what came before the damage is there");
+    let lost = server.client().get(tag("sleeps")).await;
+    assert!(lost.unwrap_err().is_refused(), "and what came after is not");
+    let echo = Submit::new("/demo/echo", Payload::json(r#"{"message":"again"}"#));
+    let job = server.client().submit(&echo).await.unwrap();
+    let job = server.client().wait(job.id, PATIENCE).await.unwrap();
+    assert!(!job.running, "it works on");
+    server.signal("TERM");
+    server.end();
+    json(&dir, &["stats"]);
 }
 
 #[test]
