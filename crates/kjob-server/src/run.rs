@@ -135,13 +135,14 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let system = system_info(config, address, &url, tls.as_ref());
     let registry = registry(config, program.registry, &system)?;
     let mut options = config.server();
-    options.max_connections = files::connections_that_fit(options.max_connections);
     let mut engine = config.engine();
     engine.handlers = program.handlers;
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }
     let opened = open_store(config, program.store).await?;
+    let segments = opened.segments();
+    options.max_connections = files::connections_that_fit(options.max_connections, segments);
     let clock = Arc::new(SystemClock);
     let engine = Engine::open(opened.store, registry, engine, clock, rand::random()).await?;
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
@@ -339,6 +340,12 @@ impl Opened {
     fn of(store: Arc<dyn Store>) -> Self {
         let embedded = None;
         Self { store, embedded }
+    }
+
+    /// How many segments the store has, where that is known.
+    fn segments(&self) -> usize {
+        let embedded = self.embedded.as_ref();
+        embedded.map_or(0, |store| store.statistics().segments)
     }
 }
 
