@@ -39,6 +39,7 @@ use crate::run::{Ended, run};
 use crate::store_cli;
 use crate::tls::Tls;
 use crate::user_command::{self, Said, UserCommand};
+use crate::users;
 
 /// The server failed.
 const FAILED: u8 = 1;
@@ -118,6 +119,11 @@ fn check(config: &Config) -> ExitCode {
         && let Err(error) = Tls::load(options)
     {
         return fail(MISUSED, format_args!("tls: {error}"));
+    }
+    if let Some(path) = &config.settings.users_file
+        && let Err(error) = users::read(path)
+    {
+        return fail(MISUSED, format_args!("users_file: {error}"));
     }
     match io::stdout().write_all(config.to_toml().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -60,6 +60,25 @@ fn what_check_prints_is_a_config_file_that_says_the_same() {
 }
 
 #[test]
+fn a_check_reads_the_users_file_as_a_start_would() {
+    let dir = tempdir().unwrap();
+    let users = dir.path().join("users.toml");
+    let file = format!("users_file = {:?}", users.to_str().unwrap());
+    let (code, _, error) = check(&file, &[]);
+    assert_eq!(code, 2);
+    assert!(error.starts_with("kjob-server: users_file: "), "{error}");
+    assert!(error.contains("users.toml"), "{error}");
+    let add = ["user", "add", "ann", "--no-password", "--users-file"];
+    let (code, _, error) = run(add.into_iter().chain(users.to_str()));
+    assert_eq!(code, 0, "{error}");
+    let (code, _, error) = check(&file, &[]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    fs::write(&users, "what = 1").unwrap();
+    let (code, listing, error) = check(&file, &[]);
+    assert_eq!((code, listing.as_str()), (2, ""), "{error}");
+}
+
+#[test]
 fn mistakes_are_one_line_that_says_where_what_and_what_is_allowed() {
     for (file, arguments, words) in [
         (
