@@ -361,6 +361,26 @@ fn base64(bytes: &[u8]) -> String {
     Base64::encode_string(bytes)
 }
 
+/// Of all pairs of one of these and one of those, both in order, the share in which the first is the
+/// longer; ties count half. One half is what cannot be told apart, one what always can.
+fn share_that_is_longer(these: &[Duration], those: &[Duration]) -> f64 {
+    let below = |time: &Duration| those.partition_point(|other| other < time);
+    let up_to = |time: &Duration| those.partition_point(|other| other <= time);
+    let pairs: usize = these.iter().map(|time| below(time) + up_to(time)).sum();
+    pairs as f64 / (2 * these.len() * those.len()) as f64
+}
+
+#[test]
+fn times_that_are_alike_are_longer_half_the_time() {
+    let of = |millis: &[u64]| -> Vec<Duration> {
+        millis.iter().map(|it| Duration::from_millis(*it)).collect()
+    };
+    let share = |these: &[u64], those: &[u64]| share_that_is_longer(&of(these), &of(those));
+    assert_eq!(share(&[1, 2, 3], &[1, 2, 3]), 0.5);
+    assert_eq!(share(&[4, 5], &[1, 2, 3]), 1.0);
+    assert_eq!(share(&[1], &[1, 2, 3, 4]), 0.125);
+}
+
 /// How long another's job takes and one that is not there: to be run by hand, on an idle machine, with
 /// `--run-ignored only --no-capture` and in a release build; it prints and asserts nothing about time.
 #[tokio::test]
@@ -394,11 +414,13 @@ async fn times_of_anothers_job_and_of_none() {
             times.push(began.elapsed());
         }
     }
-    for (what, times) in ["running", "done, 8 MiB", "none"].iter().zip(&mut times) {
-        times.sort_unstable();
+    times.iter_mut().for_each(|times| times.sort_unstable());
+    let [.., none] = times.clone();
+    for (what, times) in ["running", "done, 8 MiB", "none"].iter().zip(&times) {
+        let longer = share_that_is_longer(times, &none);
         let at = |percent: usize| times[(times.len() - 1) * percent / 100];
         eprintln!(
-            "{what:12} p5 {:?} p25 {:?} p50 {:?} p75 {:?} p95 {:?}",
+            "{what:12} p5 {:?} p25 {:?} p50 {:?} p75 {:?} p95 {:?}, longer than none {longer:.4}",
             at(5),
             at(25),
             at(50),
