@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Turns of heavy work: decoding, unpacking, checking or turning so many bytes that it takes a
-/// millisecond or more. Clones share their turns.
+/// Turns of heavy work: decoding, unpacking, checking or turning so many bytes that others would
+/// feel it. Clones share their turns.
 ///
 /// Work that is not heavy is done on the spot, as changing threads costs more than it saves. Heavy
 /// work waits for its turn, and is done on a thread for blocking work; there are few turns, so that
@@ -30,8 +30,8 @@ pub struct HeavyWork {
 }
 
 impl HeavyWork {
-    /// How many bytes make work heavy. At the slowest, which is checking JSON by a schema, so many
-    /// take a millisecond or two.
+    /// How many bytes make work heavy. Decoding so much JSON takes some 100 µs, and checking it by a
+    /// schema longer, which would hold up others.
     pub const LEN_MIN: usize = 128 << 10;
 
     /// So many turns at a time; at least one.
