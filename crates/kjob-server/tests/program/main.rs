@@ -6,6 +6,11 @@ mod accounts;
 mod audit;
 mod endings;
 mod endpoints;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod failing_disk;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[path = "../../../kjob-store/tests/faults/layer.rs"]
+mod layer;
 mod reload;
 mod settings;
 mod sockets;
