@@ -8,6 +8,7 @@ use kjob_core::{Job, JobId, Payload, StoreError, TraceParent};
 use kjob_proto::{Encoding, Text};
 
 use crate::audit::{AuditLog, Event};
+use crate::callbacks::{self, Callbacks};
 use crate::refusal::Refusal;
 
 /// The longest endpoint name, in bytes. It is kept in memory for as long as the job lives.
@@ -25,6 +26,8 @@ pub(crate) struct Actor {
     pub(crate) trace: Option<TraceParent>,
     /// The caller's address.
     pub(crate) ip: IpAddr,
+    /// How and to whom callbacks are made, if any are.
+    pub(crate) callbacks: Option<Callbacks>,
 }
 
 impl Actor {
@@ -50,6 +53,7 @@ impl Actor {
 
     /// Submits a job, and writes who did.
     pub(crate) async fn submit(&self, submission: Submission) -> Result<Accepted, Refusal> {
+        callbacks::check(self.callbacks.as_ref(), &submission)?;
         if self.audit.is_none() {
             return Ok(self.engine.submit(submission).await?);
         }
@@ -64,6 +68,7 @@ impl Actor {
         &self,
         submission: Submission,
     ) -> Result<(Accepted, CancelOnDrop), Refusal> {
+        callbacks::check(self.callbacks.as_ref(), &submission)?;
         let actor = self.clone();
         // What the task gives is dropped if nobody waits for it any more.
         let submitted = tokio::spawn(async move {

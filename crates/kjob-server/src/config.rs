@@ -38,7 +38,7 @@ pub use keys::{Keys, Origin, Settings};
 pub use value::{BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 
 use crate::tls::TlsOptions;
-use crate::{ServerOptions, WebRules};
+use crate::{Callbacks, SecretError, ServerOptions, WebRules};
 
 /// The most threads for handlers, unless it is told.
 const HANDLER_THREADS_MAX: usize = 64;
@@ -81,6 +81,13 @@ impl Config {
             if found > limit {
                 return Err(ConfigError::BodyMemory { key, found, limit });
             }
+        }
+        let (hosts, secret) = (&settings.callback_hosts, &settings.callback_secret_file);
+        if !hosts.is_empty() && secret.is_none() {
+            return Err(ConfigError::Needs {
+                key: "callback_hosts",
+                needed: "callback_secret_file",
+            });
         }
         Ok(Self {
             tls: tls::options(&settings)?,
@@ -166,6 +173,22 @@ impl Config {
         origins.fold(web, WebRules::origin)
     }
 
+    /// How callbacks are made, if any are.
+    ///
+    /// # Errors
+    /// The file of the secret.
+    pub fn callbacks(&self) -> Result<Option<Callbacks>, SecretError> {
+        let settings = &self.settings;
+        let hosts = settings.callback_hosts.clone();
+        let file = settings.callback_secret_file.as_ref();
+        let Some(file) = file.filter(|_| !hosts.is_empty()) else {
+            return Ok(None);
+        };
+        let callbacks = Callbacks::from_file(hosts, file)?;
+        let callbacks = callbacks.retry_for(settings.callback_retry_for);
+        Ok(Some(callbacks.timeout(settings.callback_timeout)))
+    }
+
     /// What the listener is to be given.
     pub fn server(&self) -> ServerOptions {
         let settings = &self.settings;
@@ -184,5 +207,34 @@ impl Config {
             max_wait: settings.max_wait,
             stop_timeout: settings.stop_timeout,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(toml: &str) -> Result<Config, ConfigError> {
+        Config::resolve(Keys::from_toml(toml, "kjob.toml".as_ref()).unwrap())
+    }
+
+    #[test]
+    fn callbacks_need_hosts_and_a_secret() {
+        assert!(resolve("").unwrap().callbacks().unwrap().is_none());
+        let hosts = "callback_hosts = \"hooks.example.com, 127.0.0.1:9000\"";
+        let needs = resolve(hosts).unwrap_err().to_string();
+        assert!(needs.contains("callback_secret_file"), "{needs}");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        let both = format!("{hosts}\ncallback_secret_file = {file:?}");
+        let config = resolve(&both).unwrap();
+        assert!(matches!(config.callbacks(), Err(SecretError::Read { .. })));
+        std::fs::write(&file, "hunter2").unwrap();
+        assert!(matches!(config.callbacks(), Err(SecretError::Form)));
+        std::fs::write(&file, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+        assert!(config.callbacks().unwrap().is_some());
+        let bad = Keys::from_toml("callback_hosts = \"http://a\"", "kjob.toml".as_ref());
+        let bad = bad.unwrap_err().to_string();
+        assert!(bad.contains("127.0.0.1:9000"), "{bad}");
     }
 }

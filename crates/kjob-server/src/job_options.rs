@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kjob_core::engine::Submission;
 use kjob_core::{Priority, TagReuse};
+use kjob_proto::Text;
 
 use crate::options::{OptionError, Options, SECONDS_MAX};
 
@@ -23,6 +24,7 @@ pub(crate) const WIRE_NAMES: &[&str] = &[
     "retention_seconds",
     "remove_job_on_complete",
     "user_data",
+    "callback_url",
     OTHER_USER_DATA,
 ];
 
@@ -54,6 +56,8 @@ pub(crate) fn apply(options: &Options<'_>, submission: &mut Submission) -> Resul
         let priority = u8::try_from(number).ok().and_then(Priority::new);
         submission.priority = priority.unwrap_or_default();
     }
+    // Its length is judged with the rest of it.
+    submission.callback_url = options.text("callback_url").map(|url| Text::copy_from(url));
     let user_data = options.short_text("user_data", USER_DATA_LEN_MAX)?;
     let other_name = options.short_text(OTHER_USER_DATA, USER_DATA_LEN_MAX)?;
     submission.user_data = user_data.or(other_name).unwrap_or_default();

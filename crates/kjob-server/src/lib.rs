@@ -7,6 +7,7 @@ mod audit;
 mod auth;
 mod body;
 pub mod builtin;
+mod callbacks;
 pub mod config;
 mod connection;
 #[cfg(unix)]
@@ -45,6 +46,7 @@ mod wire;
 pub use access::Access;
 pub use audit::AuditLog;
 pub use auth::Accounts;
+pub use callbacks::{BadCallbackHost, CallbackHosts, Callbacks, SecretError};
 pub use server::{BindError, Server, ServerHandle, ServerOptions};
 pub use system::SystemInfo;
 pub use web::WebRules;

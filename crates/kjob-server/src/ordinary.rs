@@ -33,6 +33,7 @@ use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
 use query::Query;
 use record::JobRecord;
+pub(crate) use record::rfc3339;
 
 pub(crate) use events::Audience;
 pub(crate) use sync_call::SyncCall;

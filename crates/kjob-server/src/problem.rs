@@ -77,6 +77,10 @@ fn facts(refusal: &Refusal) -> Facts<'_> {
             ..none()
         },
         Refusal::Option(error) => of_option(error),
+        Refusal::Callback(_) => Facts {
+            parameter: Some("callback_url"),
+            ..none()
+        },
         Refusal::Member { name, .. } => Facts {
             parameter: Some(name),
             ..none()

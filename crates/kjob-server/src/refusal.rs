@@ -11,6 +11,7 @@ use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
 
 use crate::auth::Denied;
 use crate::body::{BodyError, OverBudget};
+use crate::callbacks::CallbackUrlError;
 use crate::options::OptionError;
 
 #[cfg(test)]
@@ -56,6 +57,9 @@ pub(crate) enum Refusal {
     /// An option is wrong.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// The callback that is asked for may not be made.
+    #[error(transparent)]
+    Callback(#[from] CallbackUrlError),
     /// The `Content-Type` is none that the protocol has.
     #[error("Content-Type {found:?} is not supported; allowed: {allowed}")]
     MediaType {

@@ -27,7 +27,7 @@ use crate::server;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
 use crate::users::{self, FileError};
-use crate::{Access, Accounts, Server, SystemInfo};
+use crate::{Access, Accounts, SecretError, Server, SystemInfo};
 
 /// How often it is looked whether the certificate ends soon.
 const CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,6 +51,9 @@ pub enum RunError {
     /// The certificate or its key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// The secret that callbacks are signed with cannot be used.
+    #[error(transparent)]
+    CallbackSecret(#[from] SecretError),
     /// The data directory cannot be used.
     #[error("data_dir: {0}")]
     Open(#[from] OpenError),
@@ -128,6 +131,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let access = access(config, &mut reloads)?;
     let audit = access.audit.clone();
     let tls = config.tls.clone().map(Tls::load).transpose()?;
+    let callbacks = config.callbacks()?;
     let url = format!(
         "{}://{address}",
         if tls.is_some() { "https" } else { "http" }
@@ -147,6 +151,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let engine = Engine::open(opened.store, registry, engine, clock, rand::random()).await?;
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
     let mut server = server.map_err(bind)?.with_access(access);
+    if let Some(callbacks) = callbacks {
+        server = server.with_callbacks(callbacks);
+    }
     if let Some(tls) = &tls {
         server = server.with_tls(tls.clone());
         let tls = tls.clone();

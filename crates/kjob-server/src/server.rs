@@ -9,8 +9,9 @@ use kjob_core::engine::Engine;
 use kjob_proto::Limits;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::Callbacks;
 use crate::SystemInfo;
 use crate::access::Access;
 use crate::connection::Connector;
@@ -211,6 +212,14 @@ impl Server {
         self
     }
 
+    /// Takes submits with a `callback_url`, and tells those URLs when the jobs have ended, while it
+    /// serves. To be called once.
+    #[must_use]
+    pub fn with_callbacks(self, callbacks: Callbacks) -> Self {
+        self.handle.service.set_callbacks(callbacks);
+        self
+    }
+
     /// The address it listens on, with the port it was given.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -228,6 +237,10 @@ impl Server {
         let places = self.places;
         let tracker = TaskTracker::new();
         let connector = Arc::new(self.connector);
+        // Until the connections have ended: jobs end while the server drains.
+        let service = self.handle.service.clone();
+        let callbacks = tokio::spawn(async move { service.make_callbacks().await });
+        let _callbacks = AbortOnDropHandle::new(callbacks);
         tokio::select! {
             biased;
             () = self.handle.stopping.cancelled() => {}

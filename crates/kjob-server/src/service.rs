@@ -18,6 +18,7 @@ use crate::activity::{Activity, InFlight};
 use crate::actor::Actor;
 use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
+use crate::callbacks::{Callbacks, deliver};
 use crate::head::{Head, Media, Routed, Target, WIRE_TYPES, guessed_encoding};
 use crate::health::NotReady;
 use crate::load::{Load, Overrun};
@@ -41,6 +42,7 @@ pub(crate) struct Service {
     system: SystemInfo,
     /// Set once, before the first request.
     access: OnceLock<Access>,
+    callbacks: OnceLock<Callbacks>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -65,6 +67,7 @@ impl Service {
             engine,
             system,
             access: OnceLock::new(),
+            callbacks: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -83,6 +86,19 @@ impl Service {
     pub(crate) fn set_access(&self, access: Access) {
         // It fails if it was said before.
         let _ = self.access.set(access);
+    }
+
+    pub(crate) fn set_callbacks(&self, callbacks: Callbacks) {
+        // It fails if it was said before.
+        let _ = self.callbacks.set(callbacks);
+    }
+
+    /// Makes callbacks for ever, if there are to be any.
+    pub(crate) async fn make_callbacks(&self) {
+        match self.callbacks.get() {
+            Some(callbacks) => deliver(self.engine.clone(), callbacks.clone()).await,
+            None => std::future::pending().await,
+        }
     }
 
     fn access(&self) -> &Access {
@@ -338,6 +354,7 @@ impl Service {
             audit: self.access().audit.clone(),
             trace: head.trace,
             ip: peer.ip,
+            callbacks: self.callbacks.get().cloned(),
         }
     }
 

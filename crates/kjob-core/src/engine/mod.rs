@@ -38,6 +38,7 @@
 mod blocking;
 mod budget;
 mod call;
+mod callbacks;
 mod cancel;
 mod clock;
 mod config;
@@ -65,6 +66,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use blocking::Blocking;
@@ -116,6 +118,8 @@ pub(crate) struct Inner {
     closed: CancellationToken,
     /// Told when a step found that the store cannot be written to any more.
     store_failed: CancellationToken,
+    /// Told when a callback may be due.
+    callbacks: Notify,
 }
 
 /// How busy an engine is.
@@ -167,6 +171,7 @@ impl Engine {
             interrupting: CancellationToken::new(),
             closed: CancellationToken::new(),
             store_failed: CancellationToken::new(),
+            callbacks: Notify::new(),
         });
         recovery::take_up(&inner).await?;
         inner.clone().in_background(release_delayed(inner.clone()));

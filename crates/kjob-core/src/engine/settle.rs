@@ -76,6 +76,9 @@ impl Inner {
         }
         self.no_longer_waits(live);
         self.table.remove(live);
+        if live.header.options.callback_url.is_some() {
+            self.callbacks.notify_waiters();
+        }
     }
 
     /// Brings a job to where somebody else, or a step whose answer was an error, has made it

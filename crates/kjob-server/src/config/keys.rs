@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 
 use super::ConfigError;
 use super::value::{self, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
+use crate::CallbackHosts;
 use crate::tls::TlsVersion;
 
 /// Where a setting's text is from.
@@ -262,6 +263,16 @@ keys! {
     max_wait: Duration, "KJOB_MAX_WAIT", value::duration, "DURATION", default "300s";
     /// How long requests in progress have to end, once the server stops.
     stop_timeout: Duration, "KJOB_STOP_TIMEOUT", value::duration, "DURATION", default "5s";
+
+    /// Hosts that may be told of the ends of jobs (callback_url), each perhaps with a port, separated by
+    /// commas; "none" is no callbacks. Names lead to public addresses only; an address may be any.
+    callback_hosts: CallbackHosts, "KJOB_CALLBACK_HOSTS", value::callback_hosts, "HOSTS", default "none";
+    /// A file with the secret that callbacks are signed with: "whsec_" and 24 to 64 bytes in base64.
+    callback_secret_file: Option<PathBuf>, "KJOB_CALLBACK_SECRET_FILE", value::maybe_file, "FILE", default "none";
+    /// How long after the end of a job its callback is given up.
+    callback_retry_for: Duration, "KJOB_CALLBACK_RETRY_FOR", value::duration, "DURATION", default "24h";
+    /// How long a receiver of a callback may take to answer.
+    callback_timeout: Duration, "KJOB_CALLBACK_TIMEOUT", value::positive_duration, "DURATION", default "15s";
 
     /// Which log lines are written: a level, or levels by module such as "info,kjob_core=debug".
     log: String, "KJOB_LOG", value::filter, "FILTER", default "info";

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
+use crate::CallbackHosts;
 use crate::tls::TlsVersion;
 
 /// Counts end here: more of anything is no sensible limit, and sums of counts must not overflow.
@@ -219,6 +220,16 @@ pub(super) fn origins(text: &str) -> Result<Vec<String>, BadValue> {
         (told == origin && is_as_sent && !told.contains('*')).then(|| told.to_ascii_lowercase())
     })
     .ok_or_else(|| BadValue::new(text, wanted))
+}
+
+/// Hosts for callbacks, or `none`.
+pub(super) fn callback_hosts(text: &str) -> Result<CallbackHosts, BadValue> {
+    if text == "none" {
+        return Ok(CallbackHosts::default());
+    }
+    let wanted =
+        "hosts such as hooks.example.com or 127.0.0.1:9000, separated by commas, or \"none\"";
+    parse(text, wanted)
 }
 
 /// The entries of a list with commas; `none` has none. `None` if one of them is not possible.

@@ -97,7 +97,7 @@ impl<'a> JobRecord<'a> {
 const TIME_MAX_SECS: u64 = 253_402_300_799;
 
 /// A moment as text; one before 1970 or after 9999 as the nearest there is.
-fn rfc3339(time: Timestamp) -> String {
+pub(crate) fn rfc3339(time: Timestamp) -> String {
     let millis = u64::try_from(time.as_millis()).unwrap_or(0);
     let since = Duration::from_millis(millis).min(Duration::from_secs(TIME_MAX_SECS));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()

@@ -81,6 +81,7 @@ impl Refusal {
             Self::Decode { error, .. } if is_too_large(error) => Kind::TOO_LARGE,
             Self::Decode { .. } | Self::Json(_) => Kind::INVALID_BODY,
             Self::Option(_)
+            | Self::Callback(_)
             | Self::Member { .. }
             | Self::PayloadEncoding { .. }
             | Self::EndpointTooLong { .. }

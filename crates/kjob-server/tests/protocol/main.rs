@@ -7,6 +7,7 @@ mod access;
 mod alter_jobs;
 mod audit_http;
 mod bodies;
+mod callbacks;
 mod create_job;
 mod crowds;
 mod drain;

@@ -9,7 +9,7 @@ use kjob_core::engine::{
 };
 use kjob_core::{MemoryStore, Payload, Store};
 use kjob_server::tls::Tls;
-use kjob_server::{Access, Server, ServerHandle, ServerOptions, SystemInfo};
+use kjob_server::{Access, Callbacks, Server, ServerHandle, ServerOptions, SystemInfo};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -68,6 +68,14 @@ impl TestServer {
     async fn on(store: Arc<dyn Store>, access: Access) -> Self {
         let (options, config) = (ServerOptions::default(), EngineConfig::default());
         Self::open(store, options, config, |server| server.with_access(access)).await
+    }
+
+    /// One that makes callbacks, with its jobs in a directory.
+    pub(crate) async fn with_callbacks(dir: &Path, callbacks: Callbacks) -> Self {
+        let store = EmbeddedStore::open(dir, EmbeddedOptions::default()).unwrap();
+        let (options, config) = (ServerOptions::default(), EngineConfig::default());
+        let change = |server: Server| server.with_callbacks(callbacks);
+        Self::open(Arc::new(store), options, config, change).await
     }
 
     async fn with(options: ServerOptions, config: EngineConfig, tls: Option<Tls>) -> Self {

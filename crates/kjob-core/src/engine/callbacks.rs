@@ -1,0 +1,69 @@
+//! Callbacks that are due: the engine hands them out, whoever makes them says how it went.
+
+use std::time::Duration;
+
+use super::Engine;
+use crate::{CallbackState, CallbackTry, Job, JobId, StepError, StoreError, Timestamp};
+
+impl Engine {
+    /// Waits until callbacks are due, and hands out up to `limit` of them, the longest due first:
+    /// the ended jobs, without their bytes. They come again after `claim`, unless a try is
+    /// [noted](Engine::note_callback), or the engine is opened anew before.
+    ///
+    /// Whoever asks makes the callbacks; nobody else does. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn due_callbacks(
+        &self,
+        limit: usize,
+        claim: Duration,
+    ) -> Result<Vec<Job>, StoreError> {
+        let inner = &self.inner;
+        loop {
+            // Listen first, look second: an end in between is not missed.
+            let mut ended = std::pin::pin!(inner.callbacks.notified());
+            ended.as_mut().enable();
+            let now = inner.now();
+            let claimed = inner.store.claim_callbacks(now, now.after(claim), limit);
+            let claimed = inner.step(claimed).await?;
+            if !claimed.jobs.is_empty() {
+                return Ok(claimed.jobs);
+            }
+            let next = async {
+                match claimed.next_at {
+                    Some(at) => inner.clock.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut ended => {}
+                () = next => {}
+                () = inner.closed.cancelled() => return Err(StoreError::Closed),
+            }
+        }
+    }
+
+    /// Notes how a try of a callback went, durably, and says what that makes of it.
+    ///
+    /// # Errors
+    /// [`Refused::NoCallback`](crate::Refused::NoCallback) if the job has none that is pending;
+    /// [`StepError::Unknown`] if the job has expired; the store's.
+    pub async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+    ) -> Result<CallbackState, StepError> {
+        let inner = &self.inner;
+        let noted = inner.store.note_callback(id, tried, inner.now());
+        let state = inner.step(noted).await?;
+        // It may be due sooner than whoever waits knows.
+        inner.callbacks.notify_waiters();
+        Ok(state)
+    }
+
+    /// The moment by the engine's clock.
+    pub fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+}
