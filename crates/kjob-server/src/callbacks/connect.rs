@@ -112,11 +112,15 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
     // Global unicast; all else is local, multicast, or stands for an IPv4 address.
     let is_global = a & 0xe000 == 0x2000;
-    let is_special = (a == 0x2001 && b < 0x0200)
-        || (a == 0x2001 && b == 0x0db8)
-        // 6to4, and documentation.
-        || a == 0x2002
-        || (a == 0x3fff && b < 0x1000);
+    let is_special = match a {
+        // Protocol assignments, Teredo among them; documentation.
+        0x2001 => b < 0x0200 || b == 0x0db8,
+        // 6to4.
+        0x2002 => true,
+        // Documentation.
+        0x3fff => b < 0x1000,
+        _ => false,
+    };
     is_global && !is_special
 }
 
