@@ -141,6 +141,26 @@ impl Scheduler {
         removed
     }
 
+    /// Lets a job that waits do so for another route, for as long as it has waited so far; says
+    /// whether it waits.
+    pub fn reroute(&mut self, job: &Waiting, to: RouteId) -> bool {
+        let Some(owner) = self.owners.key(&job.owner) else {
+            return false;
+        };
+        let level = &mut self.levels[usize::from(job.priority.get())];
+        let Some(since) = level.since(owner, job.route, job.id) else {
+            return false;
+        };
+        level.remove(owner, job.route, job.id);
+        let job = Waiting {
+            route: to,
+            since,
+            ..job.clone()
+        };
+        level.push(owner, &job);
+        true
+    }
+
     /// The next job on a route for which `free` holds, taken out of the queue, and that route.
     pub fn pop(
         &mut self,
@@ -181,6 +201,12 @@ impl Level {
                 true
             }
         })
+    }
+
+    /// Since when a job waits.
+    fn since(&self, owner: OwnerKey, route: RouteId, id: JobId) -> Option<Timestamp> {
+        let queue = self.routes.get(&route)?.queues.get(&owner)?;
+        queue.get(&id).copied()
     }
 
     fn remove(&mut self, owner: OwnerKey, route: RouteId, id: JobId) -> bool {

@@ -59,9 +59,9 @@ impl Inner {
             return Ok(CancelOutcome::Cancelling);
         }
         if let Some(live) = live {
-            if let Some(route) = self.registry.find(&live.header.endpoint) {
+            if let Some(route) = self.route_of(&live.header.endpoint) {
                 self.room
-                    .remove(&self.waiting(&live, route), live.state().not_before);
+                    .remove(&self.waiting(&live, &route), live.state().not_before);
             }
             self.settle(&live, state, Ending::Cancelled);
         }

@@ -1,5 +1,6 @@
 //! What runs a job: the trait, and what a handler is told and can tell.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -89,6 +90,42 @@ pub struct JobContext {
     pub(super) progress: Progress,
 }
 
+/// What a submit hands to its handler beside the payload: any value, such as the caller's
+/// credentials. It is kept in memory only: a job that is started after a restart has none.
+///
+/// ```
+/// use kjob_core::engine::Attachment;
+///
+/// let attachment = Attachment::new("a secret".to_owned());
+/// assert_eq!(attachment.get::<String>().map(String::as_str), Some("a secret"));
+/// assert_eq!(attachment.get::<u64>(), None);
+/// assert_eq!(format!("{attachment:?}"), "Attachment");
+/// ```
+#[derive(Clone)]
+// Twice on the heap, so that a job that waits without one costs a single word.
+pub struct Attachment(Arc<Box<dyn Any + Send + Sync>>);
+
+impl Attachment {
+    /// One that holds this.
+    pub fn new(value: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(Box::new(value)))
+    }
+
+    /// What it holds, if that is a `T`.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        let Self(value) = self;
+        // The box itself is `Any` as well.
+        (**value).as_ref().downcast_ref()
+    }
+}
+
+/// Never shows what it holds, which may be secret.
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attachment")
+    }
+}
+
 /// What is known of a running job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -107,6 +144,8 @@ pub struct JobInfo {
     pub attempt: u32,
     /// When it is told to stop, if its time is limited.
     pub deadline: Option<Timestamp>,
+    /// What the submit handed over, if it did so since the engine was opened.
+    pub attachment: Option<Attachment>,
 }
 
 impl JobContext {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::handler::Attachment;
 use crate::{Age, CallbackState, Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
 
 /// A job from just before its submit is durable until just after its end is.
@@ -15,6 +16,7 @@ use crate::{Age, CallbackState, Ending, Header, Job, JobId, JobTag, Owner, Phase
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) header: Header,
+    pub(super) attachment: Option<Attachment>,
     cell: Mutex<Cell>,
     changed: Notify,
 }
@@ -43,17 +45,22 @@ pub(super) enum Stop {
 
 impl Live {
     /// A job that is about to be stored and counts as waiting.
-    pub(super) fn new(header: Header) -> Arc<Self> {
+    pub(super) fn new(header: Header, attachment: Option<Attachment>) -> Arc<Self> {
         let state = State::queued(header.options.not_before);
-        Self::with(header, state, false)
+        Self::with(header, attachment, state, false)
     }
 
     /// A job that the store has.
     pub(super) fn stored(header: Header, state: State) -> Arc<Self> {
-        Self::with(header, state, true)
+        Self::with(header, None, state, true)
     }
 
-    fn with(header: Header, state: State, stored: bool) -> Arc<Self> {
+    fn with(
+        header: Header,
+        attachment: Option<Attachment>,
+        state: State,
+        stored: bool,
+    ) -> Arc<Self> {
         let cell = Cell {
             state,
             stored,
@@ -65,6 +72,7 @@ impl Live {
         };
         Arc::new(Self {
             header,
+            attachment,
             cell: Mutex::new(cell),
             changed: Notify::new(),
         })

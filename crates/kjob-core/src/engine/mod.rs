@@ -52,6 +52,7 @@ mod progress;
 mod query;
 mod recovery;
 mod registry;
+mod reroute;
 mod room;
 mod run;
 mod schemas;
@@ -61,7 +62,7 @@ mod submit;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -73,7 +74,7 @@ pub use blocking::Blocking;
 pub use cancel::CancelOutcome;
 pub use clock::{ManualClock, SystemClock};
 pub use config::EngineConfig;
-pub use handler::{Handler, HandlerError, JobContext, JobInfo};
+pub use handler::{Attachment, Handler, HandlerError, JobContext, JobInfo};
 pub use heavy::HeavyWork;
 pub use query::{Caller, JobKey};
 pub(crate) use registry::parse_pattern;
@@ -84,6 +85,7 @@ pub use submission::{Accepted, Submission, SubmitError};
 use budget::Budget;
 use ids::Ids;
 use live::{LiveTable, Stop};
+use registry::{Route, RouteIds};
 use room::Room;
 
 use crate::{Clock, Owner, Store, StoreError, StoreUsage, Timestamp};
@@ -103,7 +105,9 @@ pub struct Engine {
 /// What all tasks of an engine share.
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
-    registry: Registry,
+    registry: RwLock<Arc<Registry>>,
+    /// Held while routes are replaced.
+    route_ids: Mutex<RouteIds>,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
     table: LiveTable,
@@ -150,17 +154,21 @@ impl Engine {
     /// The store's.
     pub async fn open(
         store: Arc<dyn Store>,
-        registry: Registry,
+        mut registry: Registry,
         config: EngineConfig,
         clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Result<Self, StoreError> {
-        let room = Room::new(&config, registry.limits());
         let budget = Budget::new(&config);
+        let mut route_ids = RouteIds::default();
+        // It has as many routes as it has ids, so there are enough.
+        let _ = registry.renumber(&mut route_ids);
+        let room = Room::new(&config, &registry.limits());
         let inner = Arc::new(Inner {
             ids: Ids::new(store.clone(), config.id_block),
             store,
-            registry,
+            registry: RwLock::new(Arc::new(registry)),
+            route_ids: Mutex::new(route_ids),
             config,
             clock,
             table: LiveTable::new(),
@@ -252,11 +260,21 @@ impl Engine {
 
     /// Whether a route takes the endpoint.
     pub fn serves(&self, endpoint: &str) -> bool {
-        self.inner.registry.serves(endpoint)
+        self.inner.registry().serves(endpoint)
     }
 }
 
 impl Inner {
+    fn registry(&self) -> Arc<Registry> {
+        let registry = self.registry.read();
+        registry.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The route that an endpoint has now.
+    fn route_of(&self, endpoint: &str) -> Option<Route> {
+        self.registry().find(endpoint).cloned()
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

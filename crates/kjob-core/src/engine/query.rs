@@ -129,10 +129,10 @@ impl Engine {
         self.inner.closed.cancelled().await;
     }
 
-    /// Whether the endpoint declares the records of its requests and responses.
+    /// Whether the requests and responses of the endpoint are records, whether or not they are declared.
     pub fn declares_records(&self, endpoint: &str) -> bool {
-        let route = self.inner.registry.find(endpoint);
-        route.is_some_and(|route| route.options.schemas.is_some())
+        let route = self.inner.route_of(endpoint);
+        route.is_some_and(|route| route.options.schemas.is_some() || route.options.records)
     }
 
     /// Jobs that the caller may see, by rising id, without their bytes.
@@ -186,8 +186,8 @@ impl Engine {
         if result.encoding == to {
             return Ok(result.clone());
         }
-        let route = self.inner.registry.find(endpoint);
-        match route.and_then(|route| route.options.schemas.as_ref()) {
+        let route = self.inner.route_of(endpoint);
+        match route.and_then(|route| route.options.schemas) {
             Some(schemas) => schemas.turn(Side::Response, result, to, &self.inner.config.limits),
             None => Err(Text::from(format!(
                 "the result is {}, and the endpoint declares no record to turn it into {to}",

@@ -30,7 +30,7 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
         let page = inner.step(list).await?;
         let mut ends = tokio::task::JoinSet::new();
         for job in page.jobs {
-            if job.state.phase == Phase::Queued && inner.registry.serves(&job.header.endpoint) {
+            if job.state.phase == Phase::Queued && inner.registry().serves(&job.header.endpoint) {
                 queued += 1;
                 wait_again(inner, job);
             } else {
@@ -63,7 +63,7 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
 
 fn wait_again(inner: &Arc<Inner>, job: Job) {
     let live = Live::stored(job.header, job.state);
-    let Some(route) = inner.registry.find(&live.header.endpoint) else {
+    let Some(route) = inner.route_of(&live.header.endpoint) else {
         return;
     };
     inner.table.insert(&live);
@@ -71,7 +71,7 @@ fn wait_again(inner: &Arc<Inner>, job: Job) {
     inner.room.readmit(&live.header.owner);
     inner
         .room
-        .enqueue(inner.waiting(&live, route), job.state.not_before);
+        .enqueue(inner.waiting(&live, &route), job.state.not_before);
 }
 
 /// Ends a run whose server is gone, or a job whose endpoint is no longer served.
@@ -81,7 +81,7 @@ async fn end_run(inner: Arc<Inner>, job: Job) {
     live.stop_waiting();
     inner.table.insert(&live);
     inner.table.name(&live);
-    let Some(route) = inner.registry.find(&live.header.endpoint).cloned() else {
+    let Some(route) = inner.route_of(&live.header.endpoint) else {
         return fail_unserved(&inner, &live).await;
     };
     let reason =
@@ -91,8 +91,8 @@ async fn end_run(inner: Arc<Inner>, job: Job) {
     inner.finish(&live, state.lease, finish).await;
 }
 
-/// A job that nobody can run any more fails; it was waiting or running.
-async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
+/// A job that nobody can run any more fails; it was waiting or running, and nobody else starts it.
+pub(super) async fn fail_unserved(inner: &Arc<Inner>, live: &Arc<Live>) {
     let reason = Text::from(format!(
         "endpoint {:?} is no longer served",
         live.header.endpoint

@@ -1,6 +1,7 @@
 //! Which handler runs which endpoint.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -36,6 +37,12 @@ pub struct RouteOptions {
     pub encoding: Option<Encoding>,
     /// The endpoint's request and response records, for checking payloads and turning encodings.
     pub schemas: Option<Arc<Schemas>>,
+    /// Whether a result may be in another encoding than the job's payload, as where the handler
+    /// passes on what somebody else answers. Without it such a result fails the job.
+    pub any_result: bool,
+    /// Whether payloads and results are records of the protocol though their schemas are not known
+    /// here, as where another server of the protocol runs the jobs.
+    pub records: bool,
 }
 
 /// A route's rule for runs that were cut off: by a crash, a lost lease, the end of a drain, or a
@@ -89,6 +96,20 @@ impl RouteOptions {
         self.schemas = Some(Arc::new(schemas));
         self
     }
+
+    /// Sets [`records`](Self::records).
+    #[must_use]
+    pub fn records(mut self) -> Self {
+        self.records = true;
+        self
+    }
+
+    /// Sets [`any_result`](Self::any_result).
+    #[must_use]
+    pub fn any_result(mut self) -> Self {
+        self.any_result = true;
+        self
+    }
 }
 
 /// The handlers of a server, by endpoint.
@@ -114,8 +135,14 @@ pub struct Registry {
     exact: BTreeMap<String, Route>,
     /// Prefixes without their `*`.
     prefixes: BTreeMap<String, Route>,
-    limits: Vec<Option<usize>>,
+    /// How many ids were given out.
+    ids: usize,
 }
+
+/// The ids of patterns, over all registries that an engine has had: a pattern keeps its id when the
+/// routes are replaced, and no other pattern ever gets it.
+#[derive(Debug, Default)]
+pub(super) struct RouteIds(BTreeMap<String, RouteId>);
 
 /// Why a route cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -180,8 +207,8 @@ impl Registry {
         if routes.contains_key(name) {
             return Err(RouteError::Duplicate(pattern.to_owned()));
         }
-        let id = RouteId(u16::try_from(self.limits.len()).map_err(|_| RouteError::TooMany)?);
-        self.limits.push(options.concurrency);
+        let id = RouteId(u16::try_from(self.ids).map_err(|_| RouteError::TooMany)?);
+        self.ids += 1;
         routes.insert(
             name.to_owned(),
             Route {
@@ -212,8 +239,36 @@ impl Registry {
     }
 
     /// The concurrency limits, by [`RouteId`].
-    pub(super) fn limits(&self) -> &[Option<usize>] {
-        &self.limits
+    pub(super) fn limits(&self) -> Vec<Option<usize>> {
+        let mut limits = vec![None; self.ids];
+        for route in self.exact.values().chain(self.prefixes.values()) {
+            if let Some(limit) = limits.get_mut(usize::from(route.id.0)) {
+                *limit = route.options.concurrency;
+            }
+        }
+        limits
+    }
+
+    /// Gives every route the id that its pattern has in `ids`, or a new one.
+    pub(super) fn renumber(&mut self, ids: &mut RouteIds) -> Result<(), RouteError> {
+        let exact = self.exact.iter_mut().map(|(name, r)| (name.clone(), r));
+        let prefixes = self.prefixes.iter_mut();
+        let prefixes = prefixes.map(|(name, r)| (format!("{name}*"), r));
+        for (pattern, route) in exact.chain(prefixes) {
+            route.id = ids.of(pattern)?;
+        }
+        self.ids = ids.0.len();
+        Ok(())
+    }
+}
+
+impl RouteIds {
+    fn of(&mut self, pattern: String) -> Result<RouteId, RouteError> {
+        let next = u16::try_from(self.0.len()).map_err(|_| RouteError::TooMany);
+        match self.0.entry(pattern) {
+            Entry::Occupied(known) => Ok(*known.get()),
+            Entry::Vacant(new) => Ok(*new.insert(RouteId(next?))),
+        }
     }
 }
 
@@ -275,6 +330,33 @@ mod tests {
         assert_eq!(route("/a/c"), Some(0));
         assert_eq!(route("/z"), Some(3));
         assert_eq!(route("z"), None);
+    }
+
+    #[test]
+    fn a_pattern_keeps_its_id_and_nobody_else_gets_it() {
+        let registry = |patterns: &[&str]| {
+            let mut registry = Registry::default();
+            for pattern in patterns {
+                let limit = pattern.len();
+                let options = RouteOptions::default().concurrency(limit);
+                registry.route(pattern, nothing, options).unwrap();
+            }
+            registry
+        };
+        let mut ids = RouteIds::default();
+        let mut first = registry(&["/a", "/a*"]);
+        first.renumber(&mut ids).unwrap();
+        let id = |registry: &Registry, endpoint: &str| registry.find(endpoint).unwrap().id;
+        let (exact, prefix) = (id(&first, "/a"), id(&first, "/ab"));
+        let mut second = registry(&["/new", "/a*"]);
+        second.renumber(&mut ids).unwrap();
+        assert_eq!(id(&second, "/a"), prefix);
+        let new = id(&second, "/new");
+        assert!(new != exact && new != prefix);
+        let limits = second.limits();
+        assert_eq!(limits[usize::from(prefix.0)], Some(3));
+        assert_eq!(limits[usize::from(new.0)], Some(4));
+        assert_eq!(limits[usize::from(exact.0)], None, "it is gone");
     }
 
     #[test]

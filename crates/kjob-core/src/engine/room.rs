@@ -21,7 +21,6 @@ pub(super) struct Room {
     /// Told when there is an earlier moment to come again at.
     pub(super) delayed: Notify,
     workers: usize,
-    limits: Vec<Option<usize>>,
     max_queued: usize,
     max_queued_per_owner: usize,
 }
@@ -36,11 +35,18 @@ struct Inner {
     queue: Scheduler,
     delayed: BTreeMap<(Timestamp, JobId), Waiting>,
     running: usize,
-    running_on: Vec<usize>,
+    routes: Vec<Lane>,
     /// Places of runs that are over but for their thread, which their handler does not let go.
     stuck: usize,
     waiting: usize,
     waiting_of: HashMap<Owner, usize>,
+}
+
+/// What runs on a route, and how much may.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lane {
+    running: usize,
+    limit: Option<usize>,
 }
 
 /// What [`Room::pause`] changed.
@@ -54,6 +60,10 @@ pub(super) struct Pause {
 
 impl Room {
     pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>]) -> Self {
+        let lane = |limit: &Option<usize>| Lane {
+            running: 0,
+            limit: *limit,
+        };
         let inner = Inner {
             open: true,
             paused: false,
@@ -61,7 +71,7 @@ impl Room {
             queue: Scheduler::new(config.ageing),
             delayed: BTreeMap::new(),
             running: 0,
-            running_on: vec![0; limits.len()],
+            routes: limits.iter().map(lane).collect(),
             stuck: 0,
             waiting: 0,
             waiting_of: HashMap::new(),
@@ -71,7 +81,6 @@ impl Room {
             idle: Notify::new(),
             delayed: Notify::new(),
             workers: config.workers.max(1),
-            limits: limits.to_vec(),
             max_queued: config.max_queued,
             max_queued_per_owner: config.max_queued_per_owner,
         }
@@ -147,13 +156,35 @@ impl Room {
         }
     }
 
-    /// Takes a waiting job out.
-    pub(super) fn remove(&self, job: &Waiting, not_before: Option<Timestamp>) {
+    /// Takes a waiting job out, and says whether it waited: who took it out is alone with it.
+    pub(super) fn remove(&self, job: &Waiting, not_before: Option<Timestamp>) -> bool {
         let mut inner = self.lock();
-        if let Some(at) = not_before {
-            inner.delayed.remove(&(at, job.id));
+        let was_delayed =
+            not_before.is_some_and(|at| inner.delayed.remove(&(at, job.id)).is_some());
+        inner.queue.remove(job) || was_delayed
+    }
+
+    /// Changes the limits of all routes. Routes that have gone have none, so that nothing waits for
+    /// them.
+    pub(super) fn set_limits(&self, limits: &[Option<usize>]) {
+        let mut inner = self.lock();
+        if inner.routes.len() < limits.len() {
+            inner.routes.resize(limits.len(), Lane::default());
         }
-        inner.queue.remove(job);
+        for (index, lane) in inner.routes.iter_mut().enumerate() {
+            lane.limit = limits.get(index).copied().flatten();
+        }
+    }
+
+    /// Lets a waiting job wait for another route, no less long than so far.
+    pub(super) fn reroute(&self, job: &Waiting, not_before: Option<Timestamp>, to: RouteId) {
+        let mut inner = self.lock();
+        if let Some(at) = not_before
+            && let Some(delayed) = inner.delayed.get_mut(&(at, job.id))
+        {
+            delayed.route = to;
+        }
+        inner.queue.reroute(job, to);
     }
 
     /// Moves delayed jobs whose time has come to the queue, and says when to come again.
@@ -197,10 +228,8 @@ impl Room {
         if !may_start || inner.queue.is_empty() {
             return None;
         }
-        let running_on = &inner.running_on;
-        let next = inner
-            .queue
-            .pop(now, |route| self.has_room(running_on, route))?;
+        let routes = &inner.routes;
+        let next = inner.queue.pop(now, |route| has_room(routes, route))?;
         inner.take(next.1);
         Some(next)
     }
@@ -210,8 +239,8 @@ impl Room {
         let mut inner = self.lock();
         inner.running -= 1;
         inner.stuck -= usize::from(stuck);
-        if let Some(count) = inner.running_on.get_mut(usize::from(route.0)) {
-            *count -= 1;
+        if let Some(lane) = inner.routes.get_mut(usize::from(route.0)) {
+            lane.running -= 1;
         }
         if inner.is_idle() {
             drop(inner);
@@ -254,14 +283,13 @@ impl Room {
     }
 
     fn is_free(&self, inner: &Inner, route: RouteId) -> bool {
-        inner.running < self.workers && self.has_room(&inner.running_on, route)
+        inner.running < self.workers && has_room(&inner.routes, route)
     }
+}
 
-    fn has_room(&self, running_on: &[usize], route: RouteId) -> bool {
-        let index = usize::from(route.0);
-        let limit = self.limits.get(index).copied().flatten();
-        limit.is_none_or(|limit| running_on.get(index).is_none_or(|running| *running < limit))
-    }
+fn has_room(routes: &[Lane], route: RouteId) -> bool {
+    let lane = routes.get(usize::from(route.0));
+    lane.is_none_or(|lane| lane.limit.is_none_or(|limit| lane.running < limit))
 }
 
 impl Inner {
@@ -271,8 +299,8 @@ impl Inner {
 
     fn take(&mut self, route: RouteId) {
         self.running += 1;
-        if let Some(count) = self.running_on.get_mut(usize::from(route.0)) {
-            *count += 1;
+        if let Some(lane) = self.routes.get_mut(usize::from(route.0)) {
+            lane.running += 1;
         }
     }
 

@@ -12,6 +12,7 @@ use super::live::{Live, Stop};
 use super::log::job_log;
 use super::payload::{is_text, unpack, unpacked_len};
 use super::progress::Progress;
+use super::recovery;
 use super::registry::{Interrupted, Route};
 use super::schemas::{Schemas, Side};
 use crate::{
@@ -74,9 +75,15 @@ impl Inner {
         let Some(live) = self.table.get(id) else {
             return;
         };
-        let Some(route) = self.registry.find(&live.header.endpoint).cloned() else {
-            return;
+        let Some(route) = self.route_of(&live.header.endpoint) else {
+            drop(place);
+            self.no_longer_waits(&live);
+            return recovery::fail_unserved(&self, &live).await;
         };
+        if route.id != place.route {
+            // The routes were replaced while it was on its way into the queue.
+            return self.room.enqueue(self.waiting(&live, &route), None);
+        }
         let started = match self.step(self.store.start(id, self.now())).await {
             // An earlier try was done, though its answer was an error.
             Err(StepError::Refused(Refused::NotQueued(_))) => self.started_before(id).await,
@@ -217,6 +224,7 @@ impl Inner {
             query_id: live.header.query_id,
             attempt: state.attempt,
             deadline,
+            attachment: live.attachment.clone(),
         });
         let context = JobContext {
             job,
@@ -403,10 +411,12 @@ impl Inner {
                 "the handler's result is no valid response of {}: {why}",
                 live.header.endpoint
             ))),
-            Ok(result) if result.encoding != wanted => Finish::Fail(Text::from(format!(
-                "the handler gave a {} result for a {} job",
-                result.encoding, live.header.encoding
-            ))),
+            Ok(result) if result.encoding != wanted && !route.options.any_result => {
+                Finish::Fail(Text::from(format!(
+                    "the handler gave a {} result for a {} job",
+                    result.encoding, live.header.encoding
+                )))
+            }
             Ok(result) if result.encoding == Encoding::Json && !is_text(&result) => {
                 Finish::Fail(Text::from("the handler's JSON result is not UTF-8"))
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
+use super::recovery;
 use crate::{Ending, Finish, Job, Lease, Parts, Phase, State, StepError, StoreError};
 
 impl Inner {
@@ -54,8 +55,11 @@ impl Inner {
     }
 
     fn queue_again(self: &Arc<Self>, live: &Arc<Live>, state: State) {
-        // Only a route's rule queues a job again, so there is one.
-        let Some(route) = self.registry.find(&live.header.endpoint) else {
+        let Some(route) = self.route_of(&live.header.endpoint) else {
+            // The routes were replaced while it ran.
+            live.observe(state);
+            let (inner, live) = (self.clone(), live.clone());
+            tokio::spawn(async move { recovery::fail_unserved(&inner, &live).await });
             return;
         };
         let header = &live.header;
@@ -63,7 +67,7 @@ impl Inner {
         // Counted first: whoever cancels it from now on takes it out of the count again.
         self.room.readmit(&header.owner);
         if live.wait_again(state) {
-            self.enqueue(live, route);
+            self.enqueue(live, &route);
         } else {
             self.room.leave(&header.owner);
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kjob_proto::{Encoding, Text};
 
+use super::handler::Attachment;
 use crate::{
     Difference, JobId, JobTag, Owner, Payload, Priority, QueryId, StoreError, TagReuse, TraceParent,
 };
@@ -41,6 +42,8 @@ pub struct Submission {
     pub user_data: Text,
     /// Whom to tell when the job has ended: an absolute URL that the caller has judged.
     pub callback_url: Option<Text>,
+    /// What the handler is to be handed beside the payload, in memory only.
+    pub attachment: Option<Attachment>,
 }
 
 impl Submission {
@@ -61,6 +64,7 @@ impl Submission {
             remove_on_complete: false,
             user_data: Text::default(),
             callback_url: None,
+            attachment: None,
         }
     }
 }

@@ -41,12 +41,13 @@ impl Inner {
         if self.is_draining() {
             return Err(SubmitError::Draining);
         }
-        let Some(route) = self.registry.find(&submission.endpoint).cloned() else {
+        let Some(route) = self.route_of(&submission.endpoint) else {
             return Err(SubmitError::UnknownEndpoint(submission.endpoint));
         };
         let unpacked = self.check_payload(&submission, &route).await?;
         let _under_way = self.admit(&submission).await?;
         let owner = submission.owner.clone();
+        let attachment = submission.attachment.clone();
         let (header, packed, tag_reuse) = match self.new_header(submission).await {
             Ok(new) => new,
             Err(error) => {
@@ -59,7 +60,8 @@ impl Inner {
             payload: packed.data,
             tag_reuse,
         };
-        self.store_and_begin(job, route, unpacked).await
+        let live = Live::new(job.header.clone(), attachment);
+        self.store_and_begin(job, live, route, unpacked).await
     }
 
     /// Checks the payload, and gives it as it is for the handler.
@@ -118,10 +120,10 @@ impl Inner {
     async fn store_and_begin(
         self: &Arc<Self>,
         job: NewJob,
+        live: Arc<Live>,
         route: Route,
         unpacked: Payload,
     ) -> Result<Accepted, SubmitError> {
-        let live = Live::new(job.header.clone());
         self.table.insert(&live);
         let delayed = job.header.options.not_before.is_some();
         let place = if delayed {
