@@ -9,6 +9,7 @@ use kjob_proto::{Encoding, Text};
 
 use crate::audit::{AuditLog, Event};
 use crate::callbacks::{self, Callbacks};
+use crate::gateway::Forwardable;
 use crate::refusal::Refusal;
 
 /// The longest endpoint name, in bytes. It is kept in memory for as long as the job lives.
@@ -24,6 +25,8 @@ pub(crate) struct Actor {
     pub(crate) caller: Caller,
     pub(crate) audit: Option<AuditLog>,
     pub(crate) trace: Option<TraceParent>,
+    /// Headers that routes pass on.
+    pub(crate) forwardable: Forwardable,
     /// The caller's address.
     pub(crate) ip: IpAddr,
     /// How and to whom callbacks are made, if any are.
@@ -47,6 +50,7 @@ impl Actor {
         let endpoint = Text::copy_from(endpoint);
         let mut submission = Submission::new(self.caller.owner.clone(), endpoint, payload);
         submission.trace = self.trace;
+        submission.attachment = self.forwardable.for_endpoint(&submission.endpoint);
         submission.source_ip = Text::from(self.ip.to_canonical().to_string());
         Ok(submission)
     }

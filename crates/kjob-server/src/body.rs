@@ -11,6 +11,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
+use crate::outbound::with_sources;
+
 /// The first buffer for a body, at most. A client that announces more has to send it first: the
 /// buffer then grows, [`GROWTH`]-fold at a time.
 const FIRST_CAPACITY_MAX: usize = 1 << 20;
@@ -67,18 +69,6 @@ pub(crate) enum BodyError {
 pub(crate) struct OverBudget {
     pub(crate) wanted: usize,
     pub(crate) limit: usize,
-}
-
-/// An error and what it comes from: hyper says only there what is wrong with a body.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 fn found_words(announced: Option<u64>, limit: usize) -> String {

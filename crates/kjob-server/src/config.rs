@@ -25,8 +25,12 @@ mod cli;
 mod error;
 mod file;
 mod keys;
+mod route_value;
+mod routes;
 mod tls;
 mod value;
+
+use std::path::{Path, PathBuf};
 
 use kjob_core::engine::EngineConfig;
 use kjob_proto::Limits;
@@ -37,6 +41,7 @@ pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
 pub use value::{BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 
+use crate::gateway::{GatewayOptions, Route};
 use crate::tls::TlsOptions;
 use crate::{Callbacks, SecretError, ServerOptions, WebRules};
 
@@ -53,6 +58,12 @@ pub struct Config {
     pub demo: bool,
     /// What TLS is to be set up with, if it is to be spoken.
     pub tls: Option<TlsOptions>,
+    /// The routes, in their order.
+    pub routes: Vec<Route>,
+    /// The config file, if there was one: where routes can be read anew.
+    pub file: Option<PathBuf>,
+    /// The routes as they were told, without secrets.
+    route_listing: String,
     /// Each setting's name and text, and where the text is from.
     listing: Vec<(&'static str, String, Origin)>,
 }
@@ -62,8 +73,9 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::NotLoopback`], [`ConfigError::BodyMemory`], [`ConfigError::Needs`]; a bad value was refused when it was read.
-    pub fn resolve(keys: Keys) -> Result<Self, ConfigError> {
+    pub fn resolve(mut keys: Keys) -> Result<Self, ConfigError> {
         let has_file = keys.has_file;
+        let given = std::mem::take(&mut keys.routes);
         let listing = keys.listing();
         let settings = keys.settings()?;
         // Without accounts, whoever reaches the server may do everything.
@@ -93,16 +105,41 @@ impl Config {
             tls: tls::options(&settings)?,
             demo: settings.demo.as_told().unwrap_or(!has_file),
             settings,
+            file: None,
+            route_listing: given.iter().map(|given| given.listing.as_str()).collect(),
+            routes: given.into_iter().map(|given| given.route).collect(),
             listing,
         })
     }
 
-    /// All settings as a TOML file, each with where it is from.
+    /// The routes that a config file has now.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or has a key or a value that is not possible, be it of a
+    /// route or not.
+    pub fn routes_of(file: &Path) -> Result<Vec<Route>, ConfigError> {
+        let given = Keys::from_file(file)?.routes.into_iter();
+        Ok(given.map(|given| given.route).collect())
+    }
+
+    /// All settings and routes as a TOML file, each with where it is from. What may be secret is left
+    /// out.
     pub fn to_toml(&self) -> String {
-        self.listing
+        let settings = self
+            .listing
             .iter()
-            .map(|(name, text, origin)| format!("{name} = {text:?}  # {origin}\n"))
-            .collect()
+            .map(|(name, text, origin)| format!("{name} = {text:?}  # {origin}\n"));
+        settings.chain([self.route_listing.clone()]).collect()
+    }
+
+    /// What routes to upstreams and commands may take.
+    pub fn gateway(&self) -> GatewayOptions {
+        let settings = &self.settings;
+        GatewayOptions {
+            max_result: settings.max_result,
+            max_memory: settings.max_body_memory,
+            ..GatewayOptions::default()
+        }
     }
 
     /// What the engine is to be given.

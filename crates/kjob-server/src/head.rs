@@ -8,8 +8,10 @@ use kjob_core::TraceParent;
 use kjob_core::engine::Engine;
 use kjob_proto::Encoding;
 
+use crate::gateway::Forwardable;
 use crate::health::Page;
 use crate::ordinary::{Extras, Resource};
+use crate::outbound::AGENT;
 use crate::prefer::PREFER;
 use crate::problem;
 use crate::refusal::Refusal;
@@ -36,6 +38,8 @@ pub(crate) struct Head {
     pub(crate) is_http2: bool,
     /// Whether the body comes only after "100 Continue".
     pub(crate) expects: bool,
+    /// Headers that routes pass on.
+    pub(crate) forwardable: Forwardable,
 }
 
 /// What a path leads to.
@@ -69,7 +73,7 @@ pub(crate) enum Media {
 }
 
 impl Head {
-    pub(crate) fn new(parts: Parts, engine: &Engine) -> Self {
+    pub(crate) fn new(parts: Parts, engine: &Engine, forwardable: Forwardable) -> Self {
         let headers = &parts.headers;
         let media = Media::of(headers);
         let target = Target::of(&parts, &media, engine);
@@ -82,6 +86,7 @@ impl Head {
             is_http2: parts.version == Version::HTTP_2,
             expects: headers.contains_key(EXPECT),
             method: parts.method,
+            forwardable,
         }
     }
 
@@ -193,9 +198,10 @@ impl Media {
     fn is_of_a_client(&self, headers: &HeaderMap) -> bool {
         match self {
             Self::Named(Encoding::Binary | Encoding::Snappy) => true,
-            Self::Named(Encoding::Json) => headers
-                .get(USER_AGENT)
-                .is_some_and(|agent| agent.as_bytes().starts_with(OFFICIAL_CLIENT.as_bytes())),
+            Self::Named(Encoding::Json) => headers.get(USER_AGENT).is_some_and(|agent| {
+                let agent = agent.as_bytes();
+                agent.starts_with(OFFICIAL_CLIENT.as_bytes()) || agent == AGENT.as_bytes()
+            }),
             Self::Missing | Self::Other(_) => false,
         }
     }

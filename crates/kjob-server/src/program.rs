@@ -33,9 +33,11 @@ use kjob_core::Store;
 use kjob_core::engine::{EngineConfig, Registry};
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::SystemInfo;
 use crate::config::{Cli, Command, Config, misspelt_variables};
+use crate::gateway::{Gateway, LAUNCH_WORD, launch};
 use crate::logging;
-use crate::run::{Ended, run};
+use crate::run::{Ended, registry, run};
 use crate::store_cli;
 use crate::tls::Tls;
 use crate::user_command::{self, Said, UserCommand};
@@ -92,6 +94,10 @@ impl Program {
     /// Reads the command line and the environment of the process, does what they say, and tells
     /// how to exit.
     pub fn main(self) -> ExitCode {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments.next().is_some_and(|word| word == LAUNCH_WORD) {
+            return launch(arguments);
+        }
         let mut cli = match Cli::read(std::env::args_os()) {
             Ok(cli) => cli,
             Err(answer) => {
@@ -106,7 +112,7 @@ impl Program {
             Err(error) => return fail(MISUSED, error),
         };
         match command {
-            Some(Command::Check) => check(&config),
+            Some(Command::Check) => check(&config, self),
             Some(Command::Store(arguments)) => store_cli::main(&config, arguments),
             Some(Command::User { command }) => user(command, &config),
             _ => serve(&config, self),
@@ -114,7 +120,7 @@ impl Program {
     }
 }
 
-fn check(config: &Config) -> ExitCode {
+fn check(config: &Config, program: Program) -> ExitCode {
     if let Some(options) = config.tls.clone()
         && let Err(error) = Tls::load(options)
     {
@@ -124,6 +130,12 @@ fn check(config: &Config) -> ExitCode {
         && let Err(error) = users::read(path)
     {
         return fail(MISUSED, format_args!("users_file: {error}"));
+    }
+    let system = SystemInfo::new(None);
+    let gateway = Gateway::new(config.gateway());
+    let routed = registry(config, &config.routes, program.registry, &system, &gateway);
+    if let Err(error) = routed {
+        return fail(MISUSED, error);
     }
     match io::stdout().write_all(config.to_toml().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,7 @@ use crate::config::{Config, StoreKind};
 use crate::control;
 use crate::demo::{self, DemoError};
 use crate::files;
+use crate::gateway::{Gateway, GatewayError, Route};
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
 use crate::server;
@@ -84,6 +85,9 @@ pub enum RunError {
     /// The demo endpoints cannot be served.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// A route of the config cannot be served.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
     /// The store failed when its jobs were taken up, or when it was closed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,7 +141,15 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         if tls.is_some() { "https" } else { "http" }
     );
     let system = system_info(config, address, &url, tls.as_ref());
-    let registry = registry(config, program.registry, &system)?;
+    let gateway = Gateway::new(config.gateway());
+    let own_registry = program.registry;
+    let routed = registry(
+        config,
+        &config.routes,
+        own_registry.clone(),
+        &system,
+        &gateway,
+    )?;
     let mut options = config.server();
     let mut engine = config.engine();
     engine.handlers = program.handlers;
@@ -148,9 +160,23 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let segments = opened.segments();
     options.max_connections = files::connections_that_fit(options.max_connections, segments);
     let clock = Arc::new(SystemClock);
-    let engine = Engine::open(opened.store, registry, engine, clock, rand::random()).await?;
+    let engine = Engine::open(opened.store, routed, engine, clock, rand::random()).await?;
+    if let Some(file) = config.file.clone() {
+        let (config, engine, system) = (config.clone(), engine.clone(), system.clone());
+        let rerouted = gateway.clone();
+        reloads.add("routes", move || {
+            let routes = Config::routes_of(&file)?;
+            let own = own_registry.clone();
+            let routed = registry(&config, &routes, own, &system, &rerouted)?;
+            engine.replace_routes(routed)?;
+            Ok(())
+        });
+    }
     let server = Server::from_listener(listener, engine.clone(), system.clone(), options);
-    let mut server = server.map_err(bind)?.with_access(access);
+    let mut server = server
+        .map_err(bind)?
+        .with_access(access)
+        .with_gateway(&gateway);
     if let Some(callbacks) = callbacks {
         server = server.with_callbacks(callbacks);
     }
@@ -291,16 +317,22 @@ async fn watch_certificate(tls: Option<&Tls>) -> Infallible {
     }
 }
 
-/// The endpoints that a server with this config has, beside those of the program.
-fn registry(
+/// The endpoints that a server with this config and these routes has, beside those of the program.
+///
+/// # Errors
+/// Two of them are the same, or a route cannot be set up.
+pub(crate) fn registry(
     config: &Config,
+    routes: &[Route],
     mut registry: Registry,
     system: &SystemInfo,
+    gateway: &Gateway,
 ) -> Result<Registry, RunError> {
     builtin::add_routes(&mut registry, system)?;
     if config.demo {
         demo::add_routes(&mut registry)?;
     }
+    gateway.add_routes(&mut registry, routes)?;
     Ok(registry)
 }
 

@@ -15,6 +15,7 @@ use crate::Callbacks;
 use crate::SystemInfo;
 use crate::access::Access;
 use crate::connection::Connector;
+use crate::gateway::Gateway;
 use crate::places::{Place, Places};
 use crate::service::Service;
 use crate::tls::Tls;
@@ -217,6 +218,15 @@ impl Server {
     #[must_use]
     pub fn with_callbacks(self, callbacks: Callbacks) -> Self {
         self.handle.service.set_callbacks(callbacks);
+        self
+    }
+
+    /// Keeps those headers of submits that routes of `gateway` forward. To be called once, before it
+    /// serves.
+    #[must_use]
+    pub fn with_gateway(self, gateway: &Gateway) -> Self {
+        let forwarding = gateway.forwarding().clone();
+        self.handle.service.set_forwarding(forwarding);
         self
     }
 

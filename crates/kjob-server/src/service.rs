@@ -19,6 +19,7 @@ use crate::actor::Actor;
 use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::callbacks::{Callbacks, deliver};
+use crate::gateway::Forwarding;
 use crate::head::{Head, Media, Routed, Target, WIRE_TYPES, guessed_encoding};
 use crate::health::NotReady;
 use crate::load::{Load, Overrun};
@@ -43,6 +44,8 @@ pub(crate) struct Service {
     /// Set once, before the first request.
     access: OnceLock<Access>,
     callbacks: OnceLock<Callbacks>,
+    /// Likewise.
+    forwarding: OnceLock<Forwarding>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -68,6 +71,7 @@ impl Service {
             system,
             access: OnceLock::new(),
             callbacks: OnceLock::new(),
+            forwarding: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -101,6 +105,12 @@ impl Service {
         }
     }
 
+    /// Says which headers of submits are kept; only the first word counts.
+    pub(crate) fn set_forwarding(&self, forwarding: Forwarding) {
+        // It fails if it was said before.
+        let _ = self.forwarding.set(forwarding);
+    }
+
     fn access(&self) -> &Access {
         self.access.get_or_init(Access::default)
     }
@@ -123,7 +133,9 @@ impl Service {
         let (parts, body) = request.into_parts();
         let visit = Visit::of(&parts);
         let credentials = Credentials::of(&parts.headers);
-        let head = Head::new(parts, &self.engine);
+        let kept = self.forwarding.get();
+        let kept = kept.map(|forwarding| forwarding.keep(&parts.headers));
+        let head = Head::new(parts, &self.engine, kept.unwrap_or_default());
         let mut in_flight = peer.activity.begin_request(head.is_http2);
         let mut is_over = false;
         if head.is_http2 && !in_flight.is_first() {
@@ -353,6 +365,7 @@ impl Service {
             caller: admitted.caller.clone(),
             audit: self.access().audit.clone(),
             trace: head.trace,
+            forwardable: head.forwardable.clone(),
             ip: peer.ip,
             callbacks: self.callbacks.get().cloned(),
         }

@@ -14,11 +14,12 @@ use crate::user_command::UserCommand;
 /// The server of kjob: durable asynchronous jobs, for the clients of the Kinetica database.
 ///
 /// Every setting is a flag, a KJOB_ variable and a key of the config file; a flag wins over a
-/// variable, and a variable over the file. Keys of the file are written with _ instead of -.
+/// variable, and a variable over the file. Keys of the file are written with _ instead of -. Routes, by
+/// which jobs are run by other servers and by programs, are in the file alone.
 ///
 /// SIGTERM or SIGINT stops it: no new jobs are taken, running ones may go on for the drain
-/// timeout. A second signal ends it at once. SIGHUP makes it read the users file anew, and open the
-/// audit log anew. Exit codes: 0 stopped as asked; 1 it failed; 2 the
+/// timeout. A second signal ends it at once. SIGHUP makes it read the users file
+/// and the routes of the config file anew, and open the audit log anew. Exit codes: 0 stopped as asked; 1 it failed; 2 the
 /// command line or the config is wrong; 130 or 143 ended at once by a second SIGINT or SIGTERM.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kjob-server", version)]
@@ -80,7 +81,9 @@ impl Cli {
             Some(path) => Keys::from_file(path)?,
             None => Keys::default(),
         };
-        Config::resolve(self.keys.or(file))
+        let mut config = Config::resolve(self.keys.or(file))?;
+        config.file = self.config;
+        Ok(config)
     }
 }
 

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{BadValue, Keys};
+use kjob_core::engine::RouteError;
+
+use super::BadValue;
 
 /// A config that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +33,7 @@ pub enum ConfigError {
     #[error(
         "{place}: unknown key {key:?}; {}allowed are {}",
         nearest.map(|nearest| format!("did you mean {nearest:?}? ")).unwrap_or_default(),
-        Keys::NAMES.join(", "),
+        allowed.join(", "),
     )]
     UnknownKey {
         /// File and line.
@@ -40,14 +42,43 @@ pub enum ConfigError {
         key: String,
         /// What may have been meant.
         nearest: Option<&'static str>,
+        /// What there is.
+        allowed: Vec<&'static str>,
     },
-    /// This version has no routes of the operator's own.
-    #[error(
-        "{place}: [[route]] is not supported by this version, which serves the system endpoints and, with demo = true, the demo endpoints"
-    )]
+    /// A route cannot be as it is told.
+    #[error("{place}: {why}")]
     Route {
         /// File and line.
         place: String,
+        /// Why not.
+        #[source]
+        why: RouteError,
+    },
+    /// A route lacks what each has, or each of its kind.
+    #[error("{place}: the route has no {key}")]
+    RouteNeeds {
+        /// File and line.
+        place: String,
+        /// The key that is not there.
+        key: &'static str,
+    },
+    /// A key means nothing in this route.
+    #[error("{place}: {key} is set, and needs {needed}")]
+    RouteKey {
+        /// File and line.
+        place: String,
+        /// The key that is there.
+        key: &'static str,
+        /// What it would need.
+        needed: &'static str,
+    },
+    /// The server answers at this endpoint itself.
+    #[error("{place}: endpoint {endpoint:?} is the server's own, and cannot be a route")]
+    ReservedEndpoint {
+        /// File and line.
+        place: String,
+        /// The endpoint.
+        endpoint: String,
     },
     /// A setting cannot have this value.
     #[error("{place}: {key}: {why}")]

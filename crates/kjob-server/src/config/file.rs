@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::Origin;
-use super::{BadValue, ConfigError, Keys};
+use super::{BadValue, ConfigError, Keys, routes};
 use crate::options::meant;
 
 impl Keys {
@@ -28,8 +27,8 @@ impl Keys {
     /// # Errors
     /// The text is no TOML, or has a key or a value that is not possible.
     pub fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let line_of = |offset: usize| 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count();
-        let place = |offset| format!("{}:{}", path.display(), line_of(offset));
+        let path = path.display().to_string();
+        let place = |offset| format!("{path}:{}", line_of(text, offset));
 
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             place: place(error.span().map_or(text.len(), |span| span.start)),
@@ -43,6 +42,10 @@ impl Keys {
         entries.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in entries {
             let at = name.span().start;
+            if name.get_ref() == "route" {
+                keys.routes = routes::read(value, text, &path)?;
+                continue;
+            }
             let known = Self::NAMES
                 .iter()
                 .find(|known| **known == name.get_ref().as_ref());
@@ -54,9 +57,9 @@ impl Keys {
                 key: known,
                 why,
             };
-            let text = scalar(value).map_err(bad)?;
-            let line = line_of(at);
-            if let Some(Err(why)) = keys.set(known, &text, Origin::File { line }) {
+            let told = scalar(value.get_ref()).map_err(bad)?;
+            let line = line_of(text, at);
+            if let Some(Err(why)) = keys.set(known, &told, Origin::File { line }) {
                 return Err(bad(why));
             }
         }
@@ -65,19 +68,22 @@ impl Keys {
 }
 
 fn unknown(name: &str, place: String) -> ConfigError {
-    if name == "route" {
-        return ConfigError::Route { place };
-    }
     ConfigError::UnknownKey {
         place,
         key: name.to_owned(),
         nearest: meant(name, Keys::NAMES),
+        allowed: Keys::NAMES.to_vec(),
     }
 }
 
+/// The line that a byte of a text is in, counted from 1.
+pub(super) fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+}
+
 /// The text of a value that is a text, an integer or a boolean.
-fn scalar(value: &Spanned<DeValue<'_>>) -> Result<String, BadValue> {
-    match value.get_ref() {
+pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, BadValue> {
+    match value {
         DeValue::String(text) => Ok(text.to_string()),
         DeValue::Boolean(word) => Ok(word.to_string()),
         DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
@@ -156,15 +162,6 @@ mod tests {
         assert_eq!(
             refusal("workers = -1"),
             "kjob.toml:1: workers: \"-1\" is not a number from 1 to 1000000000"
-        );
-    }
-
-    #[test]
-    fn routes_are_refused_until_there_are_any() {
-        let error = refusal("workers = 1\n[[route]]\nendpoint = '/x'");
-        assert!(
-            error.starts_with("kjob.toml:2: [[route]] is not supported"),
-            "{error}"
         );
     }
 

@@ -9,6 +9,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::ConfigError;
+use super::routes::ConfiguredRoute;
 use super::value::{self, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 use crate::CallbackHosts;
 use crate::tls::TlsVersion;
@@ -80,6 +81,9 @@ macro_rules! keys {
             /// Whether there was a config file.
             #[arg(skip)]
             pub(super) has_file: bool,
+            /// The routes of the config file.
+            #[arg(skip)]
+            pub(super) routes: Vec<ConfiguredRoute>,
         }
 
         impl Keys {
@@ -96,6 +100,7 @@ macro_rules! keys {
                 Self {
                     $($name: self.$name.or(other.$name),)+
                     has_file: self.has_file || other.has_file,
+                    routes: if self.routes.is_empty() { other.routes } else { self.routes },
                 }
             }
 

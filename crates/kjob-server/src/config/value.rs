@@ -30,18 +30,19 @@ const HEAD_MIN: usize = 8 << 10;
 
 /// A text is not of the form that its setting has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{found:?} is not {wanted}")]
-pub struct BadValue {
-    found: String,
-    wanted: String,
-}
+#[error("{0}")]
+pub struct BadValue(String);
 
 impl BadValue {
     pub(super) fn new(found: &str, wanted: impl Display) -> Self {
-        Self {
-            found: found.to_owned(),
-            wanted: wanted.to_string(),
-        }
+        Self(format!("{found:?} is not {wanted}"))
+    }
+
+    /// The value of `name` is not one that `what` can have. It may be secret, and is not told.
+    pub(super) fn of_secret(name: &str, what: &str) -> Self {
+        Self(format!(
+            "the value of {name:?} is not one that {what} can have"
+        ))
     }
 }
 
@@ -327,7 +328,7 @@ fn maybe<T>(
     }
 }
 
-fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, BadValue> {
+pub(super) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, BadValue> {
     let found = words.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| *value).ok_or_else(|| {
         let allowed: Vec<&str> = words.iter().map(|(word, _)| *word).collect();

@@ -11,7 +11,11 @@ mod failing_disk;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[path = "../../../kjob-store/tests/faults/layer.rs"]
 mod layer;
+#[cfg(unix)]
+mod examples;
 mod reload;
+#[cfg(unix)]
+mod routes;
 mod settings;
 mod sockets;
 mod starts;

@@ -97,7 +97,7 @@ fn mistakes_are_one_line_that_says_where_what_and_what_is_allowed() {
         (
             "[[route]]\nkind = 'http'",
             &[],
-            &["kjob.toml:1: [[route]] is not supported"],
+            &["kjob.toml:1: the route has no endpoint"],
         ),
         ("listen =", &[], &["kjob.toml:1: "]),
         (

@@ -15,7 +15,12 @@ const LOGGED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The program, not yet started, with nothing of this process's own settings.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kjob-server"));
+    without_settings(env!("CARGO_BIN_EXE_kjob-server"))
+}
+
+/// Any program, with nothing of this process's own settings.
+pub(crate) fn without_settings(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KJOB_") {
             command.env_remove(name);

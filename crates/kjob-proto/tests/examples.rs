@@ -1,0 +1,19 @@
+//! The examples run.
+#![cfg(all(feature = "json", feature = "snappy"))]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::process::Command;
+
+/// Cargo builds examples beside the tests, when it builds both.
+#[test]
+fn the_codec_alone() {
+    let test = std::env::current_exe().unwrap();
+    let example = test.parent().unwrap().with_file_name("examples/codec");
+    let output = Command::new(example).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    assert!(lines[0].starts_with("binary: "), "{said}");
+    assert_eq!(lines[3..], ["job 7", "refused: no such endpoint"]);
+}
