@@ -12,6 +12,7 @@ use crate::gateway::Forwardable;
 use crate::health::Page;
 use crate::ordinary::{Extras, Resource};
 use crate::outbound::AGENT;
+use crate::passthrough::Passing;
 use crate::prefer::PREFER;
 use crate::problem;
 use crate::refusal::Refusal;
@@ -50,7 +51,22 @@ pub(crate) enum Target {
     Resource(Resource, Box<Extras>),
     /// An endpoint that is called, and its result waited for.
     Routed(Box<Routed>),
+    /// Something that the upstream is to answer.
+    Passed(Box<Passing>),
+    /// What the upstream says of itself, and where it is, which this server knows better.
+    Properties(Box<Passing>),
     Unknown(String),
+}
+
+/// What goes through to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// Nothing: there is no upstream.
+    Nothing,
+    /// All that is no job endpoint, but for the status: this server is about to end, and says so.
+    AllButStatus,
+    /// All that is no job endpoint.
+    All,
 }
 
 /// A call of an endpoint that a route takes.
@@ -73,10 +89,15 @@ pub(crate) enum Media {
 }
 
 impl Head {
-    pub(crate) fn new(parts: Parts, engine: &Engine, forwardable: Forwardable) -> Self {
+    pub(crate) fn new(
+        parts: Parts,
+        engine: &Engine,
+        forwardable: Forwardable,
+        through: Through,
+    ) -> Self {
         let headers = &parts.headers;
         let media = Media::of(headers);
-        let target = Target::of(&parts, &media, engine);
+        let target = Target::of(&parts, &media, engine, through);
         let trace = headers.get("traceparent");
         Self {
             target,
@@ -125,12 +146,14 @@ impl Head {
     pub(crate) fn refuse(&self, refusal: &Refusal, text_status: StatusCode) -> Response<ReplyBody> {
         let encoding = self.media.encoding();
         match &self.target {
-            Target::Wire(_) => reply::refusal(refusal, encoding.unwrap_or(Encoding::Json)),
+            Target::Wire(_) | Target::Properties(_) => {
+                reply::refusal(refusal, encoding.unwrap_or(Encoding::Json))
+            }
             Target::Routed(call) if call.in_envelope => {
                 reply::refusal(refusal, encoding.unwrap_or(Encoding::Json))
             }
             Target::Resource(..) | Target::Routed(_) => problem::answer(refusal),
-            Target::Unknown(_) | Target::Page(_) => match encoding {
+            Target::Passed(_) | Target::Unknown(_) | Target::Page(_) => match encoding {
                 Some(encoding) if self.method == Method::POST => reply::refusal(refusal, encoding),
                 _ => reply::text_refusal(text_status, refusal),
             },
@@ -139,10 +162,19 @@ impl Head {
 }
 
 impl Target {
-    fn of(parts: &Parts, media: &Media, engine: &Engine) -> Self {
+    fn of(parts: &Parts, media: &Media, engine: &Engine, through: Through) -> Self {
         let path = parts.uri.path();
-        if let Some(endpoint) = Endpoint::at(path) {
-            return Self::Wire(endpoint);
+        match Endpoint::at(path) {
+            Some(Endpoint::SystemStatus) if through == Through::All => {
+                return Self::Passed(Box::new(Passing::of(parts)));
+            }
+            Some(Endpoint::SystemProperties) if through != Through::Nothing => {
+                let mut passing = Passing::of(parts);
+                passing.uncompressed();
+                return Self::Properties(Box::new(passing));
+            }
+            Some(endpoint) => return Self::Wire(endpoint),
+            None => {}
         }
         if let Some(page) = Page::at(path) {
             return Self::Page(page);
@@ -150,8 +182,11 @@ impl Target {
         if let Some(resource) = Resource::at(path) {
             return Self::Resource(resource, Box::new(Extras::of(parts)));
         }
-        if !engine.serves(path) {
-            return Self::Unknown(path.to_owned());
+        if !engine.takes_calls(path) {
+            return match through {
+                Through::Nothing => Self::Unknown(path.to_owned()),
+                _ => Self::Passed(Box::new(Passing::of(parts))),
+            };
         }
         Self::Routed(Box::new(Routed {
             endpoint: path.to_owned(),
@@ -164,7 +199,7 @@ impl Target {
 
     /// Whether it is more work than to say that there is too much.
     pub(crate) fn is_bounded(&self) -> bool {
-        matches!(self, Self::Wire(_) | Self::Resource(..) | Self::Routed(_))
+        !matches!(self, Self::Page(_) | Self::Unknown(_))
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -173,6 +208,7 @@ impl Target {
             Self::Page(page) => page.path(),
             Self::Resource(resource, _) => resource.template(),
             Self::Routed(call) => &call.endpoint,
+            Self::Passed(passing) | Self::Properties(passing) => passing.path(),
             Self::Unknown(path) => path,
         }
     }

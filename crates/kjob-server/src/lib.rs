@@ -24,6 +24,7 @@ pub mod logging;
 mod options;
 mod ordinary;
 mod outbound;
+mod passthrough;
 mod places;
 mod prefer;
 mod problem;

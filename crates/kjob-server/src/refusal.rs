@@ -142,6 +142,9 @@ pub(crate) enum Refusal {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What goes through to the upstream gets no answer there.
+    #[error("upstream: {0}")]
+    Upstream(String),
     /// The server is about to end.
     #[error("the server is stopping")]
     Stopping,

@@ -1,6 +1,5 @@
 //! What goes out: envelopes with their headers, and the body type that sends them uncopied.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use kjob_core::Job;
 use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Segments, reply_error, reply_failover};
@@ -67,6 +67,14 @@ pub(crate) fn feed(content_type: &'static str, feed: mpsc::Receiver<Bytes>) -> R
     let content_type = HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
+}
+
+/// Another server's answer, passed on as it comes.
+pub(crate) fn passed(answer: Response<Incoming>) -> Response<ReplyBody> {
+    answer.map(|body| ReplyBody {
+        passed: Some(body),
+        ..ReplyBody::new(Segments::default())
+    })
 }
 
 /// The reply to a browser that asks if a page may send something: its headers say it.
@@ -141,6 +149,8 @@ pub(crate) struct ReplyBody {
     held: Option<Arc<Held>>,
     /// What comes after the pieces, one at a time.
     feed: Option<mpsc::Receiver<Bytes>>,
+    /// What comes instead of all that: the body of another server's answer, as it comes.
+    passed: Option<Incoming>,
 }
 
 /// A piece on its way out. The connection may keep it long after the body was handed over whole, and
@@ -173,6 +183,7 @@ impl ReplyBody {
             in_flight: None,
             held: None,
             feed: None,
+            passed: None,
         }
     }
 
@@ -244,12 +255,20 @@ impl Delivery {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Infallible;
+    /// Only what is passed on can fail.
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(passed) = &mut self.passed {
+            let frame = std::task::ready!(Pin::new(passed).poll_frame(context));
+            if let Some(in_flight) = &self.in_flight {
+                in_flight.on_sent();
+            }
+            return Poll::Ready(frame);
+        }
         let piece = match &mut self.feed {
             None => self.next_piece(),
             Some(feed) => {
@@ -264,13 +283,17 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0 && self.feed.is_none()
+        match &self.passed {
+            Some(passed) => passed.is_end_stream(),
+            None => self.left == 0 && self.feed.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.feed {
-            None => SizeHint::with_exact(self.left),
-            Some(_) => SizeHint::default(),
+        match (&self.passed, &self.feed) {
+            (Some(passed), _) => passed.size_hint(),
+            (None, None) => SizeHint::with_exact(self.left),
+            (None, Some(_)) => SizeHint::default(),
         }
     }
 }

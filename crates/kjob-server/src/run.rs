@@ -22,6 +22,7 @@ use crate::control;
 use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
+use crate::passthrough;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
 use crate::server;
@@ -180,6 +181,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     if let Some(callbacks) = callbacks {
         server = server.with_callbacks(callbacks);
     }
+    if let Some(upstream) = settings.upstream.clone() {
+        server = server.with_upstream(upstream)?;
+    }
     if let Some(tls) = &tls {
         server = server.with_tls(tls.clone());
         let tls = tls.clone();
@@ -332,7 +336,9 @@ pub(crate) fn registry(
     if config.demo {
         demo::add_routes(&mut registry)?;
     }
-    gateway.add_routes(&mut registry, routes)?;
+    let mut routes = routes.to_vec();
+    routes.extend(passthrough::route(&config.settings, &routes));
+    gateway.add_routes(&mut registry, &routes)?;
     Ok(registry)
 }
 

@@ -15,7 +15,8 @@ use crate::Callbacks;
 use crate::SystemInfo;
 use crate::access::Access;
 use crate::connection::Connector;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, GatewayError, Upstream};
+use crate::passthrough::Passthrough;
 use crate::places::{Place, Places};
 use crate::service::Service;
 use crate::tls::Tls;
@@ -228,6 +229,20 @@ impl Server {
         let forwarding = gateway.forwarding().clone();
         self.handle.service.set_forwarding(forwarding);
         self
+    }
+
+    /// Sends what the server does not answer itself straight through to `upstream`, which has no path. To be
+    /// called once, before it serves.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn with_upstream(self, upstream: Upstream) -> Result<Self, GatewayError> {
+        let passthrough = Passthrough::new(upstream).map_err(|why| GatewayError::Reach {
+            endpoint: "/*".to_owned(),
+            why: why.to_string(),
+        })?;
+        self.handle.service.set_passthrough(passthrough);
+        Ok(self)
     }
 
     /// The address it listens on, with the port it was given.

@@ -20,10 +20,12 @@ use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::callbacks::{Callbacks, deliver};
 use crate::gateway::Forwarding;
-use crate::head::{Head, Media, Routed, Target, WIRE_TYPES, guessed_encoding};
+use crate::head::{Head, Media, Routed, Target, Through, WIRE_TYPES, guessed_encoding};
 use crate::health::NotReady;
 use crate::load::{Load, Overrun};
 use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
+use crate::outbound::{OutBody, whole};
+use crate::passthrough::{Passing, Passthrough, own_properties, streamed};
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
 use crate::web::Visit;
@@ -46,6 +48,8 @@ pub(crate) struct Service {
     callbacks: OnceLock<Callbacks>,
     /// Likewise.
     forwarding: OnceLock<Forwarding>,
+    /// Likewise.
+    passthrough: OnceLock<Passthrough>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -72,6 +76,7 @@ impl Service {
             access: OnceLock::new(),
             callbacks: OnceLock::new(),
             forwarding: OnceLock::new(),
+            passthrough: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -111,6 +116,21 @@ impl Service {
         let _ = self.forwarding.set(forwarding);
     }
 
+    /// Says what goes to an upstream; only the first word counts.
+    pub(crate) fn set_passthrough(&self, passthrough: Passthrough) {
+        // It fails if it was said before.
+        let _ = self.passthrough.set(passthrough);
+    }
+
+    /// What goes to an upstream now.
+    fn through(&self) -> Through {
+        match self.passthrough.get() {
+            None => Through::Nothing,
+            Some(_) if self.not_ready().is_some() => Through::AllButStatus,
+            Some(_) => Through::All,
+        }
+    }
+
     fn access(&self) -> &Access {
         self.access.get_or_init(Access::default)
     }
@@ -135,7 +155,12 @@ impl Service {
         let credentials = Credentials::of(&parts.headers);
         let kept = self.forwarding.get();
         let kept = kept.map(|forwarding| forwarding.keep(&parts.headers));
-        let head = Head::new(parts, &self.engine, kept.unwrap_or_default());
+        let head = Head::new(
+            parts,
+            &self.engine,
+            kept.unwrap_or_default(),
+            self.through(),
+        );
         let mut in_flight = peer.activity.begin_request(head.is_http2);
         let mut is_over = false;
         if head.is_http2 && !in_flight.is_first() {
@@ -219,12 +244,64 @@ impl Service {
                 self.put_aside(head, body, peer);
                 page.answer(&head.method, self.not_ready(), false)
             }
+            Target::Passed(passing) => {
+                in_flight.begin_working();
+                match self.pass(passing, streamed(body), peer).await {
+                    Ok(answer) => reply::passed(answer),
+                    Err(refusal) => head.refuse(&refusal, refusal.status()),
+                }
+            }
+            Target::Properties(passing) => {
+                self.properties(passing, head, body, peer, in_flight).await
+            }
             Target::Unknown(path) => {
                 self.put_aside(head, body, peer);
                 let path = path.clone();
                 head.refuse(&Refusal::UnknownPath { path }, StatusCode::NOT_FOUND)
             }
         }
+    }
+
+    async fn pass(
+        &self,
+        passing: &Passing,
+        body: OutBody,
+        peer: &Peer,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let passthrough = self.passthrough.get();
+        let passthrough = passthrough.ok_or_else(|| Refusal::Upstream("there is none".into()))?;
+        let answer = passthrough.pass(passing, peer.ip, body).await;
+        answer.map_err(|error| Refusal::Upstream(error.to_string()))
+    }
+
+    /// Answers with the upstream's properties, but for its addresses.
+    async fn properties(
+        &self,
+        passing: &Passing,
+        head: &Head,
+        mut body: Incoming,
+        peer: &Peer,
+        in_flight: &mut InFlight,
+    ) -> Response<ReplyBody> {
+        let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
+        let outcome = async {
+            let (request, _held) = self.read(head, &mut body, &mut encoding).await?;
+            in_flight.begin_working();
+            let answer = self.pass(passing, whole(request.clone()), peer).await?;
+            let (status, mut body) = (answer.status(), answer.into_body());
+            let (reply, _held) = collect(&mut body, &self.bounds, &self.budget)
+                .await
+                .map_err(|error| Refusal::Upstream(error.to_string()))?;
+            let own = |wanted: Option<&str>| self.system.properties(wanted).property_map;
+            let told = own_properties(encoding, request, reply, &self.limits, own);
+            let segments = told.map_err(Refusal::Upstream)?;
+            Ok(reply::envelope(status, encoding, segments))
+        };
+        let outcome: Result<_, Refusal> = outcome.await;
+        outcome.unwrap_or_else(|refusal| {
+            let response = reply::refusal(&refusal, encoding);
+            self.refused(&refusal, response, head, body, peer)
+        })
     }
 
     /// Answers for a wire endpoint: always an envelope in the request's encoding.

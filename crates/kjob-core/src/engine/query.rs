@@ -129,6 +129,12 @@ impl Engine {
         self.inner.closed.cancelled().await;
     }
 
+    /// Whether a route takes direct calls of the endpoint.
+    pub fn takes_calls(&self, endpoint: &str) -> bool {
+        let route = self.inner.route_of(endpoint);
+        route.is_some_and(|route| !route.options.jobs_only)
+    }
+
     /// Whether the requests and responses of the endpoint are records, whether or not they are declared.
     pub fn declares_records(&self, endpoint: &str) -> bool {
         let route = self.inner.route_of(endpoint);

@@ -43,6 +43,8 @@ pub struct RouteOptions {
     /// Whether payloads and results are records of the protocol though their schemas are not known
     /// here, as where another server of the protocol runs the jobs.
     pub records: bool,
+    /// Whether the endpoint is called by jobs alone, and direct calls of it are somebody else's to answer.
+    pub jobs_only: bool,
 }
 
 /// A route's rule for runs that were cut off: by a crash, a lost lease, the end of a drain, or a
@@ -101,6 +103,13 @@ impl RouteOptions {
     #[must_use]
     pub fn records(mut self) -> Self {
         self.records = true;
+        self
+    }
+
+    /// Sets [`jobs_only`](Self::jobs_only).
+    #[must_use]
+    pub fn jobs_only(mut self) -> Self {
+        self.jobs_only = true;
         self
     }
 

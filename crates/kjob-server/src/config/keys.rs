@@ -12,6 +12,7 @@ use super::ConfigError;
 use super::routes::ConfiguredRoute;
 use super::value::{self, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 use crate::CallbackHosts;
+use crate::gateway::Upstream;
 use crate::tls::TlsVersion;
 
 /// Where a setting's text is from.
@@ -189,6 +190,9 @@ keys! {
     tls_client_auth: Maybe<ClientAuth>, "KJOB_TLS_CLIENT_AUTH", value::client_auth, "WORD", default "auto";
     /// The oldest version of TLS that is spoken: "1.2" or "1.3".
     tls_min_version: TlsVersion, "KJOB_TLS_MIN_VERSION", value::tls_version, "VERSION", default "1.2";
+    /// A server of the same protocol, by its URL: what is no job endpoint goes straight through to it, and
+    /// jobs of endpoints that no route takes are run by it. "none" is no such server.
+    upstream: Option<Upstream>, "KJOB_UPSTREAM", value::upstream, "URL", default "none";
     /// Where jobs live: "embedded" in the data directory, or "memory", which ends with the process.
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
     /// The directory of the embedded store, from the working directory on; made if it is not there.

@@ -10,6 +10,7 @@ use http::Uri;
 use tracing_subscriber::EnvFilter;
 
 use crate::CallbackHosts;
+use crate::gateway::Upstream;
 use crate::tls::TlsVersion;
 
 /// Counts end here: more of anything is no sensible limit, and sums of counts must not overflow.
@@ -263,6 +264,19 @@ pub(super) fn url(text: &str) -> Result<Maybe<String>, BadValue> {
         }
         Ok(format!("{scheme}://{authority}"))
     })
+}
+
+/// The URL of a server without a path, or `none`.
+pub(super) fn upstream(text: &str) -> Result<Option<Upstream>, BadValue> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let wanted = "a URL such as http://127.0.0.1:9191, without a path, or \"none\"";
+    let upstream = url(text).ok().and_then(|url| url.as_told());
+    let upstream = upstream.and_then(|url| url.parse().ok());
+    upstream
+        .map(Some)
+        .ok_or_else(|| BadValue::new(text, wanted))
 }
 
 pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {

@@ -67,6 +67,7 @@ kinds! {
     THROTTLED: "throttled", TOO_MANY_REQUESTS, TOO_MANY_REQUESTS, "Too many logins failed";
     STORE_FAILED: "store-failed", INTERNAL_SERVER_ERROR, INTERNAL_SERVER_ERROR, "The store failed";
     JOB_FAILED: "job-failed", BAD_REQUEST, BAD_GATEWAY, "The job failed";
+    UPSTREAM: "upstream", BAD_GATEWAY, BAD_GATEWAY, "The upstream gives no answer";
     // These two send clients of the wire to another cluster: by their texts, not by a status.
     DRAINING: "draining", BAD_REQUEST, SERVICE_UNAVAILABLE, "The server takes no more jobs";
     STOPPING: "stopping", BAD_REQUEST, SERVICE_UNAVAILABLE, "The server is about to end";
@@ -103,6 +104,7 @@ impl Refusal {
             Self::Range { .. } => Kind::RANGE,
             Self::Submit(error) => of_submit(error),
             Self::Store(error) => of_store(error),
+            Self::Upstream(_) => Kind::UPSTREAM,
             Self::Stopping => Kind::STOPPING,
             Self::Login(denied) => of_login(*denied),
             Self::Host { .. } => Kind::FOREIGN_HOST,

@@ -6,13 +6,13 @@ mod accounts;
 mod audit;
 mod endings;
 mod endpoints;
+#[cfg(unix)]
+mod examples;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod failing_disk;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[path = "../../../kjob-store/tests/faults/layer.rs"]
 mod layer;
-#[cfg(unix)]
-mod examples;
 mod reload;
 #[cfg(unix)]
 mod routes;
@@ -23,3 +23,5 @@ mod starts;
 mod store;
 mod support;
 mod tls;
+#[cfg(unix)]
+mod transparent;
