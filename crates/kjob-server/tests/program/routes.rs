@@ -85,7 +85,7 @@ async fn a_hangup_replaces_routes_while_jobs_wait() {
 
     config(&dir, "");
     server.signal("HUP");
-    server.wait_logged("read anew", 2);
+    server.wait_logged("read anew", 3);
     let refused = call(&client, "/tools/wc").await.unwrap_err();
     assert!(refused.contains("is not served here"), "{refused}");
     server.signal("TERM");
