@@ -4,12 +4,13 @@
 
 use std::process::Command;
 
-/// Cargo builds examples beside the tests, when it builds both.
+/// `cargo test` builds the examples too, but with `--test` or `--tests` it does not.
 #[test]
 fn the_codec_alone() {
     let test = std::env::current_exe().unwrap();
     let example = test.parent().unwrap().with_file_name("examples/codec");
-    let output = Command::new(example).output().unwrap();
+    let output = Command::new(example).output();
+    let output = output.expect("an example; is it built? (cargo build --examples)");
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = said.lines().collect();

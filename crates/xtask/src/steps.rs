@@ -166,8 +166,11 @@ fn clippy(context: &Context) -> Result<Verdict> {
 }
 
 fn test(_: &Context) -> Result<Verdict> {
+    // As programs, which tests run: `cargo test --examples` would build the tests in them.
+    let examples = ["build", "--workspace", "--all-features", "--examples"];
+    process::run(Tool::Cargo.command().args(examples))?;
     // Not --all-targets, which would run the benches too.
-    let kinds = ["--lib", "--bins", "--tests", "--examples"];
+    let kinds = ["--lib", "--bins", "--tests"];
     cargo_test(
         Tool::Cargo
             .command()

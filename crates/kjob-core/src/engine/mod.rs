@@ -10,7 +10,7 @@
 //! ```
 //! use kjob_core::engine::{Caller, Engine, EngineConfig, HandlerError, JobContext, JobKey};
 //! use kjob_core::engine::{Registry, RouteOptions, Submission, SystemClock};
-//! use kjob_core::{Ending, MemoryStore, Owner, Payload};
+//! use kjob_core::{Ending, MemoryStore, Output, Owner, Payload};
 //! use std::{sync::Arc, time::Duration};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -86,7 +86,11 @@ impl Plain {
 pub(super) fn add_headers<B>(request: &mut Request<B>, route: &HttpRoute, job: &JobInfo) {
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    headers.insert(IDEMPOTENCY_KEY, HeaderValue::from(job.id.get()));
+    // The id alone is the same for jobs of two gateways before one upstream, and for those of one whose
+    // data directory is new.
+    if let Ok(value) = HeaderValue::try_from(format!("{}-{}", job.id, job.query_id)) {
+        headers.insert(IDEMPOTENCY_KEY, value);
+    }
     if let Ok(value) = HeaderValue::try_from(traceparent(job)) {
         headers.insert(TRACEPARENT, value);
     }

@@ -37,9 +37,10 @@ async fn the_payload_is_posted_below_the_upstream_with_what_it_is() {
     assert_eq!(asked.body, b"{\"a\": 1}");
     assert_eq!(asked.header("content-type"), Some("application/json"));
     assert_eq!(asked.header("x-key"), Some("hush"));
-    assert_eq!(asked.header("idempotency-key"), Some(&*id.to_string()));
-    let trace = asked.header("traceparent").and_then(TraceParent::parse);
     let query_id = bed.ended(id).await.header.query_id;
+    let key = format!("{id}-{query_id}");
+    assert_eq!(asked.header("idempotency-key"), Some(&*key));
+    let trace = asked.header("traceparent").and_then(TraceParent::parse);
     assert_eq!(trace.unwrap().query_id, query_id);
 
     bed.done("/report/x", Payload::binary(vec![0, 159, 146]))
@@ -191,10 +192,11 @@ async fn only_retry_routes_try_again() {
     let job = bed.ended(id).await;
     assert_eq!(job.state.attempt, 4);
     assert!(matches!(job.ending, Some(kjob_core::Ending::Done(_))));
+    let key = format!("{id}-{}", job.header.query_id);
     let mut traces = Vec::new();
     for attempt in 0..4 {
         let asked = upstream.asked().await;
-        assert_eq!(asked.header("idempotency-key"), Some(&*id.to_string()));
+        assert_eq!(asked.header("idempotency-key"), Some(&*key));
         let trace = TraceParent::parse(asked.header("traceparent").unwrap()).unwrap();
         assert_eq!(trace.query_id == job.header.query_id, attempt == 0);
         assert!(!traces.contains(&trace.query_id));

@@ -11,11 +11,13 @@ use tempfile::{TempDir, tempdir};
 
 use crate::support::{Running, without_settings};
 
-/// An example, which cargo builds beside the tests when it builds both.
+/// An example. `cargo test` builds them too, but with `--test` or `--tests` it does not.
 fn example(name: &str, dir: &TempDir) -> Command {
     let test = std::env::current_exe().unwrap();
     let examples: PathBuf = test.parent().unwrap().with_file_name("examples");
-    let mut command = without_settings(examples.join(name));
+    let program = examples.join(name);
+    assert!(program.exists(), "not built: cargo build --examples");
+    let mut command = without_settings(program);
     command
         .args(["--listen", "127.0.0.1:0", "--store", "memory", "--data-dir"])
         .arg(dir.path().join("data"));
