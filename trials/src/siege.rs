@@ -11,8 +11,8 @@
 //! another cluster, a server that ends, keeps files or memory, or loses or changes a job that it
 //! acknowledged. Latencies are reported and not judged.
 
-pub mod accounts;
-mod attacks;
+mod accounts;
+pub mod attacks;
 mod bound;
 mod campaign;
 mod honest;
