@@ -13,8 +13,12 @@ SECONDS_MAX = 25
 
 @pytest.fixture
 def seeded(start_server):
-    """A server with a few jobs of each kind, so that some of what is asked for is there."""
-    server = start_server()
+    """A server with a few jobs of each kind, so that some of what is asked for is there.
+
+    One of them does not end. The tool asks to wait for it for years, and takes an answer that is not there after
+    ten seconds for none: so the server lets nobody wait for longer than one.
+    """
+    server = start_server(arguments=("--max-wait", "1s"))
     for endpoint, payload in [
         ("/demo/echo", {"message": "hello"}),
         ("/demo/fail", {"message": "no"}),
