@@ -26,6 +26,7 @@ mod kinetica;
 mod launch;
 mod plain;
 mod process;
+mod reports;
 mod route;
 mod stderr;
 mod trace;
@@ -43,6 +44,7 @@ pub use upstream::{BadEndpoint, BadUpstream, Upstream};
 
 pub(crate) use forward::{Forwardable, Forwarding};
 pub(crate) use launch::{LAUNCH_WORD, launch};
+pub(crate) use reports::{REPORT_LEN_MAX, Reports, of_body};
 
 use crate::outbound::{Outbound, Reach, ReachError};
 use crate::wire::Endpoint;
@@ -78,6 +80,7 @@ pub struct Gateway {
     memory: gather::Memory,
     launcher: command::Launcher,
     forwarding: Forwarding,
+    reports: Reports,
 }
 
 /// Routes cannot be set up.
@@ -104,6 +107,7 @@ impl Gateway {
             memory: gather::Memory::new(options.max_memory),
             launcher: command::Launcher::new(options.launcher.clone()),
             forwarding: Forwarding::default(),
+            reports: Reports::default(),
             options: Arc::new(options),
         }
     }
@@ -140,6 +144,11 @@ impl Gateway {
         &self.forwarding
     }
 
+    /// What upstreams report of the jobs that they work on.
+    pub(crate) fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     fn handler(&self, route: &Route) -> Result<Arc<dyn Handler>, ReachError> {
         let max_result = self.options.max_result;
         let max_result = route
@@ -149,18 +158,21 @@ impl Gateway {
             RouteKind::Http(http) => {
                 let outbound = Outbound::new(&reach(http))?;
                 let (http, memory) = (http.clone(), self.memory.clone());
+                let reports = self.reports.clone();
                 Ok(match http.wire {
                     Wire::Plain => Arc::new(plain::Plain {
                         route: http,
                         outbound,
                         memory,
                         max_result,
+                        reports,
                     }),
                     Wire::Kinetica => Arc::new(kinetica::Kinetica {
                         route: http,
                         outbound,
                         memory,
                         max_result,
+                        reports,
                         may_repeat: route.options.on_interrupt != Interrupted::Fail,
                         current: AtomicUsize::new(0),
                     }),

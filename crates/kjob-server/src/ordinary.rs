@@ -23,6 +23,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use kjob_core::engine::{Accepted, CancelOutcome, JobKey};
 use kjob_core::{Age, Job, JobId};
+use kjob_proto::Text;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
@@ -61,6 +62,8 @@ pub(crate) enum Resource {
     Result(JobName),
     /// `/jobs/{job}/events`
     Events(JobName),
+    /// `/jobs/{job}/progress`
+    Progress(JobName),
     /// `/openapi.json`
     OpenApi,
 }
@@ -112,6 +115,7 @@ impl Resource {
             (_, Some(name), Some(part), None) if rest.starts_with('/') => match part {
                 "result" => Some(Self::Result(JobName::of(name))),
                 "events" => Some(Self::Events(JobName::of(name))),
+                "progress" => Some(Self::Progress(JobName::of(name))),
                 _ => None,
             },
             _ => None,
@@ -125,6 +129,7 @@ impl Resource {
             Self::Job(_) => "/jobs/{job}",
             Self::Result(_) => "/jobs/{job}/result",
             Self::Events(_) => "/jobs/{job}/events",
+            Self::Progress(_) => "/jobs/{job}/progress",
             Self::OpenApi => "/openapi.json",
         }
     }
@@ -136,6 +141,7 @@ impl Resource {
             Self::Job(_) => "GET, HEAD, DELETE",
             Self::Result(_) | Self::OpenApi => "GET, HEAD",
             Self::Events(_) => "GET",
+            Self::Progress(_) => "POST",
         }
     }
 
@@ -167,6 +173,14 @@ impl JobName {
             found: found.clone(),
         })
     }
+
+    /// The id, where a job is named by nothing else.
+    pub(crate) fn id(&self) -> Result<JobId, Refusal> {
+        match self.key()? {
+            JobKey::Id(id) => Ok(*id),
+            key @ JobKey::Tag(_) => Err(unknown(key)),
+        }
+    }
 }
 
 /// Digits that are an id, without zeros before them: each job has one path.
@@ -189,6 +203,16 @@ impl Extras {
             idempotency_key: text_of(headers, &IDEMPOTENCY_KEY),
             is_from_page: headers.contains_key(ORIGIN),
         }
+    }
+
+    /// What proves that an upstream may report on a job.
+    pub(crate) fn token(&self) -> Result<Text, Refusal> {
+        let query = self.query(&["token"])?;
+        let token = query.options()?.text("token").cloned();
+        token.ok_or_else(|| Refusal::Member {
+            name: "token".to_owned(),
+            why: "is missing; it is in the URL that the upstream was given".to_owned(),
+        })
     }
 
     fn query(&self, known: &[&'static str]) -> Result<Query, Refusal> {
@@ -222,6 +246,8 @@ impl Ask<'_> {
             Resource::Job(name) => self.job(name.key()?).await,
             Resource::Result(name) => result::answer(self, name.key()?, held).await,
             Resource::Events(name) => events::answer(self, name.key()?).await,
+            // Reports are taken before it is asked who calls, and nothing is to be had here.
+            Resource::Progress(name) => Err(unknown(name.key()?)),
             Resource::OpenApi => {
                 self.extras.query(&[])?;
                 Ok(openapi::answer())
@@ -382,6 +408,7 @@ mod tests {
             ("/jobs/7/events", Some(Resource::Events(id(7)))),
             ("/jobs/tag:a-b_1", Some(Resource::Job(tag.clone()))),
             ("/jobs/tag%3Aa-b%5f1/result", Some(Resource::Result(tag))),
+            ("/jobs/7/progress", Some(Resource::Progress(id(7)))),
             ("/openapi.json", Some(Resource::OpenApi)),
             // No job has such a name.
             ("/jobs/07", Some(Resource::Job(nobody("07")))),

@@ -99,6 +99,9 @@ pub(crate) enum Refusal {
     /// The caller has no such job.
     #[error("job with job_tag {0} not found")]
     UnknownTag(JobTag),
+    /// Nobody may report on such a run with such a token.
+    #[error("no run of job {0} takes this report: it has ended, or the token is not its own")]
+    NoRun(JobId),
     /// The result cannot be given in the encoding that was asked for.
     #[error("response_encoding: {0}")]
     ResultEncoding(Text),

@@ -222,12 +222,11 @@ impl Server {
         self
     }
 
-    /// Keeps those headers of submits that routes of `gateway` forward. To be called once, before it
-    /// serves.
+    /// Keeps those headers of submits that routes of `gateway` forward, and takes what its upstreams report of
+    /// their progress. To be called once, before it serves.
     #[must_use]
     pub fn with_gateway(self, gateway: &Gateway) -> Self {
-        let forwarding = gateway.forwarding().clone();
-        self.handle.service.set_forwarding(forwarding);
+        self.handle.service.set_gateway(gateway.clone());
         self
     }
 

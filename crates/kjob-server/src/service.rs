@@ -1,5 +1,7 @@
 //! The one service: limits, access, decode, dispatch, encode.
 
+mod progress;
+
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +21,7 @@ use crate::actor::Actor;
 use crate::auth::{Credentials, Denied};
 use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::callbacks::{Callbacks, deliver};
-use crate::gateway::Forwarding;
+use crate::gateway::Gateway;
 use crate::head::{Head, Media, Routed, Target, Through, WIRE_TYPES, guessed_encoding};
 use crate::health::NotReady;
 use crate::load::{Load, Overrun};
@@ -47,7 +49,7 @@ pub(crate) struct Service {
     access: OnceLock<Access>,
     callbacks: OnceLock<Callbacks>,
     /// Likewise.
-    forwarding: OnceLock<Forwarding>,
+    gateway: OnceLock<Gateway>,
     /// Likewise.
     passthrough: OnceLock<Passthrough>,
     limits: Limits,
@@ -75,7 +77,7 @@ impl Service {
             system,
             access: OnceLock::new(),
             callbacks: OnceLock::new(),
-            forwarding: OnceLock::new(),
+            gateway: OnceLock::new(),
             passthrough: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
@@ -110,10 +112,10 @@ impl Service {
         }
     }
 
-    /// Says which headers of submits are kept; only the first word counts.
-    pub(crate) fn set_forwarding(&self, forwarding: Forwarding) {
+    /// Says which headers of submits are kept, and who may report; only the first word counts.
+    pub(crate) fn set_gateway(&self, gateway: Gateway) {
         // It fails if it was said before.
-        let _ = self.forwarding.set(forwarding);
+        let _ = self.gateway.set(gateway);
     }
 
     /// Says what goes to an upstream; only the first word counts.
@@ -153,8 +155,8 @@ impl Service {
         let (parts, body) = request.into_parts();
         let visit = Visit::of(&parts);
         let credentials = Credentials::of(&parts.headers);
-        let kept = self.forwarding.get();
-        let kept = kept.map(|forwarding| forwarding.keep(&parts.headers));
+        let kept = self.gateway.get();
+        let kept = kept.map(|gateway| gateway.forwarding().keep(&parts.headers));
         let head = Head::new(
             parts,
             &self.engine,
@@ -216,6 +218,10 @@ impl Service {
         {
             self.put_aside(head, body, peer);
             return page.answer(&head.method, self.not_ready(), to_strangers);
+        }
+        // Its token says who may, and of what.
+        if let Target::Resource(Resource::Progress(name), extras) = &head.target {
+            return self.progress(name, extras, head, body, peer).await;
         }
         let admitted = match access.admit(visit, &credentials, peer.ip).await {
             Ok(admitted) => admitted,

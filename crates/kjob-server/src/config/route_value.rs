@@ -97,7 +97,7 @@ pub(super) fn header_names(value: &DeValue<'_>) -> Result<Vec<HeaderName>, BadVa
 }
 
 /// A header that says nothing of how the request is sent: those are the HTTP library's.
-fn header_name(text: &str) -> Result<HeaderName, BadValue> {
+pub(super) fn header_name(text: &str) -> Result<HeaderName, BadValue> {
     const TAKEN: [HeaderName; 8] = [
         CONNECTION,
         CONTENT_LENGTH,
@@ -175,6 +175,16 @@ pub(super) fn cancel_url(text: &str) -> Result<String, BadValue> {
     if !is_plain || !has_id {
         return Err(bad());
     }
+    Ok(text.to_owned())
+}
+
+/// Where an upstream reaches this server: a URL to which a path is appended.
+pub(super) fn progress_url(text: &str) -> Result<String, BadValue> {
+    let wanted =
+        "a URL of this server, such as http://10.0.0.7:9191, without a user, a query or a fragment";
+    // What an upstream's URL may be, to which a path is appended as well.
+    let parsed: Result<Upstream, _> = text.parse();
+    parsed.map_err(|_| BadValue::new(text, wanted))?;
     Ok(text.to_owned())
 }
 

@@ -1,5 +1,6 @@
 //! Reading what an upstream answers.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,10 @@ use kjob_core::engine::HandlerError;
 use kjob_core::{Info, Payload};
 use kjob_proto::Encoding;
 use serde::de::IgnoredAny;
+use tokio::sync::Notify;
 
 use super::gather::{Gathering, TooLarge};
+use super::reports::Reporting;
 use crate::outbound::{SendError, with_sources};
 
 /// How much of the body of an error is told.
@@ -81,16 +84,34 @@ impl From<Failure> for HandlerError {
     }
 }
 
-/// Waits, but not for longer than an upstream may be silent.
-pub(super) async fn unless_silent<T>(
-    limit: Option<Duration>,
-    future: impl Future<Output = T>,
-) -> Result<T, Failure> {
-    match limit {
-        None => Ok(future.await),
-        Some(limit) => tokio::time::timeout(limit, future)
-            .await
-            .map_err(|_| Failure::Silent(limit)),
+/// How long an upstream may be silent: what it reports of its progress counts as a word.
+pub(super) struct Patience<'a> {
+    silence_max: Option<Duration>,
+    heard: &'a Notify,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn new(silence_max: Option<Duration>, reporting: &'a Reporting) -> Self {
+        Self {
+            silence_max,
+            heard: reporting.heard(),
+        }
+    }
+
+    /// Waits, but not for longer than the upstream may be silent.
+    pub(super) async fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T, Failure> {
+        let Some(limit) = self.silence_max else {
+            return Ok(future.await);
+        };
+        let mut future = pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut future => return Ok(outcome),
+                () = self.heard.notified() => {}
+                () = tokio::time::sleep(limit) => return Err(Failure::Silent(limit)),
+            }
+        }
     }
 }
 
@@ -98,12 +119,12 @@ pub(super) async fn unless_silent<T>(
 pub(super) async fn read(
     mut body: Incoming,
     mut gathering: Gathering,
-    silence_max: Option<Duration>,
+    patience: &Patience<'_>,
 ) -> Result<Bytes, Failure> {
     if let Some(len) = body.size_hint().exact() {
         gathering.expect(len)?;
     }
-    while let Some(frame) = unless_silent(silence_max, body.frame()).await? {
+    while let Some(frame) = patience.wait(body.frame()).await? {
         let frame = frame.map_err(|error| Failure::Body(with_sources(&error)))?;
         // Trailers say nothing that we need.
         if let Ok(data) = frame.into_data() {
@@ -235,6 +256,25 @@ mod tests {
         let large = Bytes::from(format!("\"{}\"", "x".repeat(HEAVY_LEN_MIN)));
         assert!(is_json(&large).await);
         assert!(!is_json(&large.slice(1..)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_word_ends_a_silence() {
+        let heard = Notify::new();
+        let patience = Patience {
+            silence_max: Some(Duration::from_millis(100)),
+            heard: &heard,
+        };
+        let words = async {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(90)).await;
+                heard.notify_one();
+            }
+            tokio::time::sleep(Duration::from_millis(90)).await;
+        };
+        assert!(patience.wait(words).await.is_ok());
+        let silence = tokio::time::sleep(Duration::from_millis(101));
+        assert!(patience.wait(silence).await.is_err());
     }
 
     #[test]

@@ -14,9 +14,10 @@ use kjob_proto::failover::contains_phrase;
 use kjob_proto::{DecodeError, Encoding, Envelope, Limits, Record as _, Signal, Text};
 
 use super::Upstream;
-use super::answer::{self, Failure, HEAVY_LEN_MIN, unless_silent};
+use super::answer::{self, Failure, HEAVY_LEN_MIN, Patience};
 use super::gather::{Memory, TooLarge};
 use super::plain::{add_headers, cancel};
+use super::reports::{Reporting, Reports};
 use super::route::HttpRoute;
 use crate::outbound::{Outbound, SendError, whole};
 
@@ -30,6 +31,7 @@ pub(super) struct Kinetica {
     pub(super) outbound: Outbound,
     pub(super) memory: Memory,
     pub(super) max_result: usize,
+    pub(super) reports: Reports,
     /// Whether a job may be run more than once.
     pub(super) may_repeat: bool,
     /// The cluster that answered last.
@@ -59,12 +61,14 @@ enum Said {
 impl Handler for Kinetica {
     async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError> {
         let job = context.job();
+        let reporting = self.reports.open(&self.route, &context);
         tokio::select! {
             biased;
-            outcome = self.walk(job, &payload) => return outcome.map(Output::from),
+            outcome = self.walk(job, &payload, &reporting) => return outcome.map(Output::from),
             () = context.cancelled() => {}
         }
         // The exchange is dropped by now, and its connection closed with it.
+        drop(reporting);
         cancel(&self.route, &self.outbound, job).await;
         Err(HandlerError::Stopped)
     }
@@ -72,13 +76,18 @@ impl Handler for Kinetica {
 
 impl Kinetica {
     /// Asks one cluster after the other, from the one that answered last on, until one answers.
-    async fn walk(&self, job: &JobInfo, payload: &Payload) -> Result<Payload, HandlerError> {
+    async fn walk(
+        &self,
+        job: &JobInfo,
+        payload: &Payload,
+        reporting: &Reporting,
+    ) -> Result<Payload, HandlerError> {
         let ring = &self.route.upstreams;
         let first = self.current.load(Ordering::Relaxed);
         let mut why = None;
         for step in 0..ring.len() {
             let index = (first + step) % ring.len();
-            let leave = match self.ask(&ring[index], job, payload).await {
+            let leave = match self.ask(&ring[index], job, payload, reporting).await {
                 Said::Result(result) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(result);
@@ -102,7 +111,13 @@ impl Kinetica {
         }
     }
 
-    async fn ask(&self, upstream: &Upstream, job: &JobInfo, payload: &Payload) -> Said {
+    async fn ask(
+        &self,
+        upstream: &Upstream,
+        job: &JobInfo,
+        payload: &Payload,
+        reporting: &Reporting,
+    ) -> Said {
         let uri = match upstream.at(&job.endpoint) {
             Ok(uri) => uri,
             Err(error) => return Said::Error(HandlerError::failed(error)),
@@ -117,7 +132,8 @@ impl Kinetica {
             Err(error) => return Said::Error(HandlerError::failed(error)),
         };
         add_headers(&mut request, &self.route, job);
-        match self.exchange(request, payload.encoding).await {
+        reporting.add_to(&mut request);
+        match self.exchange(request, payload.encoding, reporting).await {
             Ok((status, body)) => self.judge(status, body, payload.encoding).await,
             Err(failure @ Failure::Send(SendError::Connect(_))) => {
                 Said::Leave(Leave::Untouched(failure.to_string()))
@@ -133,9 +149,10 @@ impl Kinetica {
         &self,
         request: Request<crate::outbound::OutBody>,
         encoding: Encoding,
+        reporting: &Reporting,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let silence_max = self.route.response_timeout;
-        let response = unless_silent(silence_max, self.outbound.send(request)).await??;
+        let patience = Patience::new(self.route.response_timeout, reporting);
+        let response = patience.wait(self.outbound.send(request)).await??;
         let (head, body) = response.into_parts();
         // JSON inside a JSON text grows: each quote and each backslash takes two bytes.
         let grown = match encoding {
@@ -143,7 +160,7 @@ impl Kinetica {
             _ => self.max_result,
         };
         let gathering = self.memory.gather(grown.saturating_add(ENVELOPE_LEN_MAX));
-        let body = answer::read(body, gathering, silence_max).await?;
+        let body = answer::read(body, gathering, &patience).await?;
         Ok((head.status, body))
     }
 

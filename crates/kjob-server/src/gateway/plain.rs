@@ -10,9 +10,10 @@ use kjob_core::engine::{Handler, HandlerError, JobContext, JobInfo};
 use kjob_core::{Output, Payload};
 use kjob_proto::Encoding;
 
-use super::answer::{self, Failure, unless_silent};
+use super::answer::{self, Failure, Patience};
 use super::forward::Forwarded;
 use super::gather::Memory;
+use super::reports::{Reporting, Reports};
 use super::route::HttpRoute;
 use super::trace::traceparent;
 use crate::outbound::{AGENT, OutBody, Outbound, whole};
@@ -30,34 +31,43 @@ pub(super) struct Plain {
     pub(super) outbound: Outbound,
     pub(super) memory: Memory,
     pub(super) max_result: usize,
+    pub(super) reports: Reports,
 }
 
 #[async_trait]
 impl Handler for Plain {
     async fn call(&self, context: JobContext, payload: Payload) -> Result<Output, HandlerError> {
         let job = context.job();
+        let reporting = self.reports.open(&self.route, &context);
         tokio::select! {
             biased;
-            outcome = self.exchange(job, payload) => return Ok(outcome?),
+            outcome = self.exchange(job, payload, &reporting) => return Ok(outcome?),
             () = context.cancelled() => {}
         }
         // The exchange is dropped by now, and its connection closed with it.
+        drop(reporting);
         cancel(&self.route, &self.outbound, job).await;
         Err(HandlerError::Stopped)
     }
 }
 
 impl Plain {
-    async fn exchange(&self, job: &JobInfo, payload: Payload) -> Result<Output, Failure> {
-        let request = self.request(job, payload)?;
-        let silence_max = self.route.response_timeout;
-        let response = unless_silent(silence_max, self.outbound.send(request)).await??;
+    async fn exchange(
+        &self,
+        job: &JobInfo,
+        payload: Payload,
+        reporting: &Reporting,
+    ) -> Result<Output, Failure> {
+        let mut request = self.request(job, payload)?;
+        reporting.add_to(&mut request);
+        let patience = Patience::new(self.route.response_timeout, reporting);
+        let response = patience.wait(self.outbound.send(request)).await??;
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             return Err(answer::failure_of(head.status, body).await);
         }
         let gathering = self.memory.gather(self.max_result);
-        let data = answer::read(body, gathering, silence_max).await?;
+        let data = answer::read(body, gathering, &patience).await?;
         let payload = answer::result(&head.headers, data).await;
         let info = answer::info(head.status, &head.headers);
         Ok(Output { payload, info })

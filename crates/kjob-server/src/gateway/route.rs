@@ -54,6 +54,11 @@ pub struct HttpRoute {
     pub response_timeout: Option<Duration>,
     /// A URL that is called when a job is stopped, with `{job_id}` in place of its id.
     pub cancel_url: Option<String>,
+    /// The header in which interim answers (1xx) of the server have the progress of the job.
+    pub progress_header: Option<HeaderName>,
+    /// Where the server reaches this one. Each request then has a `Progress-Url` to which the progress of the
+    /// job may be posted, and which serves for that attempt alone.
+    pub progress_url: Option<String>,
     /// A PEM file of authorities that are trusted instead of the operating system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -107,6 +112,8 @@ impl HttpRoute {
             connect_timeout: Duration::from_secs(10),
             response_timeout: None,
             cancel_url: None,
+            progress_header: None,
+            progress_url: None,
             ca_file: None,
         }
     }

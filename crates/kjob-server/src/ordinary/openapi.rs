@@ -59,6 +59,7 @@ mod tests {
             "/jobs/7",
             "/jobs/7/result",
             "/jobs/7/events",
+            "/jobs/7/progress",
             "/openapi.json",
         ] {
             let resource = Resource::at(path).unwrap();

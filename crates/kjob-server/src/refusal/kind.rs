@@ -93,7 +93,7 @@ impl Refusal {
             Self::MediaType { .. } | Self::ContentEncoding { .. } => Kind::MEDIA_TYPE,
             Self::Method { .. } => Kind::METHOD,
             Self::UnknownPath { .. } => Kind::NOT_FOUND,
-            Self::UnknownId(_) | Self::UnknownTag(_) | Self::NoJobName { .. } => {
+            Self::UnknownId(_) | Self::UnknownTag(_) | Self::NoRun(_) | Self::NoJobName { .. } => {
                 Kind::JOB_NOT_FOUND
             }
             Self::NotEnded { .. } => Kind::JOB_NOT_ENDED,

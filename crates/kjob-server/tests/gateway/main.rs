@@ -6,6 +6,7 @@
 mod command;
 mod kinetica;
 mod plain;
+mod progress;
 mod stopping;
 mod support;
 mod upstream;

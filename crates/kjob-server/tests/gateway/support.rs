@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_core::engine::{Caller, Engine, EngineConfig, JobKey, Registry, Submission, SystemClock};
-use kjob_core::{Ending, Job, JobId, MemoryStore, Owner, Payload};
+use kjob_core::{Age, Ending, Job, JobId, MemoryStore, Owner, Payload};
 use kjob_server::gateway::{Gateway, GatewayOptions, Route};
 
 /// A bound for tests that would hang; no test waits for it to pass.
@@ -20,6 +20,7 @@ pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
 
 pub(crate) struct Bed {
     pub(crate) engine: Engine,
+    pub(crate) gateway: Gateway,
 }
 
 impl Bed {
@@ -43,6 +44,7 @@ impl Bed {
         let engine = Engine::open(store, registry, config, clock, 7).await;
         Self {
             engine: engine.unwrap(),
+            gateway,
         }
     }
 
@@ -58,6 +60,24 @@ impl Bed {
         let job = in_time("the job's end", wait).await.unwrap().unwrap();
         assert!(job.ending.is_some(), "{job:?}");
         job
+    }
+
+    /// Waits until a running job's progress is told as this.
+    pub(crate) async fn progress(&self, id: JobId, wanted: u8) {
+        let (caller, key) = (Caller::user(Owner::new("ann")), JobKey::Id(id));
+        let mut seen = Age::from_u64(0).unwrap();
+        let waiting = async {
+            loop {
+                let news = self.engine.news(&caller, &key, seen, TEST_TIMEOUT).await;
+                let state = news.unwrap().unwrap().state;
+                assert!(state.progress <= wanted, "{state:?}");
+                if state.progress == wanted {
+                    return;
+                }
+                seen = state.age();
+            }
+        };
+        in_time("progress", waiting).await;
     }
 
     pub(crate) async fn cancel(&self, id: JobId) {
