@@ -155,6 +155,7 @@ impl Head {
             Target::Resource(..) | Target::Routed(_) => problem::answer(refusal),
             Target::Passed(_) | Target::Unknown(_) | Target::Page(_) => match encoding {
                 Some(encoding) if self.method == Method::POST => reply::refusal(refusal, encoding),
+                _ if matches!(self.target, Target::Unknown(_)) => problem::answer(refusal),
                 _ => reply::text_refusal(text_status, refusal),
             },
         }
@@ -166,10 +167,12 @@ impl Target {
         let path = parts.uri.path();
         match Endpoint::at(path) {
             Some(Endpoint::SystemStatus) if through == Through::All => {
-                return Self::Passed(Box::new(Passing::of(parts)));
+                return Self::passed(parts);
             }
             Some(Endpoint::SystemProperties) if through != Through::Nothing => {
-                let mut passing = Passing::of(parts);
+                let Some(mut passing) = Passing::of(parts) else {
+                    return Self::Unknown(path.to_owned());
+                };
                 passing.uncompressed();
                 return Self::Properties(Box::new(passing));
             }
@@ -185,7 +188,7 @@ impl Target {
         if !engine.takes_calls(path) {
             return match through {
                 Through::Nothing => Self::Unknown(path.to_owned()),
-                _ => Self::Passed(Box::new(Passing::of(parts))),
+                _ => Self::passed(parts),
             };
         }
         Self::Routed(Box::new(Routed {
@@ -195,6 +198,13 @@ impl Target {
                 && media.is_of_a_client(&parts.headers),
             extras: Extras::of(parts),
         }))
+    }
+
+    fn passed(parts: &Parts) -> Self {
+        match Passing::of(parts) {
+            Some(passing) => Self::Passed(Box::new(passing)),
+            None => Self::Unknown(parts.uri.path().to_owned()),
+        }
     }
 
     /// Whether it is more work than to say that there is too much.

@@ -11,7 +11,8 @@ use http::header::{
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use kjob_proto::{
@@ -41,7 +42,7 @@ pub(crate) struct Passthrough {
 /// What is needed of the head of a request that goes through: all but what is between two neighbours.
 pub(crate) struct Passing {
     method: Method,
-    path: String,
+    path: PathAndQuery,
     headers: HeaderMap,
 }
 
@@ -64,18 +65,34 @@ impl Passthrough {
         from: IpAddr,
         body: OutBody,
     ) -> Result<Response<Incoming>, SendError> {
-        let url = format!("{}{}", self.upstream, passing.path);
-        let url: Uri = url
-            .parse()
-            .map_err(|error| SendError::Connect(format!("{error}")))?;
+        let url = self.url(passing)?;
         let mut request = Request::new(body);
         *request.method_mut() = passing.method.clone();
         *request.uri_mut() = url;
         *request.headers_mut() = passing.headers.clone();
         note_source(request.headers_mut(), from);
         let mut response = self.outbound.send(request).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked: what asks for it does not go through.
+            let error = "it has switched protocols unasked".to_owned();
+            return Err(SendError::Broken(error));
+        }
         drop_hops(response.headers_mut());
         Ok(response)
+    }
+
+    /// Where a request goes. The path is put where a path belongs, so that nothing in it can be taken for a
+    /// part of the address.
+    fn url(&self, passing: &Passing) -> Result<Uri, SendError> {
+        let bad = |error: &dyn ToString| SendError::Connect(error.to_string());
+        let base: Uri = self
+            .upstream
+            .to_string()
+            .parse()
+            .map_err(|error| bad(&error))?;
+        let mut parts = base.into_parts();
+        parts.path_and_query = Some(passing.path.clone());
+        Uri::from_parts(parts).map_err(|error| bad(&error))
     }
 }
 
@@ -94,26 +111,30 @@ pub(crate) fn route(settings: &Settings, routes: &[Route]) -> Option<Route> {
 }
 
 impl Passing {
-    /// What of a head goes on. Credentials do: they are the upstream's to check.
-    pub(crate) fn of(parts: &Parts) -> Self {
+    /// What of a head goes on, if it names anything below the upstream, which `*` does not. Credentials do:
+    /// they are the upstream's to check.
+    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+        let path = parts.uri.path_and_query()?;
+        if !path.as_str().starts_with('/') {
+            return None;
+        }
         let mut headers = parts.headers.clone();
         drop_hops(&mut headers);
         // The connection to the upstream names its own host, and this server has asked for the body.
         headers.remove(HOST);
         headers.remove(EXPECT);
-        let path = parts.uri.path_and_query();
-        Self {
+        Some(Self {
             method: parts.method.clone(),
-            path: path.map_or("/", |path| path.as_str()).to_owned(),
+            path: path.clone(),
             headers,
-        }
+        })
     }
 }
 
 impl Passing {
     /// Where it goes.
     pub(crate) fn path(&self) -> &str {
-        &self.path
+        self.path.as_str()
     }
 
     /// Asks for an answer that is not compressed, since it is to be read here.
@@ -139,14 +160,11 @@ pub(crate) fn streamed(body: Incoming) -> OutBody {
 
 /// Adds the caller's address to those that the request has been through.
 fn note_source(headers: &mut HeaderMap, from: IpAddr) {
-    let before = headers.get(FORWARDED_FOR);
-    let before = before.and_then(|value| value.to_str().ok());
-    let from = from.to_canonical();
-    let all = match before {
-        Some(before) => format!("{before}, {from}"),
-        None => from.to_string(),
-    };
-    if let Ok(value) = HeaderValue::try_from(all) {
+    let before = headers.get_all(FORWARDED_FOR).iter();
+    let before = before.filter_map(|value| value.to_str().ok());
+    let from = from.to_canonical().to_string();
+    let all: Vec<&str> = before.chain([from.as_str()]).collect();
+    if let Ok(value) = HeaderValue::try_from(all.join(", ")) {
         headers.insert(FORWARDED_FOR, value);
     }
 }
@@ -248,11 +266,11 @@ mod tests {
             let value = HeaderValue::from_static(value);
             request.headers_mut().insert(name, value);
         }
-        let passing = Passing::of(&request.into_parts().0);
+        let passing = Passing::of(&request.into_parts().0).unwrap();
         let names: Vec<&str> = passing.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(names.contains(&"authorization") && names.contains(&"x-kinetica-group"));
-        assert_eq!(passing.path, "/x/../y?z=%2e", "as it came");
+        assert_eq!(passing.path(), "/x/../y?z=%2e", "as it came");
         let mut headers = passing.headers;
         note_source(&mut headers, [10, 0, 0, 1].into());
         note_source(&mut headers, [10, 0, 0, 2].into());

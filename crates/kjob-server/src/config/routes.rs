@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::{line_of, scalar};
 use super::route_value as value;
-use super::value::{count, positive_duration, size};
+use super::value::{count, duration, positive_duration, size};
 use super::{BadValue, ConfigError};
 use crate::gateway::{
     CommandRoute, HttpRoute, OutputForm, Route, RouteKind, Wire, is_reserved_endpoint,
@@ -41,6 +41,7 @@ const HTTP: &[&str] = &[
     "forward_headers",
     "connect_timeout",
     "response_timeout",
+    "unavailable_timeout",
     "cancel_url",
     "progress_header",
     "progress_url",
@@ -296,6 +297,9 @@ impl<'a> Entries<'a> {
             route.connect_timeout = timeout;
         }
         route.response_timeout = self.take("response_timeout", positive_duration)?;
+        if let Some(timeout) = self.take("unavailable_timeout", duration)? {
+            route.unavailable_timeout = timeout;
+        }
         route.cancel_url = self.take("cancel_url", value::cancel_url)?;
         route.progress_header = self.take("progress_header", value::header_name)?;
         route.progress_url = self.take("progress_url", value::progress_url)?;

@@ -4,8 +4,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use kjob_proto::Encoding;
 use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 
+use super::again::retry_after;
 use super::gather::{Gathering, TooLarge};
 use super::reports::Reporting;
 use crate::outbound::{SendError, with_sources};
@@ -42,7 +44,11 @@ pub(super) enum Failure {
     Silent(Duration),
     /// It answered something else than success.
     #[error("upstream answered {status}{}", told(.text))]
-    Status { status: StatusCode, text: String },
+    Status {
+        status: StatusCode,
+        text: String,
+        retry_after: Option<Duration>,
+    },
     /// Its answer is too large.
     #[error("upstream: {0}")]
     TooLarge(#[from] TooLarge),
@@ -71,6 +77,26 @@ impl Failure {
                     | StatusCode::GATEWAY_TIMEOUT
             ),
             Self::TooLarge(_) | Self::Request(_) => false,
+        }
+    }
+}
+
+impl Failure {
+    /// Whether the job has surely not run, and may be taken soon: nobody was reached, or there were too
+    /// many requests, and this one was not looked at.
+    pub(super) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Send(SendError::Connect(_)) => true,
+            Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS,
+            _ => false,
+        }
+    }
+
+    /// How long to wait, if the upstream says so.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 }
@@ -135,7 +161,7 @@ pub(super) async fn read(
 }
 
 /// The beginning of the body of an answer that is no success.
-pub(super) async fn failure_of(status: StatusCode, mut body: Incoming) -> Failure {
+pub(super) async fn failure_of(head: &Parts, mut body: Incoming) -> Failure {
     let mut start = Vec::new();
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
@@ -150,7 +176,11 @@ pub(super) async fn failure_of(status: StatusCode, mut body: Incoming) -> Failur
     // What came in time is told all the same.
     let _ = tokio::time::timeout(ERROR_WITHIN, reading).await;
     let text = visible(&start, ERROR_LEN_MAX);
-    Failure::Status { status, text }
+    Failure::Status {
+        status: head.status,
+        text,
+        retry_after: retry_after(&head.headers),
+    }
 }
 
 /// Bytes as a text for people: of bounded length, on one line, with nothing in it that a terminal would
@@ -172,9 +202,10 @@ pub(super) fn visible(bytes: &[u8], len_max: usize) -> String {
     shown
 }
 
-/// An answer as a result: JSON if it says that it is, and that is so; else bytes.
+/// An answer as a result: JSON if it says that it is, and that is so; else bytes. What is packed is bytes,
+/// whatever is in it.
 pub(super) async fn result(headers: &HeaderMap, data: Bytes) -> Payload {
-    if says_json(headers) && is_json(&data).await {
+    if coding(headers).is_none() && says_json(headers) && is_json(&data).await {
         return Payload {
             encoding: Encoding::Json,
             data,
@@ -183,14 +214,14 @@ pub(super) async fn result(headers: &HeaderMap, data: Bytes) -> Payload {
     Payload::binary(data)
 }
 
-/// What is kept of an answer's head beside the result: `upstream_status`, and `content_type` if there is one.
+/// What is kept of an answer's head beside the result: `upstream_status`, and `content_type` and
+/// `content_encoding` if there are such.
 pub(super) fn info(status: StatusCode, headers: &HeaderMap) -> Info {
     let mut info = Info::new();
-    let content_type = headers.get(CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
     let told = [
         ("upstream_status", Some(status.as_str())),
-        ("content_type", content_type),
+        ("content_type", text_of(headers, &CONTENT_TYPE)),
+        ("content_encoding", coding(headers)),
     ];
     for (name, value) in told {
         // One that is too long to be kept is left out.
@@ -199,10 +230,18 @@ pub(super) fn info(status: StatusCode, headers: &HeaderMap) -> Info {
     info
 }
 
+/// What an answer was packed with, though nobody asked for it.
+fn coding(headers: &HeaderMap) -> Option<&str> {
+    let coding = text_of(headers, &CONTENT_ENCODING)?.trim();
+    (!coding.is_empty() && !coding.eq_ignore_ascii_case("identity")).then_some(coding)
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
 fn says_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE);
-    let value = value.and_then(|value| value.to_str().ok());
-    let media = value.and_then(|value| value.split(';').next());
+    let media = text_of(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next());
     let media = media.unwrap_or_default().trim().to_ascii_lowercase();
     media == "application/json" || media.ends_with("+json")
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -170,7 +171,7 @@ impl Command {
     async fn start(&self, context: &JobContext, payload: &Payload) -> io::Result<(Child, Pipes)> {
         let launcher = match &self.launcher.program {
             Some(program) => program.clone(),
-            None => std::env::current_exe()?,
+            None => own_program()?,
         };
         let limits = &self.route.limits;
         let bounds = Bounds {
@@ -235,48 +236,58 @@ impl Command {
         pipes: Pipes,
         input: Bytes,
     ) -> Result<Bytes, Failure> {
-        let gathering = self.memory.gather(self.max_result);
-        let mut feeding = std::pin::pin!(feed(pipes.stdin, input));
-        // Too much output ends both: what else the command says is of no use then.
-        let mut reading = std::pin::pin!(async {
-            tokio::try_join!(gather(pipes.stdout, gathering), async {
-                Ok(listen(pipes.stderr, context).await)
-            })
-        });
-        let mut is_fed = false;
-        let mut output = None;
-        // A command that is over need not have taken its input, and may have left children that hold
-        // its pipes; one that has closed its pipes may still be at work.
+        let mut output = self.memory.gather(self.max_result);
+        let mut errors = ErrorOutput::default();
+        let is_read = AtomicBool::new(false);
         let status = {
-            let mut ended = std::pin::pin!(group.leader_ended(child));
-            loop {
-                tokio::select! {
-                    biased;
-                    status = &mut ended => break status.map_err(Failure::Read)?,
-                    () = &mut feeding, if !is_fed => is_fed = true,
-                    both = &mut reading, if output.is_none() => {
-                        if both.is_err() {
-                            group.kill();
+            let mut feeding = std::pin::pin!(feed(pipes.stdin, input));
+            // Too much output ends both: what else the command says is of no use then.
+            let mut reading = std::pin::pin!(async {
+                tokio::try_join!(gather(pipes.stdout, &mut output, &is_read), async {
+                    listen(pipes.stderr, &mut errors, context).await;
+                    Ok(())
+                })
+            });
+            let mut is_fed = false;
+            let mut ending = None;
+            // A command that is over need not have taken its input, and may have left children that hold
+            // its pipes; one that has closed its pipes may still be at work.
+            let status = {
+                let mut ended = std::pin::pin!(group.leader_ended(child));
+                loop {
+                    tokio::select! {
+                        biased;
+                        status = &mut ended => break status.map_err(Failure::Read)?,
+                        () = &mut feeding, if !is_fed => is_fed = true,
+                        both = &mut reading, if ending.is_none() => {
+                            if both.is_err() {
+                                group.kill();
+                            }
+                            ending = Some(both);
                         }
-                        output = Some(both);
                     }
                 }
-            }
-        };
-        let (gathered, text) = match output {
-            Some(output) => output?,
-            None => match tokio::time::timeout(LEFT_WITHIN, &mut reading).await {
-                Ok(output) => output?,
-                Err(_) => {
-                    let error = io::Error::other("a process that left its group holds it open");
-                    return Err(Failure::Read(error));
+            };
+            while ending.is_none() {
+                match tokio::time::timeout(LEFT_WITHIN, &mut reading).await {
+                    Ok(both) => ending = Some(both),
+                    // Somebody who left its group holds the pipes. All that the command wrote was there
+                    // when it ended, and is read.
+                    Err(_) if is_read.load(Ordering::Relaxed) => break,
+                    // There is more, which waits for memory.
+                    Err(_) => {}
                 }
-            },
+            }
+            if let Some(ending) = ending {
+                ending?;
+            }
+            status
         };
         if !status.success() {
+            let text = errors.finish();
             return Err(Failure::Ended { status, text });
         }
-        Ok(gathered)
+        Ok(output.finish())
     }
 
     async fn result(&self, asked: Encoding, output: Bytes) -> Result<Payload, Failure> {
@@ -300,6 +311,15 @@ impl Command {
     }
 }
 
+/// The program that runs. On Linux by the system's own word for it: its file may have been replaced since, as
+/// an upgrade does, and then its name leads to another, or nowhere.
+fn own_program() -> io::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        return Ok(PathBuf::from("/proc/self/exe"));
+    }
+    std::env::current_exe()
+}
+
 /// Writes the payload. A command need not read it.
 async fn feed(stdin: Option<ChildStdin>, input: Bytes) {
     if let Some(mut stdin) = stdin {
@@ -307,24 +327,32 @@ async fn feed(stdin: Option<ChildStdin>, input: Bytes) {
     }
 }
 
-async fn gather(stdout: Option<ChildStdout>, mut gathering: Gathering) -> Result<Bytes, Failure> {
-    let Some(mut stdout) = stdout else {
-        return Ok(Bytes::new());
-    };
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match stdout.read(&mut buffer).await.map_err(Failure::Read)? {
-            0 => return Ok(gathering.finish()),
-            len => gathering.push(&buffer[..len]).await?,
+/// Reads the output to its end. `is_read` tells whether all was taken that has come by now.
+async fn gather(
+    stdout: Option<ChildStdout>,
+    gathering: &mut Gathering,
+    is_read: &AtomicBool,
+) -> Result<(), Failure> {
+    if let Some(mut stdout) = stdout {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            is_read.store(true, Ordering::Relaxed);
+            let len = stdout.read(&mut buffer).await.map_err(Failure::Read)?;
+            if len == 0 {
+                break;
+            }
+            is_read.store(false, Ordering::Relaxed);
+            gathering.push(&buffer[..len]).await?;
         }
     }
+    is_read.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
-/// Reads the error output to its end, and gives its last lines.
-async fn listen(stderr: Option<ChildStderr>, context: &JobContext) -> String {
-    let mut output = ErrorOutput::default();
+/// Reads the error output to its end.
+async fn listen(stderr: Option<ChildStderr>, output: &mut ErrorOutput, context: &JobContext) {
     let Some(mut stderr) = stderr else {
-        return String::new();
+        return;
     };
     let mut buffer = vec![0; 8 << 10];
     // What cannot be read is not told; the exit code is.
@@ -333,5 +361,4 @@ async fn listen(stderr: Option<ChildStderr>, context: &JobContext) -> String {
             context.progress(percent);
         }
     }
-    output.finish()
 }

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Request};
 use kjob_core::engine::{Handler, HandlerError, JobContext, JobInfo};
 use kjob_core::{Output, Payload};
 use kjob_proto::Encoding;
 
+use super::again::Again;
 use super::answer::{self, Failure, Patience};
 use super::forward::Forwarded;
 use super::gather::Memory;
@@ -41,7 +42,7 @@ impl Handler for Plain {
         let reporting = self.reports.open(&self.route, &context);
         tokio::select! {
             biased;
-            outcome = self.exchange(job, payload, &reporting) => return Ok(outcome?),
+            outcome = self.exchanges(job, payload, &reporting) => return Ok(outcome?),
             () = context.cancelled() => {}
         }
         // The exchange is dropped by now, and its connection closed with it.
@@ -52,6 +53,26 @@ impl Handler for Plain {
 }
 
 impl Plain {
+    /// Asks until the upstream takes the job, or its time for that is over.
+    async fn exchanges(
+        &self,
+        job: &JobInfo,
+        payload: Payload,
+        reporting: &Reporting,
+    ) -> Result<Output, Failure> {
+        let mut again = Again::within(self.route.unavailable_timeout);
+        loop {
+            let failure = match self.exchange(job, payload.clone(), reporting).await {
+                Err(failure) if failure.is_untouched() => failure,
+                outcome => return outcome,
+            };
+            tracing::debug!(job_id = %job.id, %failure, "an upstream has not taken a job");
+            if !again.wait(failure.retry_after()).await {
+                return Err(failure);
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         job: &JobInfo,
@@ -64,7 +85,7 @@ impl Plain {
         let response = patience.wait(self.outbound.send(request)).await??;
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
-            return Err(answer::failure_of(head.status, body).await);
+            return Err(answer::failure_of(&head, body).await);
         }
         let gathering = self.memory.gather(self.max_result);
         let data = answer::read(body, gathering, &patience).await?;
@@ -96,6 +117,8 @@ impl Plain {
 pub(super) fn add_headers<B>(request: &mut Request<B>, route: &HttpRoute, job: &JobInfo) {
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    // A result is kept as it comes, for callers who may not know what it was packed with.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     // The id alone is the same for jobs of two gateways before one upstream, and for those of one whose
     // data directory is new.
     if let Ok(value) = HeaderValue::try_from(format!("{}-{}", job.id, job.query_id)) {

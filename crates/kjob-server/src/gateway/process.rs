@@ -86,6 +86,8 @@ impl Group {
     /// Asks all of it to end.
     pub(super) fn ask_to_end(&self) {
         self.signal(rustix::process::Signal::TERM);
+        // What was stopped hears of it only when it goes on.
+        self.signal(rustix::process::Signal::CONT);
     }
 
     /// Ends all of it.

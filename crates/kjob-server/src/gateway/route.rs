@@ -27,6 +27,10 @@ pub struct Route {
 /// What runs the jobs of a route.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "routes are few, and made when a config is read"
+)]
 pub enum RouteKind {
     /// Another server.
     Http(HttpRoute),
@@ -52,6 +56,9 @@ pub struct HttpRoute {
     pub connect_timeout: Duration,
     /// How long the server may send nothing: before its answer, and in it.
     pub response_timeout: Option<Duration>,
+    /// How long a server is asked again that surely has not run the job: it was not reached, is busy (429),
+    /// drains or is unavailable. Zero for not at all. Default one minute.
+    pub unavailable_timeout: Duration,
     /// A URL that is called when a job is stopped, with `{job_id}` in place of its id.
     pub cancel_url: Option<String>,
     /// The header in which interim answers (1xx) of the server have the progress of the job.
@@ -111,6 +118,7 @@ impl HttpRoute {
             forward_headers: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             response_timeout: None,
+            unavailable_timeout: Duration::from_secs(60),
             cancel_url: None,
             progress_header: None,
             progress_url: None,

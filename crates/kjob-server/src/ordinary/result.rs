@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_SECURITY_POLICY, ETAG,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_SECURITY_POLICY, ETAG,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -21,6 +21,9 @@ const SANDBOX: &str = "sandbox; default-src 'none'";
 
 /// What a handler says of its result's type (docs/server.md, `/get/job`).
 const CONTENT_TYPE_INFO: &str = "content_type";
+
+/// What it says of what the result is packed with.
+const CONTENT_ENCODING_INFO: &str = "content_encoding";
 
 pub(super) async fn answer(
     ask: &Ask<'_>,
@@ -52,9 +55,11 @@ pub(super) async fn answer(
     held.grow_to_answer(output.payload.data.len())
         .map_err(Refusal::AnswerBusy)?;
     let content_type = content_type(&output, wanted);
+    let coding = coding(&output, wanted);
     let result = ask.by.turned(&job, output.payload, wanted).await?;
     let mut response = part(ask, result.data, content_type, &etag)?;
     put_headers(&mut response, &etag);
+    put_coding(&mut response, coding);
     ask.say_applied(&mut response);
     if response.status() == StatusCode::OK && ask.method == Method::GET {
         let delivery = Delivery::of(engine, job);
@@ -66,8 +71,10 @@ pub(super) async fn answer(
 /// A result as it is.
 pub(super) fn whole(result: Output) -> Response<ReplyBody> {
     let content_type = content_type(&result, None);
+    let coding = coding(&result, None);
     let mut response = reply::bytes(StatusCode::OK, content_type, result.payload.data);
     put_guards(&mut response);
+    put_coding(&mut response, coding);
     response
 }
 
@@ -75,11 +82,20 @@ pub(super) fn whole(result: Output) -> Response<ReplyBody> {
 /// encoding.
 fn content_type(result: &Output, wanted: Option<Encoding>) -> HeaderValue {
     let encoding = result.payload.encoding;
-    let said = result.info.get(CONTENT_TYPE_INFO);
-    let said = said.and_then(|said| HeaderValue::try_from(said.as_str()).ok());
+    let said = said(result, wanted, CONTENT_TYPE_INFO);
     let of_encoding = HeaderValue::from_static(wanted.unwrap_or(encoding).content_type());
-    said.filter(|_| wanted.is_none_or(|wanted| wanted == encoding))
-        .unwrap_or(of_encoding)
+    said.unwrap_or(of_encoding)
+}
+
+/// What the handler said that the result is packed with, where it is as it was.
+fn coding(result: &Output, wanted: Option<Encoding>) -> Option<HeaderValue> {
+    said(result, wanted, CONTENT_ENCODING_INFO)
+}
+
+fn said(result: &Output, wanted: Option<Encoding>, name: &str) -> Option<HeaderValue> {
+    let is_as_it_was = wanted.is_none_or(|wanted| wanted == result.payload.encoding);
+    let said = result.info.get(name).filter(|_| is_as_it_was)?;
+    HeaderValue::try_from(said.as_str()).ok()
 }
 
 /// Refuses a job that has no result: not yet, or not at all.
@@ -153,6 +169,12 @@ fn put_headers(response: &mut Response<ReplyBody>, etag: &str) {
     // The caller's own copy may be kept, and is to be asked about: the job may be gone.
     let keep = HeaderValue::from_static("private, no-cache");
     headers.insert(CACHE_CONTROL, keep);
+}
+
+fn put_coding(response: &mut Response<ReplyBody>, coding: Option<HeaderValue>) {
+    if let Some(coding) = coding {
+        response.headers_mut().insert(CONTENT_ENCODING, coding);
+    }
 }
 
 fn put_guards(response: &mut Response<ReplyBody>) {

@@ -330,3 +330,42 @@ async fn what_a_command_leaves_behind_ends_with_it() {
     let pids = fs::read_to_string(dir.path().join("pids")).unwrap();
     until("the end of the group", || !is_alive(&pids)).await;
 }
+
+/// A daemon that a command has started in a group of its own is not the command: its output is whole.
+#[tokio::test]
+async fn one_that_leaves_the_group_holds_up_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let pids = dir.path().join("pids");
+    let script = format!(
+        "setsid sh -c 'echo $$ > {0}; exec sleep 1000' & while ! [ -s {0} ]; do sleep 0.01; done; echo done",
+        pids.display()
+    );
+    let bed = Bed::with(&[shell(&script)]).await;
+    assert_eq!(bed.done("/run", Payload::binary("")).await.data, "done\n");
+    let pid = fs::read_to_string(&pids).unwrap();
+    assert!(is_alive(&pid), "it is nobody's to end");
+    let id = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn one_that_is_stopped_ends_when_it_is_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!(
+        "trap 'exit 0' TERM; echo $$ > {}/pids; kill -STOP $$; sleep 1000",
+        dir.path().display()
+    );
+    let bed = Bed::configured(&[shell(&script)], |config| {
+        config.stop_grace = Duration::from_secs(3600);
+    })
+    .await;
+    let id = bed.submit("/run", Payload::binary("")).await;
+    let pid = written(&dir.path().join("pids")).await;
+    until("a stopped process", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        stat.is_ok_and(|stat| stat.rsplit(") ").next().unwrap().starts_with('T'))
+    })
+    .await;
+    bed.cancel(id).await;
+    assert_eq!(bed.ended(id).await.ending, Some(Ending::Cancelled));
+}

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use kjob_core::engine::{Engine, EngineConfig, Registry, SystemClock};
 use kjob_core::{MemoryStore, Payload};
@@ -19,6 +21,7 @@ fn route(urls: &[&str]) -> Route {
     let ring: Vec<Address> = urls.iter().map(|url| url.parse().unwrap()).collect();
     let mut http = HttpRoute::new(ring[0].clone(), Wire::Kinetica);
     http.upstreams = ring;
+    http.unavailable_timeout = Duration::ZERO;
     // Any endpoint may be passed on here, also one that the server has itself.
     Route::new("/admin/*", RouteKind::Http(http))
 }
@@ -186,4 +189,65 @@ async fn results_are_bounded_whatever_is_around_them() {
     assert_eq!(bed.failed("/admin/over", json("{}")).await, told);
     let message = bed.failed("/admin/far", json("{}")).await;
     assert!(message.contains("result too large"), "{message}");
+}
+
+/// A busy, a draining and an ending server have not run the job: it waits for them, on every route.
+#[tokio::test]
+async fn a_job_waits_for_a_ring_that_is_busy_or_drains() {
+    let count = AtomicUsize::new(0);
+    let mut upstream = Upstream::start(move |asked| match count.fetch_add(1, Ordering::Relaxed) {
+        0 => refuse(asked, "429 Too Many Requests", "busy: 1 queued jobs"),
+        1 => {
+            let body = reply_failover(Signal::Draining, encoding(asked)).into_bytes();
+            answer("400 Bad Request", "application/octet-stream", &body)
+        }
+        2 => answer("503 Service Unavailable", "text/html", b"<html>"),
+        _ => ok(asked),
+    })
+    .await;
+    let mut patient = route(&[&upstream.url]);
+    if let RouteKind::Http(http) = &mut patient.kind {
+        http.unavailable_timeout = Duration::from_secs(60);
+    }
+    let bed = Bed::with(&[patient]).await;
+    let id = bed.submit("/admin/x", json("{}")).await;
+    let job = bed.ended(id).await;
+    assert!(
+        matches!(job.ending, Some(kjob_core::Ending::Done(_))),
+        "{job:?}"
+    );
+    assert_eq!(job.state.attempt, 1);
+    for _ in 0..4 {
+        upstream.asked().await;
+    }
+    // What is not there at all is not waited for.
+    let mut absent = Upstream::start(|_| answer("404 Not Found", "text/html", b"<html>")).await;
+    let mut patient = route(&[&absent.url]);
+    if let RouteKind::Http(http) = &mut patient.kind {
+        http.unavailable_timeout = Duration::from_secs(3600);
+    }
+    let bed = Bed::with(&[patient]).await;
+    let message = bed.failed("/admin/x", json("{}")).await;
+    assert!(message.contains("404 Not Found"), "{message}");
+    absent.asked().await;
+    assert!(absent.is_unasked());
+}
+
+#[tokio::test]
+async fn a_cancel_closes_the_connection_and_is_told() {
+    let mut told = Upstream::start(|_| answer("200 OK", "text/plain", b"")).await;
+    let mut upstream = Upstream::start(|_| Answer::Silence(Vec::new())).await;
+    let mut route = route(&[&upstream.url]);
+    if let RouteKind::Http(http) = &mut route.kind {
+        http.cancel_url = Some(format!("{}/cancel/{{job_id}}", told.url));
+    }
+    let bed = Bed::with(&[route]).await;
+    let id = bed.submit("/admin/x", json("{}")).await;
+    upstream.asked().await;
+    bed.cancel(id).await;
+    upstream.left().await;
+    assert_eq!(
+        told.asked().await.line,
+        format!("POST /cancel/{id} HTTP/1.1")
+    );
 }

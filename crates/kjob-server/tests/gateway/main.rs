@@ -9,4 +9,5 @@ mod plain;
 mod progress;
 mod stopping;
 mod support;
+mod through;
 mod upstream;

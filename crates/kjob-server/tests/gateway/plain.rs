@@ -13,6 +13,7 @@ use crate::upstream::{Answer, Upstream, answer};
 
 fn route(endpoint: &str, url: &str, change: impl FnOnce(&mut HttpRoute)) -> Route {
     let mut http = HttpRoute::new(url.parse().unwrap(), Wire::Plain);
+    http.unavailable_timeout = Duration::ZERO;
     change(&mut http);
     Route::new(endpoint, RouteKind::Http(http))
 }
@@ -234,4 +235,79 @@ async fn nobody_there_and_nothing_said_are_told() {
     }
     silent.left().await;
     stalled.left().await;
+}
+
+/// A job that was not taken has not run: it is asked again, on every route.
+#[tokio::test]
+async fn a_job_that_is_not_taken_is_offered_again() {
+    let count = AtomicUsize::new(0);
+    let mut upstream = Upstream::start(move |_| match count.fetch_add(1, Ordering::Relaxed) {
+        0 | 1 => answer("429 Too Many Requests", "text/plain", b"later"),
+        _ => answer("200 OK", "text/plain", b"done"),
+    })
+    .await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let a_while = |http: &mut HttpRoute| http.unavailable_timeout = Duration::from_secs(60);
+    let routes = [
+        route("/busy", &upstream.url, a_while),
+        route("/absent", &format!("http://{address}"), a_while),
+    ];
+    let bed = Bed::with(&routes).await;
+    let id = bed.submit("/busy", json("{}")).await;
+    let job = bed.ended(id).await;
+    assert!(matches!(job.ending, Some(kjob_core::Ending::Done(_))));
+    assert_eq!(job.state.attempt, 1);
+    for _ in 0..3 {
+        assert_eq!(upstream.asked().await.body, b"{}");
+    }
+    // One that comes up only when the job waits for it.
+    let id = bed.submit("/absent", json("{}")).await;
+    let taken = async {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
+            .await
+            .unwrap();
+        stream
+    };
+    let _stream = crate::support::in_time("a connection", taken).await;
+    assert!(matches!(
+        bed.ended(id).await.ending,
+        Some(kjob_core::Ending::Done(_))
+    ));
+    // One that is waited for can be cancelled.
+    let nobody = Upstream::start(|_| answer("429 Too Many Requests", "text/plain", b"")).await;
+    let bed = Bed::with(&[route("/busy", &nobody.url, a_while)]).await;
+    let id = bed.submit("/busy", json("{}")).await;
+    bed.cancel(id).await;
+    assert_eq!(
+        bed.ended(id).await.ending,
+        Some(kjob_core::Ending::Cancelled)
+    );
+}
+
+#[tokio::test]
+async fn a_packed_answer_is_bytes_and_says_what_it_is_packed_with() {
+    let mut upstream = Upstream::start(|_| {
+        Answer::Bytes(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n\
+              Content-Length: 2\r\n\r\n{}"
+                .to_vec(),
+        )
+    })
+    .await;
+    let bed = Bed::with(&[route("/*", &upstream.url, |_| {})]).await;
+    let id = bed.submit("/x", json("{}")).await;
+    let ending = bed.ended(id).await.ending;
+    let Some(kjob_core::Ending::Done(result)) = ending else {
+        panic!("{ending:?}");
+    };
+    assert_eq!(result.payload, Payload::binary("{}"));
+    let coding = result.info.get("content_encoding");
+    assert_eq!(coding.map(|coding| coding.as_str()), Some("gzip"));
+    let asked = upstream.asked().await;
+    assert_eq!(asked.header("accept-encoding"), Some("identity"));
 }

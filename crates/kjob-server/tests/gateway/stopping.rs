@@ -81,6 +81,21 @@ async fn the_cancel_url_is_called_once_the_connection_is_closed() {
 }
 
 #[tokio::test]
+async fn the_cancel_url_is_called_at_a_deadline_too() {
+    let mut told = Upstream::start(|_| answer("200 OK", "text/plain", b"")).await;
+    let mut upstream = Upstream::start(|_| Answer::Silence(Vec::new())).await;
+    let cancel_url = format!("{}/cancel/{{job_id}}", told.url);
+    let mut route = route(&upstream.url, |http| http.cancel_url = Some(cancel_url));
+    route.options = route.options.timeout(Duration::from_millis(50));
+    let bed = Bed::with(&[route]).await;
+    let id = bed.submit("/slow", json("{}")).await;
+    upstream.left().await;
+    let asked = told.asked().await;
+    assert_eq!(asked.line, format!("POST /cancel/{id} HTTP/1.1"));
+    assert!(bed.failure(id).await.starts_with("deadline: "));
+}
+
+#[tokio::test]
 async fn a_cancel_url_that_is_silent_holds_up_the_end_but_for_its_time() {
     let told = Upstream::start(|_| Answer::Silence(Vec::new())).await;
     let mut upstream = Upstream::start(|_| Answer::Silence(Vec::new())).await;

@@ -191,7 +191,9 @@ async fn other_methods_are_405_and_other_paths_404() {
         404,
         "job-not-found",
     );
-    assert_eq!(ask(&mut raw, Ask::get("/jobs/1/x")).await.status, 404);
+    for path in ["/jobs/1/x", "/jobs/1/", "/nothing"] {
+        problem(ask(&mut raw, Ask::get(path)).await, 404, "not-found");
+    }
 }
 
 #[tokio::test]

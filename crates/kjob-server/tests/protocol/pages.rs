@@ -45,7 +45,7 @@ async fn readiness_goes_first_and_health_stays() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_404_in_plain_words() {
+async fn an_unknown_path_is_404_as_a_problem() {
     let server = TestServer::start().await;
     let mut raw = server.connect().await;
     raw.send("GET /no/such HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -56,8 +56,8 @@ async fn an_unknown_path_is_404_in_plain_words() {
         reply
             .header("content-type")
             .unwrap()
-            .starts_with("text/plain")
+            .starts_with("application/problem+json")
     );
-    assert!(String::from_utf8_lossy(&reply.body).contains("\"/no/such\""));
+    assert!(String::from_utf8_lossy(&reply.body).contains("/no/such"));
     raw.assert_usable().await;
 }

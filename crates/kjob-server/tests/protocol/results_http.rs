@@ -185,6 +185,22 @@ async fn a_result_is_of_the_type_that_its_handler_said() {
 }
 
 #[tokio::test]
+async fn a_packed_result_says_what_it_is_packed_with() {
+    let server = TestServer::start().await;
+    let mut raw = server.connect().await;
+    let call = json!({"endpoint": "/packed", "payload_base64": "PGI+"});
+    let id = submitted(&mut raw, &call).await;
+    let path = format!("/jobs/{id}/result?wait=30");
+    for more in ["Accept: */*", "Range: bytes=0-1"] {
+        let reply = ask(&mut raw, Ask::new("GET", &path, more, b"")).await;
+        assert_eq!(reply.header("content-encoding"), Some("gzip"), "{more}");
+    }
+    let called = Ask::new("POST", "/packed", "Content-Type: x/y", b"<b>");
+    let called = ask(&mut raw, called).await;
+    assert_eq!(called.header("content-encoding"), Some("gzip"));
+}
+
+#[tokio::test]
 async fn a_result_without_a_record_stays_in_its_encoding() {
     let server = TestServer::start().await;
     let mut raw = server.connect().await;

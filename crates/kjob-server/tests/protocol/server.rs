@@ -126,7 +126,7 @@ impl TestServer {
     }
 }
 
-/// `/echo` gives back its record in any encoding; `/raw` anything at all, and `/page` as a page; `/fail` fails with its
+/// `/echo` gives back its record in any encoding; `/raw` anything at all, `/page` as a page, and `/packed` as one that is packed; `/fail` fails with its
 /// payload as the message; `/gate` gives back its payload when the gate lets it, and stops when told;
 /// `/steps` has four gates, with progress behind each.
 fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
@@ -149,6 +149,18 @@ fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
     };
     registry
         .route("/page", page, RouteOptions::default())
+        .unwrap();
+    let packed = |_: JobContext, payload: Payload| async move {
+        let mut output = kjob_core::Output::from(payload);
+        let told = [("content_type", "text/html"), ("content_encoding", "gzip")];
+        for (name, value) in told {
+            let said = output.info.insert(name, value);
+            said.map_err(HandlerError::failed)?;
+        }
+        Ok::<_, HandlerError>(output)
+    };
+    registry
+        .route("/packed", packed, RouteOptions::default())
         .unwrap();
     let fail = |_: JobContext, payload: Payload| async move {
         let message = String::from_utf8_lossy(&payload.data).into_owned();
