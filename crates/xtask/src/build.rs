@@ -1,7 +1,7 @@
 //! Building programs of this workspace that other steps run.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -10,13 +10,28 @@ use crate::process::{self, Tool};
 
 /// Builds `kjob-server` as users do: with its default features, and none that other members ask for.
 pub(crate) fn server(release: bool) -> Result<PathBuf> {
-    program("kjob-server", "kjob-server", release)
+    let mut build = Tool::Cargo.command();
+    build.args(["build", "--package", "kjob-server"]);
+    program(build, "kjob-server", release)
 }
 
-/// Builds a program of a package: where it is.
-pub(crate) fn program(package: &str, name: &str, release: bool) -> Result<PathBuf> {
+/// Builds a program of `kjob-trials`.
+pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
-    build.args(["build", "--package", package, "--bin", name]);
+    build.arg("build");
+    if release {
+        build.args(["--package", "kjob-trials"]);
+    } else {
+        // With the features that it has in the tests (those of dev-dependencies count only where
+        // examples or tests are built), so that all below it is there already.
+        build.args(["--workspace", "--all-features", "--examples"]);
+    }
+    program(build, name, release)
+}
+
+/// Builds a program: where it is.
+fn program(mut build: Command, name: &str, release: bool) -> Result<PathBuf> {
+    build.args(["--bin", name]);
     build.arg("--message-format=json-render-diagnostics");
     if release {
         build.arg("--release");

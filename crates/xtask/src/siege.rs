@@ -91,7 +91,7 @@ fn verdict(line: &str) -> Option<bool> {
 impl SiegeArgs {
     fn command(&self, release: bool) -> Result<Command> {
         let server = build::server(release)?;
-        let mut command = Tool::At(build::program("kjob-trials", "siege", release)?).command();
+        let mut command = Tool::At(build::trial("siege", release)?).command();
         command.arg("--server").arg(server);
         command.args(["--seconds", &self.seconds.to_string()]);
         command.args(["--requests", &self.requests.to_string()]);

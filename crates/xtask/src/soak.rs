@@ -68,8 +68,8 @@ pub(crate) fn run(args: SoakArgs) -> Result<bool> {
 /// The program that kills, with the programs that it kills.
 fn soak(release: bool) -> Result<Command> {
     let server = build::server(release)?;
-    let trial_server = build::program("kjob-trials", "trial-server", release)?;
-    let soak = build::program("kjob-trials", "soak", release)?;
+    let trial_server = build::trial("trial-server", release)?;
+    let soak = build::trial("soak", release)?;
     let mut command = Tool::At(soak).command();
     command.arg("run").arg("--server").arg(server);
     command.arg("--trial-server").arg(trial_server);
