@@ -284,6 +284,13 @@ impl Inner {
         let users = self.users();
         let held = users.holder(&TokenHash::of(token));
         let held = held.map(|(name, proof)| (name.clone(), proof));
+        // The right token is never held back: nobody guesses 256 bits, and others at the same address,
+        // behind a proxy say, must not lock out its owner. To look it up costs less than to refuse it.
+        if held.is_none()
+            && let Some(wait) = self.throttle.wait(ip, None, Instant::now())
+        {
+            return (Err(Denied::Throttled(wait)), Vec::new());
+        }
         self.judge(held, users, None, print, ip)
     }
 

@@ -36,6 +36,7 @@ pub mod run;
 mod server;
 mod service;
 mod signals;
+mod source;
 mod store_cli;
 mod store_orders;
 mod store_report;

@@ -190,6 +190,51 @@ async fn whoever_guesses_has_to_wait_and_nobody_else_has() {
     assert!(login(&accounts, &good).await.is_ok());
 }
 
+/// The bug: no wrong token was ever held back, but each counted, and the right password had to wait 13.5
+/// days after 233,600 of them.
+#[tokio::test(start_paused = true)]
+async fn wrong_tokens_are_held_back_and_nobody_else_is() {
+    let mut users = ann();
+    users.add(name("bob"), Role::User).unwrap();
+    set_password(&mut users, &name("bob"), "battery staple");
+    let token = users.add_token(&name("bob"), "ci").unwrap();
+    let accounts = Accounts::new(users);
+    let known = basic("ann", "correct horse");
+    assert!(login(&accounts, &known).await.is_ok());
+
+    let guess = |number: usize| given(format!("Bearer guess-{number}"));
+    for number in 0..20 {
+        assert_eq!(login(&accounts, &guess(number)).await, Err(Denied::Wrong));
+    }
+    let wait = Duration::from_secs(5);
+    for number in 20..10_000 {
+        let answer = login(&accounts, &guess(number)).await;
+        assert_eq!(answer, Err(Denied::Throttled(wait)));
+    }
+    // The same again tells nobody anything, and is remembered.
+    assert_eq!(login(&accounts, &guess(19)).await, Err(Denied::Wrong));
+    let elsewhere = accounts.login(&guess(20), ELSEWHERE, None).await;
+    assert_eq!(elsewhere.unwrap_err(), Denied::Wrong);
+
+    // The right token and the right password, both for the first time, and one that is known.
+    for good in [
+        given(format!("Bearer {}", token.reveal())),
+        basic("bob", "battery staple"),
+        known,
+    ] {
+        assert!(login(&accounts, &good).await.is_ok());
+    }
+    assert_eq!(
+        login(&accounts, &basic("ann", "guess")).await,
+        Err(Denied::Wrong)
+    );
+
+    tokio::time::advance(wait).await;
+    assert_eq!(login(&accounts, &guess(10_000)).await, Err(Denied::Wrong));
+    let answer = login(&accounts, &guess(10_001)).await;
+    assert!(matches!(answer, Err(Denied::Throttled(_))), "{answer:?}");
+}
+
 /// Ten at a time is what one source may fail at one name; a flood of tries that do not wait for their
 /// answers must not get more.
 #[tokio::test]

@@ -1,17 +1,20 @@
-//! How many passwords may be tried.
+//! How many passwords and tokens may be tried.
 //!
 //! No kept library fits: rate limiters count calls, and here only those count that failed, which is
 //! known after they were let through.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures of one source: 20 at once, then one each 5 s.
+use crate::source::source;
+
+/// Failures of one source: 20 at once, then one each 5 s. Passwords and tokens count apart: no token can
+/// be guessed, so wrong ones are no reason to hold back who has a password.
 const SOURCE: Rule = Rule {
     at_once: 20,
     every: Duration::from_secs(5),
@@ -23,8 +26,15 @@ const NAME: Rule = Rule {
     every: Duration::from_secs(10),
 };
 
-/// How many sources, and how many names, are remembered: 4 MiB each at the most.
+/// The longest wait. Tries that ran side by side count, and so may lead further ahead than one rule's
+/// step; but however many they were, nobody waits longer.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How many sources, twice, and how many names, are remembered: 4 MiB each at the most.
 const KEYS_MAX: usize = 1 << 16;
+
+/// What part is forgotten where all room is taken: several at a time, as each time all are looked at.
+const FORGOTTEN_PART: usize = 16;
 
 /// By what a name is remembered: a keyed hash of it, as a name may be long.
 pub(crate) type NameKey = [u8; 32];
@@ -32,7 +42,8 @@ pub(crate) type NameKey = [u8; 32];
 /// Remembers failed tries by source and by name, and says who has to wait.
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    sources: Mutex<Failures<IpAddr>>,
+    passwords: Mutex<Failures<IpAddr>>,
+    tokens: Mutex<Failures<IpAddr>>,
     names: Mutex<Failures<NameKey>>,
 }
 
@@ -55,7 +66,8 @@ struct Failures<K> {
 impl Throttle {
     pub(crate) fn new() -> Self {
         Self {
-            sources: Mutex::new(Failures::new(SOURCE, KEYS_MAX)),
+            passwords: Mutex::new(Failures::new(SOURCE, KEYS_MAX)),
+            tokens: Mutex::new(Failures::new(SOURCE, KEYS_MAX)),
             names: Mutex::new(Failures::new(NAME, KEYS_MAX)),
         }
     }
@@ -67,7 +79,7 @@ impl Throttle {
         name: Option<&NameKey>,
         now: Instant,
     ) -> Option<Duration> {
-        let by_source = lock(&self.sources).wait(&source(ip), now);
+        let by_source = lock(self.sources(name)).wait(&source(ip), now);
         let by_name = name.and_then(|name| lock(&self.names).wait(name, now));
         by_source.max(by_name)
     }
@@ -79,11 +91,18 @@ impl Throttle {
         name: Option<&NameKey>,
         now: Instant,
     ) -> Option<Duration> {
-        lock(&self.sources).fail(source(ip), now);
+        lock(self.sources(name)).fail(source(ip), now);
         if let Some(name) = name {
             lock(&self.names).fail(*name, now);
         }
         self.wait(ip, name, now)
+    }
+
+    fn sources(&self, name: Option<&NameKey>) -> &Mutex<Failures<IpAddr>> {
+        match name {
+            Some(_) => &self.passwords,
+            None => &self.tokens,
+        }
     }
 }
 
@@ -98,8 +117,7 @@ impl<K: Copy + Eq + Hash> Failures<K> {
 
     fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
         let ahead = self.until.get(key)?.saturating_duration_since(now);
-        let allowed = self.rule.every * (self.rule.at_once - 1);
-        let wait = ahead.saturating_sub(allowed);
+        let wait = ahead.saturating_sub(self.rule.allowed());
         (!wait.is_zero()).then_some(wait)
     }
 
@@ -108,33 +126,36 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         if !self.until.contains_key(&key) {
             self.make_room(now);
         }
-        self.until.insert(key, until + self.rule.every);
+        let latest = now + self.rule.allowed() + WAIT_MAX;
+        self.until.insert(key, latest.min(until + self.rule.every));
     }
 
-    /// Forgets whoever has waited long enough, and if nobody has, whoever is the first to.
+    /// Forgets whoever has waited long enough, and if nobody has, whoever are the first to.
     fn make_room(&mut self, now: Instant) {
         if self.until.len() < self.keys_max {
             return;
         }
         self.until.retain(|_, until| *until > now);
-        if self.until.len() >= self.keys_max {
-            let first = self.until.iter().min_by_key(|(_, until)| **until);
-            if let Some(key) = first.map(|(key, _)| *key) {
-                self.until.remove(&key);
-            }
+        let room = (self.keys_max / FORGOTTEN_PART).max(1);
+        let mut too_many = (self.until.len() + room).saturating_sub(self.keys_max);
+        if too_many == 0 {
+            return;
         }
+        let mut moments: Vec<Instant> = self.until.values().copied().collect();
+        let (_, last, _) = moments.select_nth_unstable(too_many - 1);
+        self.until.retain(|_, until| {
+            // Some that have the same moment as the last of them may stay.
+            let is_kept = *until > *last || too_many == 0;
+            too_many -= usize::from(!is_kept);
+            is_kept
+        });
     }
 }
 
-/// What counts as one source: an address of IPv4, and of IPv6 the network of 64 bits that a single
-/// customer has at the least.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => {
-            let network = u128::from(ip) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
-        ip => ip,
+impl Rule {
+    /// How far ahead of now a key's moment may be without a wait.
+    fn allowed(self) -> Duration {
+        self.every * (self.at_once - 1)
     }
 }
 
@@ -188,26 +209,48 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_source() {
-        assert_eq!(source(ip("2001:db8::1")), source(ip("2001:db8::ffff:1")));
-        assert_ne!(source(ip("2001:db8::1")), source(ip("2001:db8:0:1::1")));
-        assert_eq!(source(ip("::ffff:192.0.2.1")), ip(HOME));
+    fn wrong_tokens_are_no_reason_to_hold_back_passwords() {
+        let (throttle, now) = (Throttle::new(), Instant::now());
+        for _ in 0..SOURCE.at_once {
+            throttle.fail(ip(HOME), None, now);
+        }
+        assert_eq!(throttle.wait(ip(HOME), None, now), Some(SOURCE.every));
+        assert_eq!(throttle.wait(ip(HOME), Some(&[1; 32]), now), None);
+    }
+
+    /// The bug: each failure added its seconds, and 233,600 of them came to 13.5 days.
+    #[test]
+    fn nobody_waits_longer_than_a_minute() {
+        let (throttle, now) = (Throttle::new(), Instant::now());
+        let ann = [1; 32];
+        for name in [None, Some(&ann)] {
+            for _ in 0..233_600 {
+                throttle.fail(ip(HOME), name, now);
+            }
+            assert_eq!(throttle.wait(ip(HOME), name, now), Some(WAIT_MAX));
+            assert_eq!(throttle.wait(ip(HOME), name, now + WAIT_MAX), None);
+        }
     }
 
     #[test]
     fn memory_is_bounded_and_the_worst_are_kept() {
-        let mut failures = Failures::new(SOURCE, 3);
+        let mut failures = Failures::new(SOURCE, 64);
         let now = Instant::now();
         for _ in 0..SOURCE.at_once {
             failures.fail(0, now);
         }
         for key in 1..1000 {
             failures.fail(key, now);
-            assert!(failures.until.len() <= 3);
+            assert!(failures.until.len() <= 64);
+            assert!(failures.until.len() >= 59.min(key + 1), "few are forgotten");
+            assert!(failures.until.contains_key(&key));
         }
         assert!(failures.wait(&0, now).is_some());
         let later = now + SOURCE.every * (SOURCE.at_once + 1);
-        failures.fail(1000, later);
+        while failures.until.len() < 64 {
+            failures.fail(1000 + failures.until.len(), now);
+        }
+        failures.fail(2000, later);
         assert_eq!(failures.until.len(), 1, "what is forgotten takes no room");
     }
 }
