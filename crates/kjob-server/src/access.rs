@@ -99,6 +99,7 @@ impl Access {
             Refusal::Origin { .. } => Some("origin"),
             Refusal::Login(Denied::Missing) => Some("no credentials"),
             Refusal::Login(Denied::Malformed) => Some("malformed credentials"),
+            Refusal::Login(Denied::Throttled(_)) => Some("held back"),
             // These were told of when they were tried.
             _ => None,
         };

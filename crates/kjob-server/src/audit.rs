@@ -1,31 +1,25 @@
 //! Who did what, for the record: one JSON object a line, in a file that the usual tools rotate.
 
 mod event;
+mod repeats;
 mod writer;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use event::Event;
+use repeats::Repeats;
 use writer::Message;
 
 /// Lines that may wait to be written: some 2 MiB.
 const QUEUE_MAX: usize = 8192;
-
-/// How often the same refusal of the same source is written.
-const REFUSED_EVERY: Duration = Duration::from_secs(60);
-
-/// How many refusals are remembered for that.
-const REFUSED_MAX: usize = 4096;
 
 /// An audit log. Clones write to the same one.
 ///
@@ -33,7 +27,8 @@ const REFUSED_MAX: usize = 4096;
 /// operating system at once: they survive the end of the process, though not a power cut. **No line is
 /// dropped**: when the queue of 8192 lines is full, whoever has the next one waits. Lines that cannot
 /// be written, as the disk is full, are counted; the log of the server says so, and the audit log says
-/// how many they were as soon as it can be written to again.
+/// how many they were as soon as it can be written to again. What the same stranger does again within
+/// a minute, to fail a login or to be refused, is one line with a count at the end of it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
@@ -50,7 +45,14 @@ const REFUSED_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct AuditLog {
     queue: mpsc::Sender<Message>,
-    refused: Arc<Cache<(&'static str, IpAddr), Instant>>,
+    strangers: Arc<Mutex<Strangers>>,
+}
+
+/// What strangers did not long ago, and whether a task waits to tell of what they do again.
+#[derive(Debug, Default)]
+struct Strangers {
+    repeats: Repeats,
+    is_awaited: bool,
 }
 
 impl AuditLog {
@@ -78,7 +80,7 @@ impl AuditLog {
             .spawn(move || writer::run(out, path.as_deref(), messages))?;
         Ok(Self {
             queue,
-            refused: Arc::new(Cache::new(REFUSED_MAX)),
+            strangers: Arc::default(),
         })
     }
 
@@ -96,6 +98,7 @@ impl AuditLog {
 
     /// Waits until all lines that came before are written. Those that come later are lost.
     pub async fn close(&self) {
+        self.tell_all_repeats().await;
         let (done, closed) = oneshot::channel();
         if self.queue.send(Message::Close(done)).await.is_ok() {
             // It fails if the thread has ended: then there is nothing to wait for.
@@ -106,39 +109,79 @@ impl AuditLog {
     /// Writes an event, if there is an audit log. Waits while the queue is full.
     pub(crate) async fn note(audit: Option<&Self>, event: Event) {
         let Some(audit) = audit else { return };
-        if audit.is_repeated(&event) {
-            return;
+        if matches!(event, Event::Stop) {
+            audit.tell_all_repeats().await;
         }
-        if audit.queue.send(Message::Line(event.line())).await.is_err() {
-            event.log_lost();
+        for event in audit.pass(event) {
+            audit.send(event).await;
         }
     }
 
     /// As [`note`](Self::note), on a thread that may block.
     pub(crate) fn note_blocking(audit: Option<&Self>, event: Event) {
         let Some(audit) = audit else { return };
-        if audit.is_repeated(&event) {
-            return;
+        for event in audit.pass(event) {
+            let sent = audit.queue.blocking_send(Message::Line(event.line()));
+            if sent.is_err() {
+                event.log_lost();
+            }
         }
-        let sent = audit.queue.blocking_send(Message::Line(event.line()));
-        if sent.is_err() {
+    }
+
+    async fn send(&self, event: Event) {
+        if self.queue.send(Message::Line(event.line())).await.is_err() {
             event.log_lost();
         }
     }
 
-    /// Whether the event is a refusal of which there is a line not long ago. Whoever is nobody could
-    /// fill the disk otherwise.
-    fn is_repeated(&self, event: &Event) -> bool {
-        let Some(key) = event.refusal() else {
-            return false;
-        };
+    /// What is to be written now that there is another event.
+    fn pass(&self, event: Event) -> Vec<Event> {
         let now = Instant::now();
-        let before = self.refused.get(&key);
-        if before.is_some_and(|before| now - before < REFUSED_EVERY) {
-            return true;
+        let mut strangers = self.strangers();
+        let mut events = strangers.repeats.close_ended(now);
+        events.extend(strangers.repeats.pass(event, now));
+        if !strangers.is_awaited
+            && strangers.repeats.next_end().is_some()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            strangers.is_awaited = true;
+            runtime.spawn(self.clone().tell_repeats());
         }
-        self.refused.insert(key, now);
-        false
+        events
+    }
+
+    /// Writes what strangers did again, when it is time, until there is nothing more.
+    async fn tell_repeats(self) {
+        loop {
+            let (due, next) = {
+                let mut strangers = self.strangers();
+                let due = strangers.repeats.close_ended(Instant::now());
+                let next = strangers.repeats.next_end();
+                strangers.is_awaited = next.is_some();
+                (due, next)
+            };
+            for event in due {
+                self.send(event).await;
+            }
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn tell_all_repeats(&self) {
+        let events = self.strangers().repeats.close_all();
+        for event in events {
+            self.send(event).await;
+        }
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        // Nothing that holds the lock can panic half way.
+        self.strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -38,17 +38,23 @@ pub(crate) enum Event {
         /// The name that came with a password.
         #[serde(skip_serializing_if = "Option::is_none")]
         claimed: Option<String>,
-        peer: IpAddr,
+        #[serde(flatten)]
+        stranger: Stranger,
     },
     /// From here on tries of this source, or at this name, have to wait.
     LoginThrottled {
         #[serde(skip_serializing_if = "Option::is_none")]
         claimed: Option<String>,
-        peer: IpAddr,
+        #[serde(flatten)]
+        stranger: Stranger,
         wait_ms: u64,
     },
-    /// A request was refused before it was looked at. At most one a minute for each reason and source.
-    Refused { why: &'static str, peer: IpAddr },
+    /// A request was refused before it was looked at.
+    Refused {
+        why: &'static str,
+        #[serde(flatten)]
+        stranger: Stranger,
+    },
     /// A job was submitted, or submitted again.
     Submit {
         user: String,
@@ -86,6 +92,18 @@ pub(crate) enum Event {
     Lost { lines: u64 },
 }
 
+/// Somebody who is not known, and may do the same any number of times: what comes again within a
+/// minute is told of as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Stranger {
+    /// `None` where there are too many to be told apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peer: Option<IpAddr>,
+    /// How many more times it happened since the line before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) count: Option<u64>,
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -115,21 +133,21 @@ impl Event {
     pub(crate) fn login_failed(claimed: Option<&str>, peer: IpAddr) -> Self {
         Self::LoginFailed {
             claimed: claimed.map(short),
-            peer: peer.to_canonical(),
+            stranger: Stranger::new(peer),
         }
     }
 
     pub(crate) fn throttled(claimed: Option<&str>, peer: IpAddr, wait: Duration) -> Self {
         Self::LoginThrottled {
             claimed: claimed.map(short),
-            peer: peer.to_canonical(),
+            stranger: Stranger::new(peer),
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
     pub(crate) fn refused(why: &'static str, peer: IpAddr) -> Self {
-        let peer = peer.to_canonical();
-        Self::Refused { why, peer }
+        let stranger = Stranger::new(peer);
+        Self::Refused { why, stranger }
     }
 
     pub(crate) fn submit(
@@ -206,10 +224,22 @@ impl Event {
         }
     }
 
-    /// Reason and source, of those that may come in any number.
-    pub(super) fn refusal(&self) -> Option<(&'static str, IpAddr)> {
+    /// What a stranger did, and who it was, if it was one.
+    pub(super) fn by_stranger(&mut self) -> Option<(&'static str, &mut Stranger)> {
         match self {
-            Self::Refused { why, peer } => Some((why, *peer)),
+            Self::LoginFailed { stranger, .. } => Some(("login_failed", stranger)),
+            Self::LoginThrottled { stranger, .. } => Some(("login_throttled", stranger)),
+            Self::Refused { why, stranger } => Some((why, stranger)),
+            _ => None,
+        }
+    }
+
+    /// The name that a stranger claimed.
+    pub(super) fn claimed(&mut self) -> Option<&mut Option<String>> {
+        match self {
+            Self::LoginFailed { claimed, .. } | Self::LoginThrottled { claimed, .. } => {
+                Some(claimed)
+            }
             _ => None,
         }
     }
@@ -233,6 +263,15 @@ impl Event {
     /// Says in the server's log what there is no audit log for any more.
     pub(super) fn log_lost(&self) {
         tracing::error!(event = ?self, "the audit log has ended; an event is only here");
+    }
+}
+
+impl Stranger {
+    fn new(peer: IpAddr) -> Self {
+        Self {
+            peer: Some(peer.to_canonical()),
+            count: None,
+        }
     }
 }
 

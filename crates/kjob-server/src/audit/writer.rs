@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_refusal_is_told_once_a_minute() {
+    async fn what_a_stranger_does_again_is_one_line_with_a_count() {
         let disk = Disk::default();
         let audit = AuditLog::to_writer(disk.clone()).unwrap();
         for _ in 0..100 {
@@ -272,6 +272,28 @@ mod tests {
             }
         }
         audit.close().await;
-        assert_eq!(events(&disk.bytes.lock().unwrap()).len(), 4);
+        let events = events(&disk.bytes.lock().unwrap());
+        let counts: Vec<_> = events.iter().map(|event| event["count"].as_u64()).collect();
+        assert_eq!(counts, [[None; 4], [Some(99); 4]].concat());
+    }
+
+    /// Though nothing else happens. The paused clock goes on by itself when all wait for it.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_stranger_does_again_is_told_within_a_minute() {
+        let disk = Disk::default();
+        let audit = AuditLog::to_writer(disk.clone()).unwrap();
+        let refused = || Event::refused("host", "192.0.2.1".parse().unwrap());
+        for minute in 1..=2 {
+            let began = tokio::time::Instant::now();
+            AuditLog::note(Some(&audit), refused()).await;
+            AuditLog::note(Some(&audit), refused()).await;
+            tokio::time::sleep(Duration::from_secs(61)).await;
+            let told = || events(&disk.bytes.lock().unwrap());
+            while told().len() < 2 * minute {
+                std::thread::yield_now();
+                assert_eq!(began.elapsed(), Duration::from_secs(61));
+            }
+            assert_eq!(told()[2 * minute - 1]["count"], 1);
+        }
     }
 }

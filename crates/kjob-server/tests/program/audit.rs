@@ -96,7 +96,12 @@ fn who_did_what_is_written_and_the_file_can_be_renamed() {
         .iter()
         .map(|event| event["event"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["users", "login", "cancel", "stop"]);
+    // The same refusals as before, for which there was no line yet.
+    assert_eq!(names, ["users", "login", "cancel", "refused", "stop"]);
+    assert_eq!(
+        told(&after[3], &["why", "count"]),
+        ["malformed credentials", "2"]
+    );
     let keys = ["user", "job_id", "outcome"];
     assert_eq!(told(&after[2], &keys), ["root", "1", "cancelling"]);
 }

@@ -7,7 +7,7 @@ use kjob_proto::{
     Encoding, GetJobRequest, Record, ShowSystemStatusRequest,
 };
 use kjob_server::users::{Password, Role, UserName, Users};
-use kjob_server::{Access, Accounts};
+use kjob_server::{Access, Accounts, AuditLog};
 
 use crate::raw::{Raw, Reply, encode, in_time, map, post_head};
 use crate::server::TestServer;
@@ -354,6 +354,70 @@ async fn whoever_guesses_is_told_to_wait() {
     reply.plain_error(Encoding::Binary);
     // The others at the same address go on.
     assert_eq!(bob.reply("/show/system/status", &status).await.status, 200);
+}
+
+/// The bug: 233,600 wrong tokens of one source were answered 401 within 5 s, each with a line of the
+/// audit log, and then the right password from there was answered 429, for 13.5 days.
+#[tokio::test]
+async fn a_flood_of_wrong_tokens_harms_nobody() {
+    const TRIES: u64 = 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    let audit = AuditLog::open(&path).unwrap();
+    let mut users = users();
+    let token = users.add_token(&"bob".parse().unwrap(), "ci").unwrap();
+    let access = Access::default().accounts(Accounts::new(users));
+    let server = TestServer::with_access(access.audit(audit.clone())).await;
+    let status = ShowSystemStatusRequest::default();
+    let mut known = As::new(&server, ROOT).await;
+    assert_eq!(
+        known.reply("/show/system/status", &status).await.status,
+        200
+    );
+
+    let mut stranger = As::new(&server, "").await;
+    let (mut failed, mut held_back) = (0, 0);
+    for number in 0..TRIES {
+        stranger.credentials = format!("Bearer guess-{number}");
+        let reply = stranger.reply("/show/system/status", &status).await;
+        match reply.status {
+            401 => failed += 1,
+            429 => {
+                held_back += 1;
+                let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+                assert!((1..=60).contains(&wait), "{wait}");
+                reply.plain_error(Encoding::Binary);
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!(failed >= 20, "as many as one source has");
+    assert!(held_back > failed, "{held_back} of {TRIES}");
+
+    assert_eq!(
+        known.reply("/show/system/status", &status).await.status,
+        200
+    );
+    for new in [ANN, &format!("Bearer {}", token.reveal())] {
+        stranger.credentials = new.to_owned();
+        let reply = stranger.reply("/show/system/status", &status).await;
+        assert_eq!(reply.status, 200);
+    }
+
+    audit.close().await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = |event: &str| -> u64 {
+        let lines = lines.iter().filter(|line| line["event"] == event);
+        lines.map(|line| line["count"].as_u64().unwrap_or(1)).sum()
+    };
+    assert_eq!(told("login"), 3);
+    assert_eq!(told("login_failed"), failed);
+    assert_eq!(told("refused"), held_back);
+    assert!((lines.len() as u64) < 20, "{} lines", lines.len());
 }
 
 fn base64(bytes: &[u8]) -> String {
