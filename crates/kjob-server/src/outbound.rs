@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -25,6 +26,12 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// How long a connection is kept that is not used: less than the five seconds after which some common
 /// servers close theirs, as a request that meets a closing connection is lost.
 const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// Whether an authority without a user has a port that is a number, or none. The HTTP library takes any
+/// other, such as 99999, for none, and would go to the port that the scheme has by default.
+pub(crate) fn is_port_clear(authority: &Authority) -> bool {
+    authority.port().is_some() || authority.as_str().len() == authority.host().len()
+}
 
 /// What calls itself so in `User-Agent`.
 pub(crate) const AGENT: &str = concat!("kjob-server/", env!("CARGO_PKG_VERSION"));

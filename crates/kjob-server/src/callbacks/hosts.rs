@@ -6,6 +6,8 @@ use std::str::FromStr;
 use http::Uri;
 use http::uri::Authority;
 
+use crate::outbound::is_port_clear;
+
 /// The longest URL, in bytes. It is kept in memory for as long as the job lives.
 const URL_LEN_MAX: usize = 2048;
 
@@ -89,13 +91,11 @@ impl FromStr for CallbackHosts {
         let entry = |entry: &str| {
             let bad = || BadCallbackHost(entry.to_owned());
             if let Ok(address) = entry.parse::<IpAddr>() {
-                return Ok((Host::Address(address), None));
+                return Ok((Host::Address(address.to_canonical()), None));
             }
             let authority: Authority = entry.parse().map_err(|_| bad())?;
             let port = authority.port_u16();
-            // A port that is no number is no port at all to the library.
-            let told = authority.as_str().len() - authority.host().len();
-            let host = host(authority.host()).filter(|_| (told > 0) == port.is_some());
+            let host = host(authority.host()).filter(|_| is_port_clear(&authority));
             Ok((host.ok_or_else(bad)?, port))
         };
         text.split(',')
@@ -116,8 +116,8 @@ fn parse(url: &str) -> Option<Target> {
         "https" => true,
         _ => return None,
     };
-    let authority = uri.authority()?.as_str();
-    if authority.contains('@') {
+    let authority = uri.authority()?;
+    if authority.as_str().contains('@') || !is_port_clear(authority) {
         return None;
     }
     let port = match (uri.port_u16(), is_https) {
@@ -130,7 +130,7 @@ fn parse(url: &str) -> Option<Target> {
         is_https,
         host: host(uri.host()?)?,
         port,
-        authority: authority.to_owned(),
+        authority: authority.to_string(),
         path: path.to_owned(),
     })
 }
@@ -142,15 +142,18 @@ fn host(text: &str) -> Option<Host> {
     if let Ok(address) = bare.unwrap_or(text).parse::<IpAddr>() {
         return Some(Host::Address(address.to_canonical()));
     }
-    let is_name = !text.is_empty()
-        && text
+    let name = text.trim_end_matches('.');
+    let is_name = !name.is_empty()
+        && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
-    is_name.then(|| Host::Name(text.trim_end_matches('.').to_ascii_lowercase()))
+    is_name.then(|| Host::Name(name.to_ascii_lowercase()))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn allowed() -> CallbackHosts {
@@ -209,6 +212,8 @@ mod tests {
             "https://user:pass@hooks.example.com/",
             "https://evil.org@hooks.example.com/",
             "https:///x",
+            "https://hooks.example.com:99999/",
+            "https://hooks.example.com:/",
             "https://hooks.example.com/ x",
             "https://hooks.example.com/\r\nX: y",
         ] {
@@ -234,9 +239,53 @@ mod tests {
             "u@a",
             "a:x",
             "a:99999",
+            ".",
             "*",
         ] {
             assert!(text.parse::<CallbackHosts>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is asked for, what is called is a host and a port that were allowed.
+        #[test]
+        fn any_url_is_refused_or_leads_where_it_may(
+            scheme in "(https?://)?",
+            host in "(hooks\\.example\\.com|127\\.0\\.0\\.1|10\\.0\\.0\\.1|\\[::1\\]|[\\[\\]a-z0-9.:@%\\\\-]{0,12})\\.?",
+            rest in "(:[0-9]{0,6}|@|/\\PC{0,8}|\\?|#|\\\\){0,2}",
+        ) {
+            let url = format!("{scheme}{host}{rest}");
+            if let Ok(target) = allowed().check(&url) {
+                let usual = if target.is_https { 443 } else { 80 };
+                let is_allowed = allowed().0.contains(&(target.host.clone(), Some(target.port)))
+                    || target.port == usual && allowed().0.contains(&(target.host, None));
+                prop_assert!(is_allowed);
+                prop_assert!(!target.authority.contains(['@', '/', '\\', ' ']));
+                prop_assert!(target.path.starts_with(['/', '?']), "{:?}", target.path);
+                let authority: Authority = target.authority.parse().unwrap();
+                let told = &authority.as_str()[authority.host().len()..];
+                prop_assert!(told.is_empty() || told[1..].parse() == Ok(target.port), "{}", told);
+            }
+        }
+
+        /// And where it is allowed, it is called.
+        #[test]
+        fn any_list_is_refused_or_allows_its_hosts(
+            text in "([a-bA-B.]{1,3}|[0-9a-f:.]{1,12}|\\[[0-9a-f:.]{1,12}\\]|::ffff:1\\.2\\.3\\.4)(:[0-9]{0,6})?",
+            other in "[\\PC,]{0,20}",
+        ) {
+            let _ = other.parse::<CallbackHosts>();
+            if let Ok(hosts) = text.parse::<CallbackHosts>() {
+                let (host, port) = &hosts.0[0];
+                let name = match host {
+                    Host::Name(name) => name.clone(),
+                    Host::Address(IpAddr::V6(ip)) => format!("[{ip}]"),
+                    Host::Address(ip) => ip.to_string(),
+                };
+                let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+                let url = format!("https://{name}{port}/");
+                prop_assert!(hosts.check(&url).is_ok(), "{}", url);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use super::BadValue;
 use super::file::scalar;
 use super::value::word;
 use crate::gateway::{OutputForm, Upstream, Wire};
+use crate::outbound::is_port_clear;
 
 /// The longest endpoint pattern, in bytes: no endpoint is longer.
 const ENDPOINT_LEN_MAX: usize = 1024;
@@ -166,13 +167,13 @@ pub(super) fn secret(text: &str) -> Result<String, BadValue> {
 /// A URL that is called for a job, with its id in it.
 pub(super) fn cancel_url(text: &str) -> Result<String, BadValue> {
     let bad = || BadValue::new(text, "a URL with {job_id} in its path or query");
-    let uri: Uri = text.replace("{job_id}", "1").parse().map_err(|_| bad())?;
+    let of = |id: &str| text.replace("{job_id}", id).parse::<Uri>();
+    let (uri, other) = (of("1").map_err(|_| bad())?, of("22").map_err(|_| bad())?);
     let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
-    let authority = uri.authority().ok_or_else(bad)?.as_str();
-    let host_end = text.find(authority).ok_or_else(bad)? + authority.len();
-    let has_id = text[host_end..].contains("{job_id}");
-    let is_plain = is_web && !authority.contains('@') && !text.contains('#');
-    if !is_plain || !has_id {
+    let authority = uri.authority().ok_or_else(bad)?;
+    let has_id_behind_host = uri.authority() == other.authority() && uri != other;
+    let is_plain = is_web && !authority.as_str().contains('@') && !text.contains('#');
+    if !is_plain || !has_id_behind_host || !is_port_clear(authority) {
         return Err(bad());
     }
     Ok(text.to_owned())
@@ -270,6 +271,8 @@ mod tests {
         }
         for bad in [
             "http://{job_id}.example.org/",
+            "http://{job_id}/1{job_id}",
+            "http://h:99999/{job_id}",
             "http://h/cancel",
             "/cancel/{job_id}",
             "http://u:p@h/{job_id}",

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::CallbackHosts;
 use crate::gateway::Upstream;
+use crate::outbound::is_port_clear;
 use crate::tls::TlsVersion;
 
 /// Counts end here: more of anything is no sensible limit, and sums of counts must not overflow.
@@ -259,7 +260,7 @@ pub(super) fn url(text: &str) -> Result<Maybe<String>, BadValue> {
         else {
             return Err(bad());
         };
-        if authority.as_str().contains([',', ';', '@']) {
+        if authority.as_str().contains([',', ';', '@']) || !is_port_clear(authority) {
             return Err(bad());
         }
         Ok(format!("{scheme}://{authority}"))
@@ -421,6 +422,8 @@ mod tests {
             "http://a,b",
             "http://user@example.org",
             "http://example.org/?q",
+            "http://example.org:99999",
+            "http://example.org:",
         ] {
             assert!(url(bad).is_err(), "{bad}");
         }

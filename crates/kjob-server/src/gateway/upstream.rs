@@ -6,6 +6,8 @@ use std::str::FromStr;
 use http::Uri;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::outbound::is_port_clear;
+
 /// A server that jobs are passed on to: scheme, host and the path that endpoints are appended to. It is
 /// from the config alone; what clients send can only name a place below that path.
 ///
@@ -115,8 +117,8 @@ impl FromStr for Upstream {
             _ => return Err(BadUpstream),
         };
         let authority = uri.authority().ok_or(BadUpstream)?;
-        if authority.as_str().contains('@') || authority.host().is_empty() || uri.query().is_some()
-        {
+        let is_plain = !authority.as_str().contains('@') && is_port_clear(authority);
+        if !is_plain || authority.host().is_empty() || uri.query().is_some() {
             return Err(BadUpstream);
         }
         let scheme = if is_https { "https" } else { "http" };
@@ -199,6 +201,7 @@ mod tests {
             "http://u:p@h/",
             "http://h?x",
             "http://h/#x",
+            "http://h:99999",
             "unix:/x",
         ] {
             assert_eq!(text.parse::<Upstream>(), Err(BadUpstream), "{text}");
