@@ -25,6 +25,8 @@ mod cli;
 mod error;
 mod file;
 mod keys;
+#[cfg(test)]
+mod properties;
 mod route_value;
 mod routes;
 mod tls;

@@ -391,6 +391,8 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<ReplyBody> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn id(number: i64) -> JobName {
@@ -431,6 +433,28 @@ mod tests {
             ("/job", None),
         ] {
             assert_eq!(Resource::at(path), resource, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_no_resource_or_names_a_job_in_its_range(
+            path in "/jobs(/|tag:|tag%3A|result|events|%[0-9a-fA-F]{0,2}|[0-9]{1,20}|\\PC){0,6}",
+        ) {
+            let Some(Resource::Job(name) | Resource::Result(name) | Resource::Events(name)) =
+                Resource::at(&path)
+            else {
+                return Ok(());
+            };
+            match name.0 {
+                Ok(JobKey::Id(id)) => {
+                    prop_assert!((1..1 << 53).contains(&id.get()));
+                    let plain = Resource::at(&format!("/jobs/{id}"));
+                    prop_assert_eq!(plain, Some(Resource::Job(self::id(id.get()))));
+                }
+                Ok(JobKey::Tag(tag)) => prop_assert!((1..=255).contains(&tag.as_str().len())),
+                Err(text) => prop_assert!(text.len() <= 3 * path.len()),
+            }
         }
     }
 }

@@ -62,6 +62,7 @@ fn seconds(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -108,5 +109,21 @@ mod tests {
             assert_eq!(prefer(&[text]).applied().as_deref(), Some(text));
         }
         assert_eq!(said(false, None).applied(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_and_what_is_taken_up_means_the_same(
+            value in "(respond-async|wait|=|,|;|\"| |[0-9]{1,21}|[ -~\u{80}-\u{ff}]){0,12}",
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert(PREFER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            let found = Prefer::of(&headers);
+            let mut headers = HeaderMap::new();
+            if let Some(applied) = found.applied() {
+                headers.insert(PREFER, HeaderValue::try_from(applied).unwrap());
+            }
+            prop_assert_eq!(Prefer::of(&headers), found);
+        }
     }
 }

@@ -320,6 +320,8 @@ impl From<Usage> for UsageAnswer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -365,5 +367,51 @@ mod tests {
         };
         let by = order.purge(now).unwrap().ended_by.unwrap();
         assert!(by < Timestamp::from_millis(i64::MIN + 100), "{by:?}");
+    }
+
+    fn order() -> impl Strategy<Value = Order> {
+        let word = || prop::option::of("\\PC{0,12}");
+        let statuses = prop::collection::vec("(DONE|ERROR|CANCELLED|RUNNING|\\PC{0,3})", 0..3);
+        let age = any::<Option<u64>>();
+        let purge = (age, statuses, word(), word(), any::<bool>());
+        prop_oneof![
+            Just(Order::Stats),
+            Just(Order::Compact),
+            "\\PC{0,12}".prop_map(|dir| Order::Backup { dir: dir.into() }),
+            purge.prop_map(|(older_than_ms, statuses, endpoint, owner, dry_run)| {
+                Order::Purge(PurgeOrder {
+                    older_than_ms,
+                    statuses,
+                    endpoint,
+                    owner,
+                    dry_run,
+                })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_comes_back_and_purges_nothing_that_is_not_over(order in order(), now: i64) {
+            let text = serde_json::to_string(&order).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Order>(&text).unwrap(), &order);
+            let now = Timestamp::from_millis(now);
+            if let Order::Purge(order) = order
+                && let Ok(purge) = order.purge(now)
+            {
+                prop_assert!(!purge.statuses.contains(&Status::Running));
+                prop_assert!(purge.ended_by.is_none_or(|by| by <= now));
+                prop_assert_eq!(purge.dry_run, order.dry_run);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_an_order_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            text in "\\{\"order\":\"(stats|backup|purge|compact)\"(,\"(dir|statuses|dry_run|older_than_ms)\":(-?[0-9]{1,25}|true|null|\\[\\]|\"x\")){0,3}\\}?",
+        ) {
+            let _ = serde_json::from_slice::<Order>(&bytes);
+            let _ = serde_json::from_str::<Order>(&text);
+        }
     }
 }

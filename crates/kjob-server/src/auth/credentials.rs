@@ -84,6 +84,7 @@ impl fmt::Debug for Credentials {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -143,5 +144,32 @@ mod tests {
         headers.insert(AUTHORIZATION, value(1));
         headers.append(AUTHORIZATION, value(1));
         assert!(matches!(Credentials::of(&headers), Credentials::Odd));
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_read_or_refused(
+            scheme in "(Basic|bearer|Negotiate|[ -~]{0,8}) {0,2}",
+            rest in prop::collection::vec(any::<u8>(), 0..64),
+            is_encoded: bool,
+        ) {
+            let rest = match is_encoded {
+                true => Base64::encode_string(&rest).into_bytes(),
+                false => rest,
+            };
+            match Claim::parse(&[scheme.as_bytes(), &rest].concat()) {
+                Some(Claim::Password { name, .. }) => prop_assert!(!name.contains(':')),
+                Some(Claim::Token(token)) => {
+                    prop_assert!(!token.is_empty() && token.trim_ascii() == &token[..]);
+                }
+                None => {}
+            }
+        }
+
+        #[test]
+        fn any_pair_is_read_as_it_was_written(name in "[^:]{0,20}", secret in "\\PC{0,20}") {
+            let pair = Base64::encode_string(format!("{name}:{secret}").as_bytes());
+            prop_assert_eq!(password(&format!("Basic {pair}")), Some((name, secret)));
+        }
     }
 }

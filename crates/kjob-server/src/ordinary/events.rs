@@ -132,3 +132,22 @@ fn event(job: &Job) -> Vec<u8> {
     event.extend_from_slice(b"\n\n");
     event
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_id_is_an_age_or_none(text in "\\+?[0-9]{1,21}|\\PC{0,12}", number: u64) {
+            if let Some(age) = age_of(&text) {
+                prop_assert!(age.to_u64() <= 1 << 48);
+                prop_assert_eq!(age_of(&age.to_u64().to_string()), Some(age));
+            }
+            prop_assert_eq!(age_of(&number.to_string()).is_some(), number <= 1 << 48);
+            prop_assert!(age_of(&(number % (1 << 48)).to_string()).is_some());
+        }
+    }
+}

@@ -43,6 +43,8 @@ pub(super) fn is_among(etag: &str, tags: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -97,6 +99,28 @@ mod tests {
         }
         for tags in ["", "a", "\"b\"", "\"ab\"", "w/\"a\"", "\"x,\"a"] {
             assert!(!is_among("\"a\"", tags), "{tags}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_is_within_what_there_is(
+            other in "(bytes|items|=|-|,|\\s|[0-9]{1,20}|\\PC){0,12}",
+            one in "bytes=[0-9]{0,20}-[0-9]{0,20}",
+            len: usize,
+        ) {
+            for (range, len) in [(&other, len), (&one, len), (&one, len % 100)] {
+                if let Ok(Some(range)) = asked(range, len) {
+                    prop_assert!(range.start < range.end && range.end <= len);
+                }
+            }
+        }
+
+        #[test]
+        fn a_tag_is_found_among_any_others(before in "\\PC{0,20}", after in "\\PC{0,20}") {
+            let tags = format!("{before}, W/\"7-1f\" ,{after}");
+            prop_assert!(is_among("\"7-1f\"", &tags));
+            let _ = is_among("\"7-1f\"", &before);
         }
     }
 }

@@ -148,6 +148,8 @@ impl fmt::Debug for PasswordHash {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn password(text: &str) -> Password {
@@ -211,5 +213,42 @@ mod tests {
             !shown.contains("horse") && !shown.contains("argon2"),
             "{shown}"
         );
+    }
+
+    /// Nearly a PHC string, of little cost, so that a password can be tried at it.
+    fn phc() -> impl Strategy<Value = String> {
+        let base64 = |len| {
+            prop::collection::vec(any::<u8>(), len).prop_map(|bytes: Vec<u8>| {
+                use base64ct::{Base64Unpadded, Encoding as _};
+                Base64Unpadded::encode_string(&bytes)
+            })
+        };
+        let odd = "[ -~]{0,12}";
+        let version = prop_oneof![8 => Just("v=19".to_owned()), 1 => odd];
+        let cost = prop_oneof![
+            8 => "m=[0-9]{1,2},t=[0-4],p=[0-3]",
+            1 => "m=[0-9]{1,12},t=[0-9]{1,12},p=[0-9]{1,12}",
+            1 => odd,
+        ];
+        let salt = prop_oneof![8 => base64(0..64), 1 => odd];
+        (version, cost, salt, base64(0..80)).prop_map(|(version, cost, salt, hash)| {
+            format!("$argon2id${version}${cost}${salt}${hash}")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_hash_is_read_or_refused(text in "[ -~]{0,80}", phc in phc()) {
+            let _ = PasswordHash::parse(&text);
+            if let Ok(hash) = PasswordHash::parse(&phc) {
+                let cost = Params::try_from(hash.0.as_ref()).unwrap();
+                prop_assert!(cost.m_cost() <= MEMORY_KIB_MAX && cost.t_cost() <= PASSES_MAX);
+                prop_assert!(cost.p_cost() <= LANES_MAX);
+                prop_assert_eq!(PasswordHash::parse(&hash.to_string()), Ok(hash.clone()));
+                if cost.m_cost() < 1024 {
+                    prop_assert!(!hash.is_of(b"correct horse"));
+                }
+            }
+        }
     }
 }

@@ -172,6 +172,8 @@ fn tokens(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn refusal(text: &str) -> String {
@@ -224,6 +226,46 @@ mod tests {
             let error = refusal(&text);
             assert!(error.contains(words), "{error}");
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    fn row() -> impl Strategy<Value = String> {
+        let hash = prop_oneof![
+            any::<[u8; 32]>().prop_map(|bytes| TokenHash::of(&bytes).to_string()),
+            "(blake2b-256:)?[A-Za-z0-9_-]{0,45}",
+        ];
+        let token = (name(), hash)
+            .prop_map(|(name, hash)| format!("[[user.token]]\nname = '{name}'\nhash = '{hash}'\n"));
+        let tokens = prop::collection::vec(token, 0..3);
+        (name(), "(user|admin|root)", tokens).prop_map(|(name, role, tokens)| {
+            format!(
+                "[[user]]\nname = '{name}'\nrole = '{role}'\n{}",
+                tokens.concat()
+            )
+        })
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![4 => "[a-z0-9_.@+-]{1,3}", 1 => "[^'\n]{0,6}"]
+    }
+
+    proptest! {
+        /// What is read comes back from its own text, and each token leads to who has it.
+        #[test]
+        fn any_file_is_read_or_refused(rows in prop::collection::vec(row(), 0..4), other in "(\\PC|\\s){0,40}") {
+            let _ = Users::from_toml(&other);
+            let _ = Users::from_toml(&format!("{}{other}", rows.concat()));
+            let Ok(users) = Users::from_toml(&rows.concat()) else {
+                return Ok(());
+            };
+            prop_assert_eq!(users.len(), rows.len());
+            for (name, user) in users.iter() {
+                for entry in user.tokens.values() {
+                    prop_assert_eq!(users.holder(&entry.hash).unwrap().0, name);
+                }
+            }
+            let text = users.to_toml();
+            prop_assert_eq!(Users::from_toml(&text).unwrap().to_toml(), text);
         }
     }
 }
