@@ -52,6 +52,11 @@ impl As {
     }
 
     async fn send<Q: Record>(&mut self, path: &str, request: &Q) {
+        let written = self.written(path, request);
+        self.raw.send(written).await;
+    }
+
+    fn written<Q: Record>(&self, path: &str, request: &Q) -> Vec<u8> {
         let body = encode(Encoding::Binary, request);
         let more = format!(
             "Authorization: {}\r\nContent-Length: {}",
@@ -59,7 +64,12 @@ impl As {
             body.len()
         );
         let head = post_head(path, Encoding::Binary.content_type(), &more);
-        self.raw.send([head.as_bytes(), &body].concat()).await;
+        [head.as_bytes(), &body].concat()
+    }
+
+    fn written_get(&self, path: &str) -> Vec<u8> {
+        let credentials = &self.credentials;
+        format!("GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: {credentials}\r\n\r\n").into()
     }
 
     async fn reply<Q: Record>(&mut self, path: &str, request: &Q) -> Reply {
@@ -445,8 +455,9 @@ fn times_that_are_alike_are_longer_half_the_time() {
     assert_eq!(share(&[1], &[1, 2, 3, 4]), 0.125);
 }
 
-/// How long another's job takes and one that is not there: to be run by hand, on an idle machine, with
-/// `--run-ignored only --no-capture` and in a release build; it prints and asserts nothing about time.
+/// How long another's job takes and one that is not there, by each way to one: to be run by hand, on an
+/// idle machine, with `--run-ignored only --no-capture` and in a release build; it prints and asserts
+/// nothing about time.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn times_of_anothers_job_and_of_none() {
@@ -456,40 +467,90 @@ async fn times_of_anothers_job_and_of_none() {
     let server = TestServer::on_disk(dir.path(), access).await;
     let mut ann = As::new(&server, ANN).await;
     let mut bob = As::new(&server, BOB).await;
-    let running = ann.submit("/gate", "running").await;
+    // Ids and tags are as long as those of none.
+    let running = ann.submit("/gate", "tag-1").await;
     server.wait_begun().await;
     let request = kjob_proto::CreateJobRequest {
         endpoint: "/raw".into(),
         request_encoding: "binary".into(),
         data: vec![7; 8 << 20].into(),
+        options: map(&[("job_tag", "tag-2")]),
         ..Default::default()
     };
     let done: kjob_proto::CreateJobResponse = ann.call("/create/job", &request).await.unwrap();
     let wait = [("wait_ms", "30000")];
     ann.reply("/get/job", &get(done.job_id, &wait)).await;
-    let last = ann.submit("/raw", "last").await;
+    let last = ann.submit("/raw", "tag-3").await;
     ann.reply("/get/job", &get(last, &wait)).await;
 
-    let mut times: [Vec<Duration>; 3] = Default::default();
-    for _ in 0..ROUNDS {
-        for (times, id) in times.iter_mut().zip([running, done.job_id, last + 1]) {
-            let began = std::time::Instant::now();
-            bob.reply("/get/job", &get(id, &[])).await;
-            times.push(began.elapsed());
+    let jobs = [
+        ("running", running, "tag-1"),
+        ("done, 8 MiB", done.job_id, "tag-2"),
+        ("none", last + 1, "tag-9"),
+    ];
+    for (way, written) in ways(&bob, &jobs.map(|(_, id, tag)| (id, tag))) {
+        let mut times: [Vec<Duration>; 3] = Default::default();
+        for _ in 0..ROUNDS {
+            for (times, request) in times.iter_mut().zip(&written) {
+                let began = std::time::Instant::now();
+                bob.raw.send(request).await;
+                bob.raw.reply().await;
+                times.push(began.elapsed());
+            }
+        }
+        times.iter_mut().for_each(|times| times.sort_unstable());
+        let [.., none] = times.clone();
+        for ((job, ..), times) in jobs.iter().zip(&times) {
+            let longer = share_that_is_longer(times, &none);
+            let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+            eprintln!(
+                "{way:13} {job:12} p5 {:?} p25 {:?} p50 {:?} p75 {:?} p95 {:?}, longer than none {longer:.4}",
+                at(5),
+                at(25),
+                at(50),
+                at(75),
+                at(95)
+            );
         }
     }
-    times.iter_mut().for_each(|times| times.sort_unstable());
-    let [.., none] = times.clone();
-    for (what, times) in ["running", "done, 8 MiB", "none"].iter().zip(&times) {
-        let longer = share_that_is_longer(times, &none);
-        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-        eprintln!(
-            "{what:12} p5 {:?} p25 {:?} p50 {:?} p75 {:?} p95 {:?}, longer than none {longer:.4}",
-            at(5),
-            at(25),
-            at(50),
-            at(75),
-            at(95)
-        );
-    }
+}
+
+/// Each way to ask for a job, with a request for each of these.
+fn ways(by: &As, jobs: &[(i64, &str)]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let of = |written: &dyn Fn(i64, &str) -> Vec<u8>| -> Vec<Vec<u8>> {
+        jobs.iter().map(|(id, tag)| written(*id, tag)).collect()
+    };
+    let cancel = |job_ids: Vec<i64>, options| AdminAlterJobsRequest {
+        job_ids,
+        action: "cancel".into(),
+        options,
+    };
+    let alter = "/admin/alter/jobs";
+    let by_tag = |tag: &str| map(&[("job_tag", tag)]);
+    vec![
+        (
+            "get by id",
+            of(&|id, _| by.written("/get/job", &get(id, &[]))),
+        ),
+        (
+            "get by tag",
+            of(&|_, tag| by.written("/get/job", &get(0, &[("job_tag", tag)]))),
+        ),
+        (
+            "cancel by id",
+            of(&|id, _| by.written(alter, &cancel(vec![id], Default::default()))),
+        ),
+        (
+            "cancel by tag",
+            of(&|_, tag| by.written(alter, &cancel(vec![], by_tag(tag)))),
+        ),
+        (
+            "result by id",
+            of(&|id, _| by.written_get(&format!("/jobs/{id}/result"))),
+        ),
+        (
+            "result by tag",
+            of(&|_, tag| by.written_get(&format!("/jobs/tag:{tag}/result"))),
+        ),
+    ]
 }
