@@ -1,6 +1,7 @@
 //! Who calls: accounts, and how it is known that a request is of one of them.
 
 mod credentials;
+mod print;
 mod throttle;
 
 use std::fmt;
@@ -9,9 +10,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blake2::Blake2bMac;
-use blake2::digest::consts::U32;
-use blake2::digest::{FixedOutput, KeyInit, Update};
 use kjob_core::engine::Caller;
 use quick_cache::sync::Cache;
 use tokio::sync::{Semaphore, watch};
@@ -19,6 +17,7 @@ use tokio::time::Instant;
 
 use credentials::Claim;
 pub(crate) use credentials::Credentials;
+use print::{Print, PrintKey};
 use throttle::Throttle;
 
 use crate::audit::{AuditLog, Event};
@@ -65,17 +64,13 @@ pub struct Accounts(Arc<Inner>);
 
 struct Inner {
     users: watch::Sender<Arc<Users>>,
-    /// Of this process alone, so that nothing that is remembered tells anything elsewhere.
-    key: [u8; 32],
+    key: PrintKey,
     known: Cache<Print, Known>,
     wrong: Cache<Print, Wrong>,
     throttle: Throttle,
     hashing: Arc<Semaphore>,
     waiting: Semaphore,
 }
-
-/// The keyed hash of credentials, or of a name.
-type Print = [u8; 32];
 
 /// Credentials that were found good.
 #[derive(Clone)]
@@ -130,7 +125,7 @@ impl Accounts {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self(Arc::new(Inner {
             users: watch::Sender::new(Arc::new(users)),
-            key: rand::random(),
+            key: PrintKey::random(),
             known: Cache::new(KNOWN_MAX),
             wrong: Cache::new(WRONG_MAX),
             throttle: Throttle::new(),
@@ -173,7 +168,7 @@ impl Accounts {
             Credentials::Odd => return Err(Denied::Malformed),
             Credentials::Given(value) => value,
         };
-        let print = self.0.print(b"credentials", value);
+        let print = self.0.key.print(b"credentials", value);
         if let Some(answer) = self.0.remembered(&print) {
             return answer;
         }
@@ -341,18 +336,7 @@ impl Inner {
     }
 
     fn name_key(&self, name: &str) -> Print {
-        self.print(b"name", name.as_bytes())
-    }
-
-    /// The keyed hash of some bytes of a kind.
-    fn print(&self, kind: &[u8], bytes: &[u8]) -> Print {
-        let Ok(mut mac) = Blake2bMac::<U32>::new_from_slice(&self.key) else {
-            unreachable!("a key of 32 bytes is not longer than 64");
-        };
-        mac.update(kind);
-        mac.update(&[0]);
-        mac.update(bytes);
-        mac.finalize_fixed().into()
+        self.key.print(b"name", name.as_bytes())
     }
 }
 

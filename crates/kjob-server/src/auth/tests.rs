@@ -181,7 +181,7 @@ async fn whoever_guesses_has_to_wait_and_nobody_else_has() {
     // Nor does who has shown the right password before, even when it has to be hashed again.
     assert!(login(&accounts, &good).await.is_ok());
     let print = match &good {
-        Credentials::Given(value) => accounts.0.print(b"credentials", value),
+        Credentials::Given(value) => accounts.0.key.print(b"credentials", value),
         _ => unreachable!(),
     };
     let mut known = accounts.0.known.get(&print).unwrap();
