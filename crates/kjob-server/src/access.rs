@@ -1,12 +1,13 @@
 //! Who is let in, and what is written of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use kjob_core::Owner;
 use kjob_core::engine::Caller;
 
 use crate::audit::{AuditLog, Event};
-use crate::auth::{Accounts, Credentials, Denied, Login};
+use crate::auth::{Accounts, Credentials, Denied, Login, UpstreamAccounts, UpstreamLogin};
 use crate::refusal::Refusal;
 use crate::web::{Visit, WebRules};
 
@@ -24,6 +25,7 @@ use crate::web::{Visit, WebRules};
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     pub(crate) accounts: Option<Accounts>,
+    pub(crate) upstream: Option<UpstreamAccounts>,
     pub(crate) audit: Option<AuditLog>,
     pub(crate) web: WebRules,
 }
@@ -32,15 +34,28 @@ pub struct Access {
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     pub(crate) caller: Caller,
-    login: Option<(Accounts, Login)>,
+    login: Admission,
+}
+
+/// Why.
+#[derive(Clone, Debug)]
+enum Admission {
+    /// Everybody is.
+    Open,
+    Account(Accounts, Login),
+    /// The upstream lets them in.
+    Upstream(UpstreamAccounts, UpstreamLogin, Option<AuditLog>),
 }
 
 impl Admitted {
     /// Waits until whoever was admitted would not be any more.
     pub(crate) async fn revoked(&self) {
         match &self.login {
-            Some((accounts, login)) => accounts.revoked(login).await,
-            None => std::future::pending().await,
+            Admission::Account(accounts, login) => accounts.revoked(login).await,
+            Admission::Upstream(accounts, login, audit) => {
+                accounts.revoked(login, audit.as_ref()).await;
+            }
+            Admission::Open => std::future::pending().await,
         }
     }
 }
@@ -51,6 +66,14 @@ impl Access {
     #[must_use]
     pub fn accounts(mut self, accounts: Accounts) -> Self {
         self.accounts = Some(accounts);
+        self
+    }
+
+    /// Lets only those at jobs whom an upstream lets in; what else there is stays open. Accounts of one's
+    /// own win: then the upstream is not asked.
+    #[must_use]
+    pub fn upstream_accounts(mut self, accounts: UpstreamAccounts) -> Self {
+        self.upstream = Some(accounts);
         self
     }
 
@@ -68,29 +91,64 @@ impl Access {
         self
     }
 
-    /// Whether a request is looked at, and whose it is.
+    /// Whether there are callers who may not do everything.
+    pub(crate) fn has_strangers(&self) -> bool {
+        self.accounts.is_some() || self.upstream.is_some()
+    }
+
+    /// Whether a request is looked at, and whose it is. `is_of_jobs` says whether it may come to jobs.
     pub(crate) async fn admit(
         &self,
         visit: &Visit,
-        credentials: &Credentials,
+        credentials: Credentials,
         ip: IpAddr,
+        is_of_jobs: bool,
     ) -> Result<Admitted, Refusal> {
         if let Err(refusal) = self.web.check(visit) {
             return Err(self.refused(refusal, ip).await);
         }
-        let Some(accounts) = &self.accounts else {
-            return Ok(Admitted {
+        let admitted = match (&self.accounts, &self.upstream) {
+            (Some(accounts), _) => self.admit_user(accounts, &credentials, ip).await,
+            (None, Some(upstream)) if is_of_jobs => {
+                self.admit_as_upstream(upstream, credentials, ip).await
+            }
+            _ => Ok(Admitted {
                 caller: Caller::admin(Owner::anonymous()),
-                login: None,
-            });
-        };
-        match accounts.login(credentials, ip, self.audit.as_ref()).await {
-            Ok(login) => Ok(Admitted {
-                caller: login.caller.clone(),
-                login: Some((accounts.clone(), login)),
+                login: Admission::Open,
             }),
-            Err(denied) => Err(self.refused(Refusal::Login(denied), ip).await),
+        };
+        match admitted {
+            Ok(admitted) => Ok(admitted),
+            Err(refusal) => Err(self.refused(refusal, ip).await),
         }
+    }
+
+    async fn admit_user(
+        &self,
+        accounts: &Accounts,
+        credentials: &Credentials,
+        ip: IpAddr,
+    ) -> Result<Admitted, Refusal> {
+        let login = accounts.login(credentials, ip, self.audit.as_ref()).await;
+        let login = login.map_err(Refusal::Login)?;
+        Ok(Admitted {
+            caller: login.caller.clone(),
+            login: Admission::Account(accounts.clone(), login),
+        })
+    }
+
+    async fn admit_as_upstream(
+        &self,
+        upstream: &UpstreamAccounts,
+        credentials: Credentials,
+        ip: IpAddr,
+    ) -> Result<Admitted, Refusal> {
+        let audit = self.audit.as_ref();
+        let login = upstream.login(&Arc::new(credentials), ip, audit).await?;
+        Ok(Admitted {
+            caller: login.caller.clone(),
+            login: Admission::Upstream(upstream.clone(), login, self.audit.clone()),
+        })
     }
 
     async fn refused(&self, refusal: Refusal, ip: IpAddr) -> Refusal {

@@ -1,8 +1,10 @@
 //! Who calls: accounts, and how it is known that a request is of one of them.
 
 mod credentials;
+mod owner_key;
 mod print;
 mod throttle;
+mod upstream;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,8 +19,11 @@ use tokio::time::Instant;
 
 use credentials::Claim;
 pub(crate) use credentials::Credentials;
+pub use owner_key::{OwnerKey, OwnerKeyError};
 use print::{Print, PrintKey};
 use throttle::Throttle;
+pub use upstream::UpstreamAccounts;
+pub(crate) use upstream::{Ask, Barred, UpstreamLogin, Verdict};
 
 use crate::audit::{AuditLog, Event};
 use crate::users::{self, FileError, Proof, Role, TokenHash, UserName, Users};

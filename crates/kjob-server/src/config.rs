@@ -41,7 +41,7 @@ pub use crate::store_cli::StoreArgs;
 pub use cli::{Cli, Command, misspelt_variables};
 pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
-pub use value::{BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
+pub use value::{AccountsOfUpstream, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 
 use crate::gateway::{GatewayOptions, Route};
 use crate::tls::TlsOptions;

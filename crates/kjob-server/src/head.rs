@@ -207,6 +207,16 @@ impl Target {
         }
     }
 
+    /// Whether jobs can be made, seen or stopped there. The status is asked for by servers in front of
+    /// this one, to know whom it lets in.
+    pub(crate) fn is_of_jobs(&self) -> bool {
+        match self {
+            Self::Resource(resource, _) => *resource != Resource::OpenApi,
+            Self::Wire(_) | Self::Routed(_) => true,
+            Self::Page(_) | Self::Passed(_) | Self::Properties(_) | Self::Unknown(_) => false,
+        }
+    }
+
     /// Whether it is more work than to say that there is too much.
     pub(crate) fn is_bounded(&self) -> bool {
         !matches!(self, Self::Page(_) | Self::Unknown(_))

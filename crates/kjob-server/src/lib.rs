@@ -49,7 +49,7 @@ mod wire;
 
 pub use access::Access;
 pub use audit::AuditLog;
-pub use auth::Accounts;
+pub use auth::{Accounts, OwnerKey, OwnerKeyError, UpstreamAccounts};
 pub use callbacks::{BadCallbackHost, CallbackHosts, Callbacks, SecretError};
 pub use server::{BindError, Server, ServerHandle, ServerOptions};
 pub use system::SystemInfo;

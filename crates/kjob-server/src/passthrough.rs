@@ -1,6 +1,8 @@
 //! Transparent mode: what the server does not answer itself goes straight through to an upstream, and its
 //! answer straight back, neither of them gathered in between.
 
+mod ask;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,9 +22,13 @@ use kjob_proto::{
     ShowSystemPropertiesResponse, StringMap, Text, reply_error, reply_ok,
 };
 
-use crate::config::Settings;
-use crate::gateway::{HttpRoute, Route, RouteKind, Upstream, Wire};
-use crate::outbound::{OutBody, Outbound, Reach, ReachError, SendError};
+use crate::auth::{OwnerKey, UpstreamAccounts};
+use crate::config::{AccountsOfUpstream, Settings, StoreKind};
+use crate::gateway::{GatewayError, HttpRoute, Route, RouteKind, Upstream, Wire};
+use crate::outbound::{OutBody, Outbound, Reach, SendError};
+use crate::run::RunError;
+
+pub(crate) use ask::Asker;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How writes are spread over the clusters of a ring (docs/protocol.md section 2).
@@ -49,11 +55,15 @@ pub(crate) struct Passing {
 impl Passthrough {
     /// # Errors
     /// TLS cannot be set up.
-    pub(crate) fn new(upstream: Upstream) -> Result<Self, ReachError> {
+    pub(crate) fn new(upstream: Upstream) -> Result<Self, GatewayError> {
         let outbound = Outbound::new(&Reach {
             connect_timeout: CONNECT_WITHIN,
             is_https: upstream.is_https(),
             ca_file: None,
+        });
+        let outbound = outbound.map_err(|why| GatewayError::Reach {
+            endpoint: "/*".to_owned(),
+            why: why.to_string(),
         })?;
         Ok(Self { upstream, outbound })
     }
@@ -108,6 +118,39 @@ pub(crate) fn route(settings: &Settings, routes: &[Route]) -> Option<Route> {
     let mut route = Route::new("/*", RouteKind::Http(http));
     route.options = route.options.jobs_only();
     Some(route)
+}
+
+/// Whether the upstream says who calls: there is one, and there are no accounts of the server's own.
+pub(crate) fn asks(settings: &Settings) -> bool {
+    settings.upstream.is_some()
+        && settings.users_file.is_none()
+        && settings.upstream_accounts == AccountsOfUpstream::Ask
+}
+
+/// The accounts of the upstream, if they count.
+///
+/// # Errors
+/// The key of owners cannot be used, or TLS cannot be set up.
+pub(crate) fn accounts(settings: &Settings) -> Result<Option<UpstreamAccounts>, RunError> {
+    let Some(upstream) = settings.upstream.clone() else {
+        return Ok(None);
+    };
+    if !asks(settings) {
+        if settings.users_file.is_none() {
+            tracing::warn!(
+                %upstream,
+                "upstream_accounts is \"ignore\": whoever reaches the server sees all jobs and their results, \
+                 also those of users of the upstream"
+            );
+        }
+        return Ok(None);
+    }
+    let owners = match settings.store {
+        StoreKind::Memory => OwnerKey::random(),
+        StoreKind::Embedded => OwnerKey::of_dir(&settings.data_dir)?,
+    };
+    let accounts = UpstreamAccounts::new(upstream, owners)?;
+    Ok(Some(accounts.hold_for(settings.upstream_accounts_hold)))
 }
 
 impl Passing {

@@ -9,7 +9,7 @@ use kjob_core::engine::SubmitError;
 use kjob_core::{JobId, JobTag, Phase, StoreError};
 use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
 
-use crate::auth::Denied;
+use crate::auth::{Barred, Denied};
 use crate::body::{BodyError, OverBudget};
 use crate::callbacks::CallbackUrlError;
 use crate::options::OptionError;
@@ -154,6 +154,9 @@ pub(crate) enum Refusal {
     /// It is not known who calls.
     #[error("{}", denied(*.0))]
     Login(Denied),
+    /// The upstream says that the caller is not let in.
+    #[error(transparent)]
+    Barred(Barred),
     /// The request goes to another host than the server answers for.
     #[error(
         "requests to host {found:?} are not answered here; use a loopback address, or add it to \
@@ -202,6 +205,7 @@ impl Refusal {
             | Self::TooManyStreams { .. }
             | Self::Login(Denied::Busy) => Some(RETRY_AFTER_BUSY),
             Self::Login(Denied::Throttled(wait)) => Some(*wait),
+            Self::Barred(barred) => barred.retry_after,
             _ => None,
         }
     }

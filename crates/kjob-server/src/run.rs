@@ -29,7 +29,7 @@ use crate::server;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
 use crate::users::{self, FileError};
-use crate::{Access, Accounts, SecretError, Server, SystemInfo};
+use crate::{Access, Accounts, OwnerKeyError, SecretError, Server, SystemInfo};
 
 /// How often it is looked whether the certificate ends soon.
 const CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -71,6 +71,9 @@ pub enum RunError {
     /// The users file cannot be used.
     #[error("users_file: {0}")]
     Users(#[from] FileError),
+    /// The accounts of the upstream cannot be asked.
+    #[error("upstream_accounts: {0}")]
+    OwnerKey(#[from] OwnerKeyError),
     /// The audit log cannot be written.
     #[error("audit_log: {path} cannot be opened: {source}", path = path.display())]
     Audit {
@@ -133,7 +136,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let address = listener.local_addr().map_err(bind)?;
 
     let mut reloads = Reloads::default();
-    let access = access(config, &mut reloads)?;
+    let mut access = access(config, &mut reloads)?;
     let audit = access.audit.clone();
     let tls = config.tls.clone().map(Tls::load).transpose()?;
     let callbacks = config.callbacks()?;
@@ -158,6 +161,8 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         adjust(&mut engine);
     }
     let opened = open_store(config, program.store).await?;
+    // Once the data directory is ours.
+    access.upstream = passthrough::accounts(settings)?;
     let segments = opened.segments();
     options.max_connections = files::connections_that_fit(options.max_connections, segments);
     let clock = Arc::new(SystemClock);
@@ -289,11 +294,18 @@ fn access(config: &Config, reloads: &mut Reloads) -> Result<Access, RunError> {
             );
         }
     } else if !settings.listen.ip().is_loopback() {
-        tracing::warn!(
-            listen = %settings.listen,
-            "INSECURE: there are no accounts, and the server listens beyond this machine; \
-             whoever reaches it may do everything"
-        );
+        match passthrough::asks(settings) {
+            true => tracing::warn!(
+                listen = %settings.listen,
+                "INSECURE: there are no accounts, and the server listens beyond this machine; \
+                 only the upstream says who may come for jobs, and if it takes everybody, so does the server"
+            ),
+            false => tracing::warn!(
+                listen = %settings.listen,
+                "INSECURE: there are no accounts, and the server listens beyond this machine; \
+                 whoever reaches it may do everything"
+            ),
+        }
     }
     Ok(access)
 }

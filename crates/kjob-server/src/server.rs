@@ -231,15 +231,13 @@ impl Server {
     }
 
     /// Sends what the server does not answer itself straight through to `upstream`, which has no path. To be
-    /// called once, before it serves.
+    /// called once, before it serves. Its accounts keep nobody from the jobs here unless
+    /// [`Access::upstream_accounts`] asks it.
     ///
     /// # Errors
     /// TLS cannot be set up.
     pub fn with_upstream(self, upstream: Upstream) -> Result<Self, GatewayError> {
-        let passthrough = Passthrough::new(upstream).map_err(|why| GatewayError::Reach {
-            endpoint: "/*".to_owned(),
-            why: why.to_string(),
-        })?;
+        let passthrough = Passthrough::new(upstream)?;
         self.handle.service.set_passthrough(passthrough);
         Ok(self)
     }

@@ -212,7 +212,7 @@ impl Service {
         in_flight: &mut InFlight,
     ) -> Response<ReplyBody> {
         let access = self.access();
-        let to_strangers = access.accounts.is_some();
+        let to_strangers = access.has_strangers();
         if let Target::Page(page) = &head.target
             && page.is_open()
         {
@@ -223,15 +223,16 @@ impl Service {
         if let Target::Resource(Resource::Progress(name), extras) = &head.target {
             return self.progress(name, extras, head, body, peer).await;
         }
-        let admitted = match access.admit(visit, &credentials, peer.ip).await {
+        // It takes the credentials: what waits is to be small, and is to know no secrets.
+        let is_of_jobs = head.target.is_of_jobs();
+        let admitted = access.admit(visit, credentials, peer.ip, is_of_jobs);
+        let admitted = match admitted.await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.put_aside(head, body, peer);
                 return head.refuse(&refusal, refusal.status());
             }
         };
-        // What waits is to be small, and is to know no secrets.
-        drop(credentials);
         match &head.target {
             Target::Wire(endpoint) => {
                 self.wire(*endpoint, head, body, &admitted, peer, in_flight)

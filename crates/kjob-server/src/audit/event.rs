@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use kjob_core::JobId;
 use kjob_core::engine::{Accepted, Caller, CancelOutcome};
+use kjob_core::{JobId, Owner};
 use serde::Serialize;
 
 #[cfg(unix)]
@@ -126,6 +126,17 @@ impl Event {
             role: if caller.admin { "admin" } else { "user" },
             by,
             token,
+            peer: peer.to_canonical(),
+        }
+    }
+
+    /// The upstream has taken the credentials of a caller, who is called so here.
+    pub(crate) fn upstream_login(owner: &Owner, peer: IpAddr) -> Self {
+        Self::Login {
+            user: short(owner.as_str()),
+            role: "user",
+            by: "upstream",
+            token: None,
             peer: peer.to_canonical(),
         }
     }

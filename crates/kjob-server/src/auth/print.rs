@@ -8,12 +8,17 @@ use blake2::digest::{FixedOutput, KeyInit, Update};
 pub(crate) type Print = [u8; 32];
 
 /// What they are hashed with. Does not show in `Debug`, as it has none.
+#[derive(Clone)]
 pub(crate) struct PrintKey([u8; 32]);
 
 impl PrintKey {
     /// One of this process alone, so that nothing that is remembered tells anything elsewhere.
     pub(crate) fn random() -> Self {
         Self(rand::random())
+    }
+
+    pub(crate) fn new(key: [u8; 32]) -> Self {
+        Self(key)
     }
 
     /// The keyed hash of some bytes of a kind.

@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 
 use super::ConfigError;
 use super::routes::ConfiguredRoute;
-use super::value::{self, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
+use super::value::{self, AccountsOfUpstream, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 use crate::CallbackHosts;
 use crate::gateway::Upstream;
 use crate::tls::TlsVersion;
@@ -193,6 +193,12 @@ keys! {
     /// A server of the same protocol, by its URL: what is no job endpoint goes straight through to it, and
     /// jobs of endpoints that no route takes are run by it. "none" is no such server.
     upstream: Option<Upstream>, "KJOB_UPSTREAM", value::upstream, "URL", default "none";
+    /// Whether the upstream's accounts count where there is no users_file: "ask" shows it the credentials of
+    /// whoever comes for jobs, and lets them at their own if it takes them; "ignore" lets whoever reaches the
+    /// server at all jobs, also those of users of the upstream.
+    upstream_accounts: AccountsOfUpstream, "KJOB_UPSTREAM_ACCOUNTS", value::upstream_accounts, "WORD", default "ask";
+    /// How long it counts what the upstream said of somebody's credentials; then it is asked again.
+    upstream_accounts_hold: Duration, "KJOB_UPSTREAM_ACCOUNTS_HOLD", value::duration, "DURATION", default "60s";
     /// Where jobs live: "embedded" in the data directory, or "memory", which ends with the process.
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
     /// The directory of the embedded store, from the working directory on; made if it is not there.

@@ -100,6 +100,16 @@ pub enum ClientAuth {
     Required,
 }
 
+/// Who says who calls, where there is an upstream and there are no accounts of the server's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AccountsOfUpstream {
+    /// The upstream, which is shown the caller's credentials.
+    Ask,
+    /// Nobody: all callers are one, and see all jobs.
+    Ignore,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -278,6 +288,14 @@ pub(super) fn upstream(text: &str) -> Result<Option<Upstream>, BadValue> {
     upstream
         .map(Some)
         .ok_or_else(|| BadValue::new(text, wanted))
+}
+
+pub(super) fn upstream_accounts(text: &str) -> Result<AccountsOfUpstream, BadValue> {
+    let words = [
+        ("ask", AccountsOfUpstream::Ask),
+        ("ignore", AccountsOfUpstream::Ignore),
+    ];
+    word(text, &words)
 }
 
 pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {

@@ -8,7 +8,7 @@ use kjob_core::StoreError;
 use kjob_core::engine::SubmitError;
 
 use super::{Refusal, is_too_large};
-use crate::auth::Denied;
+use crate::auth::{Barred, Denied};
 use crate::body::BodyError;
 
 /// What refusals of a kind have in common.
@@ -49,6 +49,7 @@ kinds! {
     UNKNOWN_ENDPOINT: "unknown-endpoint", BAD_REQUEST, UNPROCESSABLE_ENTITY, "The endpoint is not served here";
     RESULT_ENCODING: "result-encoding", BAD_REQUEST, UNPROCESSABLE_ENTITY, "The result cannot be turned into the encoding";
     UNAUTHORIZED: "unauthorized", UNAUTHORIZED, UNAUTHORIZED, "It is not known who calls";
+    FORBIDDEN: "forbidden", FORBIDDEN, FORBIDDEN, "The caller is not let in";
     FOREIGN_HOST: "foreign-host", FORBIDDEN, FORBIDDEN, "Requests to this host are not answered";
     FOREIGN_ORIGIN: "foreign-origin", FORBIDDEN, FORBIDDEN, "Web pages of this origin are not answered";
     NOT_FOUND: "not-found", BAD_REQUEST, NOT_FOUND, "Nothing is at this path";
@@ -107,6 +108,7 @@ impl Refusal {
             Self::Upstream(_) => Kind::UPSTREAM,
             Self::Stopping => Kind::STOPPING,
             Self::Login(denied) => of_login(*denied),
+            Self::Barred(barred) => of_barred(barred),
             Self::Host { .. } => Kind::FOREIGN_HOST,
             Self::Origin { .. } => Kind::FOREIGN_ORIGIN,
         }
@@ -152,6 +154,14 @@ fn of_login(denied: Denied) -> Kind {
         Denied::Missing | Denied::Malformed | Denied::Wrong => Kind::UNAUTHORIZED,
         Denied::Throttled(_) => Kind::THROTTLED,
         Denied::Busy => Kind::BUSY,
+    }
+}
+
+fn of_barred(barred: &Barred) -> Kind {
+    match barred.status {
+        StatusCode::UNAUTHORIZED => Kind::UNAUTHORIZED,
+        StatusCode::TOO_MANY_REQUESTS => Kind::THROTTLED,
+        _ => Kind::FORBIDDEN,
     }
 }
 

@@ -87,7 +87,7 @@ pub(crate) fn status_of(server: &Running, credentials: &str) -> u16 {
 }
 
 /// Sends SIGHUP, and waits until the users were read, or were not.
-fn hang_up(server: &Running, times: usize) {
+pub(crate) fn hang_up(server: &Running, times: usize) {
     server.signal("HUP");
     server.wait_logged("\"what\":\"users_file\"", times);
 }

@@ -25,3 +25,5 @@ mod support;
 mod tls;
 #[cfg(unix)]
 mod transparent;
+#[cfg(unix)]
+mod transparent_accounts;
