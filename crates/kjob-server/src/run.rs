@@ -11,6 +11,7 @@ use std::time::Duration;
 use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -201,6 +202,10 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let handle = server.handle();
     let serving = tokio::spawn(server.serve());
     let _reloading = AbortOnDropHandle::new(tokio::spawn(reloads.on_hangups(hangups)));
+    let _telling = opened.embedded.as_ref().map(|store| {
+        let told = tell_of_room(store.watch_full());
+        AbortOnDropHandle::new(tokio::spawn(told))
+    });
     let control = opened
         .embedded
         .and_then(|store| serve_control(config, store, audit.clone()));
@@ -440,6 +445,27 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, R
             };
             let opened = tokio::task::spawn_blocking(open).await;
             opened.map_err(|error| system("open the store")(error.into()))?
+        }
+    }
+}
+
+/// Logs when the disk gets full, and when there is room again.
+async fn tell_of_room(mut full: watch::Receiver<bool>) {
+    let mut was_full = false;
+    loop {
+        let is_full = *full.borrow_and_update();
+        if is_full && !was_full {
+            tracing::warn!(
+                "the disk of the data directory is full: submits are refused until there is room; \
+                 jobs that were taken go on in what is left"
+            );
+        } else if was_full && !is_full {
+            tracing::info!("there is room on the disk again; submits are taken");
+        }
+        was_full = is_full;
+        // The store is gone.
+        if full.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -125,7 +125,8 @@ async fn a_full_disk_refuses_submits_for_now_and_loses_no_result() {
     );
     // A full disk is no reason to send everyone elsewhere.
     assert_eq!(server.get("/readyz").0, 200);
-    // A cancel has to be stored too: it is refused in the same way, and nothing pretends.
+    // This disk takes nothing more, whatever is deleted, so that the reserve is no help to a cancel: it
+    // is refused in the same way, and nothing pretends.
     let error = client.cancel(&queued).await.unwrap_err();
     assert!(error.is_busy(), "{error}");
     assert_eq!(client.get(&queued).await.unwrap().status, Status::Running);

@@ -17,6 +17,8 @@ mod reload;
 #[cfg(unix)]
 mod routes;
 mod settings;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod small_disk;
 mod sockets;
 mod starts;
 #[cfg(unix)]

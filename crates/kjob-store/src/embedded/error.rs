@@ -7,6 +7,8 @@ use std::sync::Arc;
 use kjob_core::StoreError;
 use rusqlite::{ErrorCode, ffi};
 
+use super::room;
+
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -147,9 +149,9 @@ pub(crate) fn in_segment(number: u32) -> impl Fn(StoreError) -> StoreError {
 
 /// A [`StoreError`] of a failed file operation.
 pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
-        _ => StoreError::Io {
+    move |error| match error {
+        error if room::is_full(&error) => StoreError::Full,
+        error => StoreError::Io {
             doing,
             source: Arc::new(error),
         },
@@ -171,6 +173,19 @@ pub(crate) fn sync(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -
         doing,
         source: Arc::new(SyncFailed { path, source }),
     }
+}
+
+/// Whether there may have been no room for what failed, and SQLite does not say so: a write that
+/// failed, or a file that could not be made.
+pub(crate) fn may_lack_room(error: &StoreError) -> bool {
+    let StoreError::Io { source, .. } = error else {
+        return false;
+    };
+    let error = source.downcast_ref::<rusqlite::Error>();
+    let write = Some(ffi::SQLITE_IOERR_WRITE);
+    error.is_some_and(|error| {
+        extended_code(error) == write || error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+    })
 }
 
 /// After a failed commit or sync: whether the file's state is unknown, so that nothing may be

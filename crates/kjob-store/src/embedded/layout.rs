@@ -29,6 +29,11 @@ impl Layout {
         self.root.join("LOCK")
     }
 
+    /// Room for what has to go on when the disk is full.
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("RESERVE")
+    }
+
     pub(crate) fn catalogue(&self) -> PathBuf {
         self.root.join("catalogue.sqlite")
     }

@@ -29,6 +29,13 @@ pub struct EmbeddedOptions {
     /// Jobs that one call of `expire` looks at, at least one; what is left is done by the next
     /// calls. Default 20 000.
     pub sweep_jobs: u64,
+    /// Bytes of the disk that are kept for what has to go on when it is full: starts, ends and cancels
+    /// of the jobs that were taken. Submits are refused from then on until there is room for as many
+    /// again, and a quarter more. Default 4 MiB; with 0, everything is refused on a full disk.
+    pub reserve_bytes: u64,
+    /// How long after it was seen that the disk is full a submit may look for room anew.
+    /// Default 1 s.
+    pub reserve_retry: Duration,
     /// Opens a store with a damaged log all the same: what was committed from the damage on is
     /// lost, in that file. Only for when there is no backup to go back to. Default `false`.
     pub accept_damaged_logs: bool,
@@ -44,6 +51,8 @@ impl Default for EmbeddedOptions {
             batch_max: 4096,
             cached_headers: 16_384,
             sweep_jobs: 20_000,
+            reserve_bytes: 4 * 1024 * 1024,
+            reserve_retry: Duration::from_secs(1),
             accept_damaged_logs: false,
         }
     }

@@ -51,6 +51,11 @@ pub(crate) enum Request {
         prepared: Box<Prepared>,
         reply: Reply<Snapshot>,
     },
+    /// There was no room for something, and room was made so many times before it was begun.
+    Release {
+        seen: u64,
+        reply: Reply<bool>,
+    },
     Close {
         reply: Reply<()>,
     },

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::counts::{self, Meta, PAGES};
 use super::error::{is_fatal, sql, sql_of};
 use super::layout::Layout;
+use super::room;
 use super::schema::{self, FORMAT, Schema};
 use super::totals::Totals;
 
@@ -87,10 +88,24 @@ pub(crate) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
 /// As [`checkpoint`], for a change that is durable in the log either way: so only a failure after
 /// which nobody knows what is on disk is one.
 pub(crate) fn settle(connection: &Connection) -> Result<(), StoreError> {
+    let judge = |error| match connection.path().and_then(|path| Path::new(path).parent()) {
+        Some(dir) => room::judged(dir, error),
+        None => error,
+    };
     match checkpoint(connection).map_err(sql("write a log back")) {
-        Err(error) if is_fatal(&error) => Err(error),
-        _ => Ok(()),
+        Err(error) => Some(judge(error)).filter(is_fatal).map_or(Ok(()), Err),
+        Ok(()) => Ok(()),
     }
+}
+
+/// Moves as much of the log into the file as it can without waiting for anybody. Whether that is
+/// all of it, so that the next commit may begin the log anew.
+pub(crate) fn reuse_log(connection: &Connection) -> Result<bool, StoreError> {
+    let copied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let (frames, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
+        Ok(frames > 0 && frames == copied)
+    });
+    copied.map_err(sql("write a log back"))
 }
 
 /// Has every commit written ahead and synced.

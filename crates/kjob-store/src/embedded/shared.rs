@@ -15,6 +15,7 @@ use super::error::is_fatal;
 use super::filter::Filter;
 use super::layout::Layout;
 use super::live::Live;
+use super::room::{self, Room};
 use super::summary::OwnerUsage;
 use super::totals::Sum;
 
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     headers: Mutex<HeaderCache>,
     usage: Mutex<UsageBook>,
     callbacks: Mutex<CallbackQueue>,
+    /// Whether the disk is full.
+    pub(crate) room: Room,
     /// Of files that no longer belong to the store.
     pub(crate) deletions: Arc<Deletions>,
     /// Held from before a commit until what it changed is published.
@@ -94,6 +97,7 @@ impl Shared {
             headers: Mutex::default(),
             usage: Mutex::default(),
             callbacks: Mutex::default(),
+            room: Room::new(),
             deletions: Arc::new(Deletions::new()),
             publishing: Mutex::default(),
             damaged: OnceLock::new(),
@@ -128,10 +132,16 @@ impl Shared {
     /// Passes on what came of a change to a file; if that left the file in an unknown state,
     /// nothing is acknowledged from here on.
     pub(crate) fn noted<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        let done = done.map_err(|error| self.judged(error));
         if let Some(error) = done.as_ref().err().filter(|error| is_fatal(error)) {
             self.set_failure(error.clone());
         }
         done
+    }
+
+    /// An error of SQLite, or that there is no room where that is what it means.
+    pub(crate) fn judged(&self, error: StoreError) -> StoreError {
+        room::judged(self.layout.root(), error)
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {

@@ -16,6 +16,7 @@ use super::job_row::{self, millis};
 use super::live::{Live, first_state};
 use super::query::Stored;
 use super::requests::{Ack, Action, Reply, Step, Submit};
+use super::room::Lacking;
 use super::state_row::{self, NewEnding};
 use super::summary::Expiries;
 use super::tag_moves::HeldTag;
@@ -41,7 +42,12 @@ impl Writer {
                 self.answer(segment, Ack::Submit(submit.reply, done));
             }
             Ok(Outcome::Wait(awaited)) => return Some((awaited, submit)),
-            Err(error) => drop(submit.reply.send(Err(error))),
+            Err(error) => {
+                if error.is_full() && !self.shared.room.is_short() {
+                    self.note_full();
+                }
+                drop(submit.reply.send(Err(error)));
+            }
         }
         None
     }
@@ -53,11 +59,15 @@ impl Writer {
             return Err(error.clone());
         }
         if header.tag.carried_id() == Some(header.id) {
+            self.check_room()?;
             return Ok(Outcome::Store(segment, None));
         }
         let (place, old) =
             match self.holder(segment, &header.owner, &header.tag, header.received_at)? {
-                Holder::Nobody => return Ok(Outcome::Store(segment, None)),
+                Holder::Nobody => {
+                    self.check_room()?;
+                    return Ok(Outcome::Store(segment, None));
+                }
                 Holder::Undecided(number) => return Ok(Outcome::Wait(number)),
                 Holder::Job(place, old) => (place, old),
             };
@@ -72,6 +82,7 @@ impl Writer {
             };
             return Ok(Outcome::Answer(place, done));
         }
+        self.check_room()?;
         let held = HeldTag {
             segment: place,
             owner: header.owner.clone(),
@@ -114,7 +125,8 @@ impl Writer {
         let full = jobs >= options.segment_jobs.max(1);
         let age = opened_at.map_or(0, |at| now.as_millis().saturating_sub(at));
         let old = jobs > 0 && age >= millis(options.segment_age);
-        if (full || old) && id.get() > last {
+        // Where room is short, the submit may well be a repeated one that needs none.
+        if (full || old) && id.get() > last && !self.shared.room.is_short() {
             self.roll()?;
         }
         self.segment_of(id).ok_or(StoreError::Closed)

@@ -13,17 +13,20 @@ use kjob_core::{
     JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
     StoreUsage, Submitted, Timestamp,
 };
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::blobs::{BlobKind, Content, NewBlob};
 use super::due::Due;
+use super::error::is_fatal;
 use super::layout::Layout;
 use super::live::detached;
 use super::lock::DirLock;
 use super::pool::Pool;
 use super::reader::Reader;
 use super::requests::{Action, NewFinish, Reply, Request, Step, Submit, Thoroughness};
+use super::reserve::Reserve;
 use super::rewrite::{Progress, Rewrite, RewritePlan};
+use super::room::Lacking;
 use super::shared::Shared;
 use super::writer::Writer;
 use super::{EmbeddedOptions, OpenError, open};
@@ -90,13 +93,33 @@ impl EmbeddedStore {
         let layout = Layout::new(dir.as_ref());
         open::prepare(&layout)?;
         let lock = DirLock::take(&layout)?;
+        let reserve = Reserve::new(&layout, &options);
         let threads = |source| OpenError::Io {
             doing: "start the threads of",
             path: dir.as_ref().to_owned(),
             source,
         };
-        let shared = Arc::new(Shared::new(layout, options));
-        let opened = open::open(&shared)?;
+        let fresh = || Arc::new(Shared::new(layout.clone(), options.clone()));
+        let (shared, opened) = {
+            let shared = fresh();
+            match open::open(&shared) {
+                Err(OpenError::Store {
+                    source: StoreError::Full,
+                    ..
+                }) if reserve.let_go() => {
+                    let shared = fresh();
+                    let opened = open::open(&shared)?;
+                    (shared, opened)
+                }
+                opened => (shared, opened?),
+            }
+        };
+        match shared.noted(reserve.make()) {
+            Err(StoreError::Full) => shared.room.set_short(true),
+            Err(error) if is_fatal(&error) => return Err(open::open_error(&layout, error)),
+            // Without it the store is as good, until the disk is full.
+            _ => {}
+        }
         let contexts = (0..shared.options.readers.max(1)).map(|_| Reader::new(Arc::clone(&shared)));
         let readers = Arc::new(Pool::start("kjob-read", contexts).map_err(threads)?);
         let workers = [(); BACKGROUND_THREADS];
@@ -115,6 +138,7 @@ impl EmbeddedStore {
             due,
             failed_commits: BTreeMap::new(),
             taken: Vec::new(),
+            reserve,
             lock,
         };
         writer.publish_table();
@@ -150,6 +174,12 @@ impl EmbeddedStore {
         self.shared.damaged()
     }
 
+    /// Whether the disk is full, as far as is known, and each change of that: while it is, submits get
+    /// [`StoreError::Full`], and all other steps go on in the room that was kept for them.
+    pub fn watch_full(&self) -> watch::Receiver<bool> {
+        self.shared.room.watch()
+    }
+
     /// Has the writer do something, and waits for its answer.
     pub(crate) async fn ask<T, E: From<StoreError>>(
         &self,
@@ -164,8 +194,41 @@ impl EmbeddedStore {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Has a reader thread read something, unless the caller is gone when its turn comes.
+    /// As [`ask`](Self::ask), for what has to go on when the disk is full: where it finds no room, room
+    /// is made, and it is asked for once more.
+    async fn insist<T, E: From<StoreError> + Lacking>(
+        &self,
+        request: impl Fn(Reply<T, E>) -> Request + Send + Sync,
+    ) -> Result<T, E> {
+        let seen = self.shared.room.releases();
+        match self.ask(&request).await {
+            Err(error) if error.is_full() && self.makes_room(seen).await => {
+                self.ask(&request).await
+            }
+            done => done,
+        }
+    }
+
+    /// Makes room for something that found none, and was begun after so many releases.
+    async fn makes_room(&self, seen: u64) -> bool {
+        let made = self.ask(|reply| Request::Release { seen, reply });
+        matches!(made.await, Ok::<_, StoreError>(true))
+    }
+
+    /// Has a reader thread read something, unless the caller is gone when its turn comes. That may
+    /// need a little room too: for the index of the log of a file that nobody has open.
     async fn read<T: Send + 'static>(
+        &self,
+        read: impl Fn(&mut Reader) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let seen = self.shared.room.releases();
+        match self.read_once(read.clone()).await {
+            Err(StoreError::Full) if self.makes_room(seen).await => self.read_once(read).await,
+            done => done,
+        }
+    }
+
+    async fn read_once<T: Send + 'static>(
         &self,
         read: impl FnOnce(&mut Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -174,8 +237,9 @@ impl EmbeddedStore {
         self.readers.submit(move |reader| {
             // Large results that nobody waits for any more would keep others waiting.
             if !reply.is_closed() {
+                let done = read(reader).map_err(|error| reader.shared().judged(error));
                 // Whoever went away meanwhile needs no answer.
-                let _ = reply.send(read(reader));
+                let _ = reply.send(done);
             }
         });
         answer.await.map_err(|_| StoreError::Closed)?
@@ -195,16 +259,32 @@ impl EmbeddedStore {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn step(&self, id: JobId, action: Action, at: Timestamp) -> Result<State, StepError> {
-        self.ask(|reply| {
-            Request::Step(Box::new(Step {
-                id,
-                action,
-                at,
-                reply,
-            }))
-        })
-        .await
+    async fn step(
+        &self,
+        id: JobId,
+        action: impl Fn() -> Action + Send + Sync,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        self.insist(|reply| step(id, action(), at, reply)).await
+    }
+
+    async fn finish_once(
+        &self,
+        id: JobId,
+        lease: Lease,
+        finish: Finish,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        let content = match &finish {
+            Finish::Complete(result) => Some(
+                self.content(id, BlobKind::Result, result.payload.data.clone())
+                    .await?,
+            ),
+            _ => None,
+        };
+        let finish = NewFinish::new(finish, content);
+        let action = Action::Finish { lease, finish };
+        self.ask(|reply| step(id, action, at, reply)).await
     }
 
     /// Big bytes are durable in a file of their own before the commit that will name it.
@@ -248,7 +328,7 @@ impl EmbeddedStore {
         thoroughness: Thoroughness,
     ) -> Result<Expired, StoreError> {
         let swept = self
-            .ask(|reply| Request::Sweep {
+            .insist(|reply| Request::Sweep {
                 now,
                 thoroughness,
                 reply,
@@ -297,7 +377,7 @@ impl EmbeddedStore {
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
-        self.ask(|reply| Request::Reserve { count, reply }).await
+        self.insist(|reply| Request::Reserve { count, reply }).await
     }
 
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
@@ -305,7 +385,12 @@ impl Store for EmbeddedStore {
         let NewJob {
             payload, tag_reuse, ..
         } = job;
-        let payload = self.content(header.id, BlobKind::Payload, payload).await?;
+        let payload = if self.shared.room.is_short() {
+            // No file is begun for it. The writer knows whether it is a repeated one.
+            Content::Inline(payload)
+        } else {
+            self.content(header.id, BlobKind::Payload, payload).await?
+        };
         self.ask(|reply| {
             Request::Submit(Box::new(Submit {
                 header,
@@ -334,7 +419,7 @@ impl Store for EmbeddedStore {
             Err(StoreError::Corrupt { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let state = self.step(id, Action::Start, at).await?;
+        let state = self.step(id, || Action::Start, at).await?;
         Ok(Started { state, payload })
     }
 
@@ -345,7 +430,8 @@ impl Store for EmbeddedStore {
         percent: u8,
         at: Timestamp,
     ) -> Result<State, StepError> {
-        self.step(id, Action::Progress { lease, percent }, at).await
+        self.step(id, || Action::Progress { lease, percent }, at)
+            .await
     }
 
     async fn finish(
@@ -355,19 +441,18 @@ impl Store for EmbeddedStore {
         finish: Finish,
         at: Timestamp,
     ) -> Result<State, StepError> {
-        let content = match &finish {
-            Finish::Complete(result) => Some(
-                self.content(id, BlobKind::Result, result.payload.data.clone())
-                    .await?,
-            ),
-            _ => None,
-        };
-        let finish = NewFinish::new(finish, content);
-        self.step(id, Action::Finish { lease, finish }, at).await
+        let seen = self.shared.room.releases();
+        let again = finish.clone();
+        match self.finish_once(id, lease, finish, at).await {
+            Err(error) if error.is_full() && self.makes_room(seen).await => {
+                self.finish_once(id, lease, again, at).await
+            }
+            done => done,
+        }
     }
 
     async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError> {
-        self.step(id, Action::Cancel, at).await
+        self.step(id, || Action::Cancel, at).await
     }
 
     async fn find(
@@ -443,10 +528,9 @@ impl Store for EmbeddedStore {
         tried: CallbackTry,
         at: Timestamp,
     ) -> Result<CallbackState, StepError> {
-        let tried = Box::new(tried);
-        self.ask(|reply| Request::NoteCallback {
+        self.insist(|reply| Request::NoteCallback {
             id,
-            tried,
+            tried: Box::new(tried.clone()),
             at,
             reply,
         })
@@ -454,7 +538,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
-        self.ask(|reply| Request::ExpireAt { id, at, reply }).await
+        self.insist(|reply| Request::ExpireAt { id, at, reply })
+            .await
     }
 
     async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
@@ -480,6 +565,15 @@ impl Store for EmbeddedStore {
     }
 }
 
+fn step(id: JobId, action: Action, at: Timestamp, reply: Reply<State, StepError>) -> Request {
+    Request::Step(Box::new(Step {
+        id,
+        action,
+        at,
+        reply,
+    }))
+}
+
 impl Drop for EmbeddedStore {
     /// The writer ends when nobody can ask any more, and lets go of the lock as the last thing.
     fn drop(&mut self) {
@@ -503,6 +597,8 @@ impl fmt::Debug for EmbeddedStore {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use kjob_core::{Header, JobOptions, Output, QueryId, TagReuse};
     use kjob_proto::{Encoding, Text};
 
@@ -591,7 +687,11 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_refuses_what_has_no_room_and_nothing_after_it() {
         let dir = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let options = EmbeddedOptions {
+            reserve_retry: Duration::ZERO,
+            ..EmbeddedOptions::default()
+        };
+        let store = EmbeddedStore::open(dir.path(), options).unwrap();
         let mut ids = store.reserve_ids(3).await.unwrap();
         let (small, big) = (ids.take().unwrap(), ids.take().unwrap());
         let small_job = job(small, "small", Bytes::from_static(b"payload"));

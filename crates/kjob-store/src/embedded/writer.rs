@@ -20,6 +20,8 @@ use super::reader::Reader;
 #[cfg(test)]
 use super::requests::Inspect;
 use super::requests::{Ack, Reply, Request};
+use super::reserve::Reserve;
+use super::room::Lacking;
 use super::segment::{self, Access};
 use super::shared::Shared;
 use super::tag_moves::{HeldTag, SharedTag};
@@ -44,6 +46,7 @@ pub(crate) struct Writer {
     pub(crate) failed_commits: BTreeMap<u32, StoreError>,
     /// Tags that committed jobs took, and the jobs of older segments that are yet to lose them.
     pub(crate) taken: Vec<HeldTag>,
+    pub(crate) reserve: Reserve,
     /// Let go last.
     pub(crate) lock: DirLock,
 }
@@ -76,8 +79,9 @@ impl Writer {
                 }
             }
             self.commit();
-            // After a failed sync nobody knows what is on disk, so nothing may build on it.
-            if self.shared.failure().is_none() {
+            // After a failed sync nobody knows what is on disk, so nothing may build on it. And where
+            // room is short, it is not for notes that can be worked out anew.
+            if self.shared.failure().is_none() && !self.shared.room.is_short() {
                 self.settle();
             }
             self.trim();
@@ -146,6 +150,7 @@ impl Writer {
                 drop(reply.send(self.swap(*copied)));
             }
             Request::Snapshot { prepared, reply } => drop(reply.send(self.snapshot(*prepared))),
+            Request::Release { seen, reply } => drop(reply.send(Ok(self.release(seen)))),
             Request::Close { reply } => drop(reply.send(Ok(()))),
             #[cfg(test)]
             Request::Inspect(Inspect(inspect)) => inspect(self),
@@ -167,6 +172,10 @@ impl Writer {
                 Ok(written) => self.publish(number, pending, &written),
                 Err(error) => {
                     self.roll_back(number);
+                    let error = self.shared.judged(error);
+                    if error.is_full() {
+                        self.note_full();
+                    }
                     if is_fatal(&error) {
                         self.shared.set_failure(error.clone());
                     }
@@ -339,7 +348,10 @@ impl Writer {
             .connections
             .get(&number)
             .is_some_and(|c| !c.is_autocommit());
-        let error = in_segment(number)(sql(doing)(error));
+        let error = in_segment(number)(self.shared.judged(sql(doing)(error)));
+        if error.is_full() {
+            self.note_full();
+        }
         if let (false, Some(pending)) = (harmless && intact, self.pending.get_mut(&number)) {
             pending.failed = Some(error.clone());
             pending.states.clear();
@@ -372,8 +384,8 @@ impl Writer {
             Access::Older
         };
         let path = self.shared.layout.segment(number, ledger.generation);
-        self.connections
-            .insert(number, segment::open(&path, access)?);
+        let opened = segment::open(&path, access).map_err(|error| self.shared.judged(error));
+        self.connections.insert(number, opened?);
         Ok(())
     }
 
@@ -447,6 +459,7 @@ impl Request {
             Request::Swap { reply, .. } => drop(reply.send(Err(error))),
             Request::Stats { reply, .. } => drop(reply.send(Err(error))),
             Request::Snapshot { reply, .. } => drop(reply.send(Err(error))),
+            Request::Release { reply, .. } => drop(reply.send(Err(error))),
             #[cfg(test)]
             Request::Inspect(_) => {}
         }

@@ -48,7 +48,6 @@ enum fault {
     FAIL,  /* nothing is done, and an error told */
     SHORT, /* half is done, and told so */
     TORN,  /* half is done, and an error told */
-    FLIP,  /* a bit of what was read is another */
 };
 
 /* Which files, by the end of their names. */
@@ -65,7 +64,11 @@ struct control {
     uint64_t seen; /* calls that the rule was for */
     uint64_t hits; /* and those that were hit */
     uint64_t pretend_to_sync;
-    uint64_t reserved[7];
+    uint64_t room_is_limited;
+    int64_t room;        /* bytes by which files may still grow; those that go give theirs back */
+    uint64_t room_error; /* of a write that finds none */
+    uint64_t room_misses;
+    uint64_t reserved[3];
     uint64_t calls[16]; /* of each kind, whatever the rule */
     uint64_t injected[16];
     uint64_t rest[16];
@@ -161,6 +164,27 @@ static enum fault judge(enum kind kind, const char *path) {
     return (enum fault)control->fault;
 }
 
+/* ---- room ---- */
+
+static off_t size_of(int fd) {
+    struct stat stat;
+    return fstat(fd, &stat) == 0 ? stat.st_size : 0;
+}
+
+/* How much of `len` bytes at `at` has room; with the lock held. */
+static size_t fitting(int fd, off_t at, size_t len) {
+    off_t growth = at + (off_t)len - size_of(fd);
+    off_t room = control->room > 0 ? control->room : 0;
+    if (!control->room_is_limited || growth <= room)
+        return len;
+    control->room_misses++;
+    off_t missing = growth - room;
+    return missing < (off_t)len ? len - (size_t)missing : 0;
+}
+
+/* A file has another size than before. */
+static void resized(off_t before, off_t after) { control->room -= after - before; }
+
 /* ---- the journal: a line, and bytes after it ---- */
 
 __attribute__((format(printf, 3, 4))) static void note(const void *data, size_t len,
@@ -190,7 +214,10 @@ static int open_at(int at, const char *name, int flags, mode_t mode) {
     int was_there = syscall(SYS_faccessat, AT_FDCWD, path, F_OK) == 0;
     int creates = flags & O_CREAT && !was_there;
     int fd = -1;
+    struct stat before;
     if (!creates || judge(CREATE, path) != FAIL) {
+        int is_emptied = flags & O_TRUNC && was_there &&
+                         syscall(SYS_newfstatat, AT_FDCWD, path, &before, 0) == 0;
         fd = syscall(SYS_openat, at, name, flags, mode);
         struct stat stat;
         if (fd >= 0 && fd < FILES_MAX && fstat(fd, &stat) == 0) {
@@ -203,6 +230,8 @@ static int open_at(int at, const char *name, int flags, mode_t mode) {
             note(NULL, 0, "open %lu %d %s\n", file->handle, creates != 0, path);
             if (flags & O_TRUNC && was_there)
                 note(NULL, 0, "truncate %lu 0\n", file->handle);
+            if (is_emptied)
+                resized(before.st_size, 0);
         }
     }
     pthread_mutex_unlock(&lock);
@@ -252,8 +281,6 @@ static ssize_t read_at(int fd, void *buffer, size_t len, off_t offset, int has_o
         len /= 2;
     ssize_t done = has_offset ? syscall(SYS_pread64, fd, buffer, len, offset)
                               : syscall(SYS_read, fd, buffer, len);
-    if (fault == FLIP && done > 0)
-        ((char *)buffer)[done / 2] ^= 4;
     return done;
 }
 
@@ -280,9 +307,16 @@ static ssize_t write_at(int fd, const void *data, size_t len, off_t offset, int 
                                    : syscall(SYS_lseek, fd, 0, SEEK_CUR);
         if ((fault == SHORT || fault == TORN) && len > 1)
             len /= 2;
-        done = has_offset ? syscall(SYS_pwrite64, fd, data, len, offset)
-                          : syscall(SYS_write, fd, data, len);
-        error = errno;
+        off_t before = size_of(fd);
+        size_t fits = fitting(fd, at, len);
+        if (fits == 0 && len > 0) {
+            error = (int)control->room_error;
+        } else {
+            done = has_offset ? syscall(SYS_pwrite64, fd, data, fits, offset)
+                              : syscall(SYS_write, fd, data, fits);
+            error = errno;
+        }
+        resized(before, size_of(fd));
         if (done > 0)
             note(data, (size_t)done, "write %lu %ld %zd\n", file->handle, (long)at, done);
         if (fault == TORN) {
@@ -310,7 +344,9 @@ int ftruncate(int fd, off_t len) {
     struct file *file = &files[fd];
     int done = -1;
     if (judge(TRUNCATE, file->path) != FAIL) {
+        off_t before = size_of(fd);
         done = syscall(SYS_ftruncate, fd, len);
+        resized(before, size_of(fd));
         if (done == 0)
             note(NULL, 0, "truncate %lu %ld\n", file->handle, (long)len);
     }
@@ -370,7 +406,11 @@ int unlinkat(int at, const char *name, int flags) {
     pthread_mutex_lock(&lock);
     int done = -1;
     if (judge(is_directory ? REMOVE_DIRECTORY : UNLINK, path) != FAIL) {
+        struct stat stat;
+        int gives_back = !is_directory && syscall(SYS_newfstatat, AT_FDCWD, path, &stat, 0) == 0;
         done = syscall(SYS_unlinkat, at, name, flags);
+        if (done == 0 && gives_back)
+            resized(stat.st_size, 0);
         if (done == 0)
             note(NULL, 0, "remove %s\n", path);
     }

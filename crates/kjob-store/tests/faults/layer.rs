@@ -20,6 +20,10 @@ const JOURNAL: &str = "KJOB_FAULTS_JOURNAL";
 /// Words of the control file: the rule, then counts. The order of layer.c.
 const RULE_WORDS: u64 = 8;
 const PRETEND_TO_SYNC: u64 = 8;
+const ROOM_IS_LIMITED: u64 = 9;
+const ROOM: u64 = 10;
+const ROOM_ERROR: u64 = 11;
+const ROOM_MISSES: u64 = 12;
 const CALLS: u64 = 16;
 const INJECTED: u64 = 32;
 const WORDS: usize = 64;
@@ -66,8 +70,6 @@ pub enum Fault {
     Short = 2,
     /// Half is done, and the error told.
     Torn = 3,
-    /// A bit of what was read is another.
-    Flip = 4,
 }
 
 /// Errors of the system, by their numbers in Linux.
@@ -77,6 +79,7 @@ pub enum Errno {
     Interrupted = 4,
     Io = 5,
     NoSpace = 28,
+    Quota = 122,
 }
 
 /// Which files.
@@ -186,6 +189,23 @@ impl Layer {
     /// nobody takes its power away.
     pub fn pretend_to_sync(&self) {
         self.put(PRETEND_TO_SYNC, 1);
+    }
+
+    /// Lets files grow by so many bytes from now on, and by those that others give back.
+    pub fn limit_room(&self, bytes: u64, error: Errno) {
+        self.put(ROOM, bytes);
+        self.put(ROOM_ERROR, error as u64);
+        self.put(ROOM_IS_LIMITED, 1);
+    }
+
+    /// Lets files grow as they like.
+    pub fn lift_limit(&self) {
+        self.put(ROOM_IS_LIMITED, 0);
+    }
+
+    /// Writes that found no room.
+    pub fn misses(&self) -> u64 {
+        self.word(ROOM_MISSES)
     }
 
     /// Calls that the rule has hit.

@@ -1,4 +1,5 @@
-//! The store on files that fail: the nth call of each kind, torn and short ones, a full disk, and
+//! The store on files that fail: the nth call of each kind, torn and short ones, a full disk, one
+//! that takes only so much more, and
 //! power that is lost at any moment.
 //!
 //! A layer between the process and libc ([`layer`]) does that to the calls of SQLite and of Rust's
@@ -13,6 +14,7 @@
 #![allow(clippy::print_stdout, reason = "what was tried is worth a table")]
 
 mod disk;
+mod full;
 mod known;
 mod layer;
 mod nth;

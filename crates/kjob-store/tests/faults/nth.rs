@@ -99,6 +99,8 @@ nth! {
     a_disk_that_takes_nothing_more: rule(CHANGING, ON, Fault::Fail, Errno::Io);
     a_disk_that_is_full: rule(GROWING, ON, Fault::Fail, Errno::NoSpace);
     a_disk_that_is_full_in_the_middle: rule(GROWING, ON, Fault::Torn, Errno::NoSpace);
+    a_quota_that_is_used_up: rule(GROWING, ON, Fault::Fail, Errno::Quota);
+    a_quota_that_is_used_up_in_the_middle: rule(GROWING, ON, Fault::Torn, Errno::Quota);
 }
 
 /// Runs generated steps again and again, the first, second, third … call hit, until a run passes
@@ -143,7 +145,7 @@ async fn run(layer: &Layer, rule: Rule<'_>, mut work: Work, tally: &mut Tally) -
     if let Some(error) = &failure {
         tally.stopped += 1;
         assert!(hits > 0, "{error}");
-        let is_full = rule.error as u64 == Errno::NoSpace as u64;
+        let is_full = matches!(rule.error, Errno::NoSpace | Errno::Quota);
         assert!(!is_full, "a full disk is no end: {error}");
     }
     let is_sync = matches!(rule.kinds, [Kind::Sync]);
@@ -177,7 +179,7 @@ async fn run(layer: &Layer, rule: Rule<'_>, mut work: Work, tally: &mut Tally) -
 }
 
 /// How many seeds to try, and whether with every single call.
-fn seeds() -> (u64, bool) {
+pub fn seeds() -> (u64, bool) {
     match std::env::var("KJOB_FAULT_SEEDS") {
         Ok(count) => (count.parse().unwrap(), true),
         Err(_) => (1, false),

@@ -20,6 +20,7 @@ use crate::steps::{Answer, Op};
 pub struct Work {
     pub dir: PathBuf,
     pub store: Option<Arc<EmbeddedStore>>,
+    pub options: EmbeddedOptions,
     pub known: Known,
     pub now: Timestamp,
     /// Whether the store is closed and opened between steps.
@@ -90,6 +91,8 @@ pub fn options() -> EmbeddedOptions {
         batch_max: 4,
         cached_headers: 4,
         sweep_jobs: 3,
+        reserve_bytes: 16 * 1024,
+        reserve_retry: Duration::ZERO,
         ..EmbeddedOptions::default()
     }
 }
@@ -106,6 +109,7 @@ impl Work {
         Self {
             dir: dir.to_owned(),
             store: None,
+            options: options(),
             known: Known::default(),
             now: Timestamp::from_millis(1_700_000_000_000),
             reopens: true,
@@ -122,7 +126,10 @@ impl Work {
     }
 
     pub fn open(&mut self) -> Result<(), OpenError> {
-        self.store = Some(Arc::new(EmbeddedStore::open(&self.dir, options())?));
+        self.store = Some(Arc::new(EmbeddedStore::open(
+            &self.dir,
+            self.options.clone(),
+        )?));
         Ok(())
     }
 
@@ -235,7 +242,7 @@ impl Work {
     }
 
     /// Asks for steps at the same moment.
-    async fn ask(&mut self, ops: Vec<Op>) {
+    pub async fn ask(&mut self, ops: Vec<Op>) {
         let (now, begin) = (self.now, self.moment());
         // Whatever is done from here on cannot be acknowledged.
         let had_failed = self.store().failure().is_some();
@@ -338,7 +345,7 @@ impl Work {
         Op::Finish(id, lease, finish)
     }
 
-    fn submit(&mut self, id: JobId, tag: String) -> Op {
+    pub fn submit(&mut self, id: JobId, tag: String) -> Op {
         let short = Duration::from_millis(self.random.below(4_000));
         let retention = if self.random.one_in(8) {
             Duration::from_secs(1_000_000)
@@ -398,7 +405,7 @@ impl Work {
     }
 
     /// An id that was set aside for us.
-    async fn id(&mut self) -> Option<JobId> {
+    pub async fn id(&mut self) -> Option<JobId> {
         if self.ids.is_empty() {
             self.ask(vec![Op::Reserve(8)]).await;
         }
