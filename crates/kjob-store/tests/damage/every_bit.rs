@@ -1,6 +1,6 @@
 //! Every single bit of every file of a store, which is as small as one can be.
 //!
-//! All of them take minutes: they are flipped with `KJOB_FLIP_EVERY=1`. Without it, all of the small
+//! All of them take more than an hour: they are flipped with `KJOB_FLIP_EVERY=1`. Without it, all of the small
 //! files, and one in a thousand of the others.
 
 use crate::image::{Image, block_on, flip};

@@ -4,8 +4,8 @@
 //!
 //! A store with everything in it is damaged at one place, checked, opened, asked for all it has in
 //! every way, told to expire, opened again and asked again. `KJOB_FLIP_EVERY=n` flips every nth bit
-//! of every file instead of a sample. With 1 that takes hours for the store that has everything;
-//! [`every_bit`] has a small one, of which it takes minutes.
+//! of every file instead of a sample. With 1 that takes many hours for the store that has everything;
+//! [`every_bit`] has a small one for that.
 #![cfg(feature = "embedded")]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "the table is what people read")]
