@@ -157,6 +157,14 @@ mod tests {
             (401, refusal(), Verdict::Stands),
             (404, refusal(), Verdict::Stands),
             (404, Bytes::from("<html>"), Verdict::Gone),
+            // What proxies say is no refusal, whatever their status.
+            (200, Bytes::from("{}"), Verdict::Gone),
+            (
+                403,
+                Bytes::from(r#"{"detail":"Forbidden"}"#),
+                Verdict::Gone,
+            ),
+            (404, Bytes::from(r#"{"error":"x"}"#), Verdict::Gone),
             (429, refusal(), Verdict::Waits),
             (500, refusal(), Verdict::Gone),
             (500, Bytes::from("<html>"), Verdict::Gone),
@@ -203,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_no_envelope_is_odd() {
-        for body in ["", "<html>", "{", "[]"] {
+        for body in ["", "<html>", "{", "[]", "{}", r#"{"detail":"x"}"#] {
             let error = error(200, body);
             assert!(error.is_odd(), "{body}: {error}");
         }

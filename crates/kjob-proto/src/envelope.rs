@@ -8,7 +8,10 @@ use crate::failover::{Signal, defuse};
 use crate::record::{Record, record};
 use crate::segments::{Segments, Write, segments};
 use crate::sink::{Measure, Sink};
-use crate::{DecodeError, Encoding, Limits, Text};
+use crate::{DecodeError, DecodeErrorKind, Encoding, Limits, Text};
+
+/// How much of a status that is none an error repeats, in characters.
+const STATUS_SHOWN_MAX: usize = 40;
 
 record! {
     /// The envelope: what every reply to an API request is, whatever its HTTP status.
@@ -39,6 +42,38 @@ impl Envelope {
 
     /// [`Envelope::data_type`] of an error; without it the Python client decodes the empty data and fails over.
     pub const NONE: &'static str = "none";
+
+    /// Opens the reply to a request in `encoding`.
+    ///
+    /// Its status has to be one of the two words. Whatever stands between a client and a server answers in
+    /// objects of its own, such as `{"detail":"Forbidden"}`, and to [`Record::decode`] each of them is an
+    /// envelope whose fields are all missing, and so empty.
+    ///
+    /// ```
+    /// # #[cfg(feature = "json")] {
+    /// use bytes::Bytes;
+    /// use kjob_proto::{Encoding, Envelope, Limits};
+    ///
+    /// let open = |body| Envelope::of_reply(Encoding::Json, Bytes::from_static(body), &Limits::default());
+    /// assert_eq!(open(br#"{"status":"ERROR","message":"no such job"}"#).unwrap().message, "no such job");
+    /// let error = open(br#"{"detail":"Forbidden"}"#).unwrap_err();
+    /// assert_eq!(error.to_string(), "status: \"\", allowed are OK and ERROR, at byte 0");
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The body is no envelope.
+    pub fn of_reply(encoding: Encoding, body: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
+        let envelope = Self::decode(encoding.reply(), body, limits)?;
+        match envelope.status.as_str() {
+            Self::OK | Self::ERROR => Ok(envelope),
+            other => {
+                let found = other.chars().take(STATUS_SHOWN_MAX).collect();
+                let kind = DecodeErrorKind::BadStatus { found };
+                Err(DecodeError::new(kind, "status", 0))
+            }
+        }
+    }
 
     /// The envelope of a success, for the reply to a request in `encoding`.
     ///
@@ -146,8 +181,9 @@ pub struct Reply<R>(PhantomData<fn() -> R>);
 impl<R: Record> Reply<R> {
     /// Opens the reply to a request in `encoding`: the record, or the error that the server gave instead.
     ///
-    /// An envelope is a success if its status is exactly [`Envelope::OK`]; like the clients, this does not
-    /// compare `data_type` with the record's name, as servers of version 7.0 give another one.
+    /// An envelope is a success if its status is exactly [`Envelope::OK`], and an error if it is exactly
+    /// [`Envelope::ERROR`]; what has another is none. Like the clients, this does not compare `data_type`
+    /// with the record's name, as servers of version 7.0 give another one.
     ///
     /// # Errors
     /// The body is no envelope, or what is in it no `R`. Offsets count from the start of the body for
@@ -158,7 +194,7 @@ impl<R: Record> Reply<R> {
         limits: &Limits,
     ) -> Result<Result<R, ServerError>, DecodeError> {
         let body_start = body.as_ptr().addr();
-        let envelope = Envelope::decode(encoding.reply(), body, limits)?;
+        let envelope = Envelope::of_reply(encoding, body, limits)?;
         if envelope.status != Envelope::OK {
             return Ok(Err(ServerError {
                 message: envelope.message,

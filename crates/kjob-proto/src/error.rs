@@ -145,6 +145,12 @@ pub enum DecodeErrorKind {
     /// This build has no codec for the encoding: a feature of the crate is off.
     #[error("no support for the {0} encoding is built in")]
     Unsupported(Encoding),
+    /// A record that has the form of an envelope is none: its status is no word of envelopes.
+    #[error("{found:?}, allowed are OK and ERROR")]
+    BadStatus {
+        /// The status, or its start.
+        found: Box<str>,
+    },
     /// The value does not fit a schema that is known only at run time.
     #[error("does not fit the schema: {0}")]
     Schema(Box<str>),

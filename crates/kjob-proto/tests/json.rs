@@ -218,14 +218,42 @@ fn replies_that_are_no_envelopes_are_errors_not_refusals() {
     assert!(decode("<html>").is_err());
     assert!(decode(r#"{"status":"OK","data_str":""}"#).is_err());
     assert!(decode(r#"{"status":"OK","data_str":"{\"job_id\":\"x\"}"}"#).is_err());
-    let refused = decode(r#"{"status":"ok","message":"m"}"#).unwrap();
+    let refused = decode(r#"{"status":"ERROR","message":"m"}"#).unwrap();
     assert_eq!(
         refused,
         Err(ServerError {
             message: "m".into()
-        }),
-        "JavaScript takes OK alone"
+        })
     );
+}
+
+/// Missing fields are empty, so that any object at all decoded as an envelope, and counted as a refusal.
+#[test]
+fn objects_of_others_are_no_envelopes() {
+    for text in [
+        "{}",
+        r#"{"detail":"Forbidden"}"#,
+        r#"{"error":"x"}"#,
+        r#"{"status":"","message":"m"}"#,
+        r#"{"status":"ok","message":"m"}"#,
+        r#"{"status":"error","message":"m"}"#,
+    ] {
+        let body = Bytes::from_static(text.as_bytes());
+        let (json, limits) = (Encoding::Json, Limits::default());
+        let opened = Envelope::of_reply(json, body.clone(), &limits).unwrap_err();
+        assert_eq!(opened.field, "status", "{text}: {opened}");
+        let replied = Reply::<CreateJobResponse>::decode(json, body, &limits);
+        assert_eq!(replied, Err(opened), "{text}");
+    }
+    // Five empty fields.
+    let body = Bytes::from_static(&[0; 5]);
+    for encoding in [Encoding::Binary, Encoding::Snappy] {
+        let opened = Envelope::of_reply(encoding, body.clone(), &Limits::default());
+        assert_eq!(opened.unwrap_err().field, "status");
+    }
+    let long = format!(r#"{{"status":"{}"}}"#, "é".repeat(1_000));
+    let error = Envelope::of_reply(Encoding::Json, long.into(), &Limits::default()).unwrap_err();
+    assert!(error.to_string().chars().count() < 100, "{error}");
 }
 
 /// What is wrong inside of the envelope is placed in the whole body.

@@ -13,7 +13,7 @@ use http::{HeaderValue, Request, StatusCode};
 use kjob_core::engine::{Handler, HandlerError, JobContext, JobInfo};
 use kjob_core::{Output, Payload};
 use kjob_proto::failover::contains_phrase;
-use kjob_proto::{DecodeError, Encoding, Envelope, Limits, Record as _, Signal, Text};
+use kjob_proto::{DecodeError, Encoding, Envelope, Limits, Signal, Text};
 
 use super::Upstream;
 use super::again::{Again, retry_after};
@@ -224,11 +224,10 @@ impl Kinetica {
         let len = body.len();
         // What is in the envelope was bounded when it was read.
         let limits = Limits::default().with_max_body(len).with_max_string(len);
-        let reply = encoding.reply();
-        if len < HEAVY_LEN_MIN || reply == Encoding::Binary {
-            return Envelope::decode(reply, body, &limits);
+        if len < HEAVY_LEN_MIN || encoding.reply() == Encoding::Binary {
+            return Envelope::of_reply(encoding, body, &limits);
         }
-        let open = move || Envelope::decode(reply, body, &limits);
+        let open = move || Envelope::of_reply(encoding, body, &limits);
         match tokio::task::spawn_blocking(open).await {
             Ok(opened) => opened,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -147,6 +147,29 @@ async fn only_retry_routes_go_on_where_the_outcome_is_unknown() {
     }
 }
 
+/// Any JSON object counted as an envelope with an error that says nothing, and so as an answer.
+#[tokio::test]
+async fn objects_of_a_proxy_are_no_envelopes() {
+    for (status, body) in [
+        ("200 OK", "{}"),
+        ("403 Forbidden", "{\"detail\":\"Forbidden\"}"),
+        ("404 Not Found", "{\"error\":\"x\"}"),
+    ] {
+        let proxy =
+            Upstream::start(move |_| answer(status, "application/json", body.as_bytes())).await;
+        let mut good = Upstream::start(ok).await;
+        let bed = Bed::with(&[route(&[&proxy.url])]).await;
+        let message = bed.failed("/admin/x", json("{}")).await;
+        let told = format!("upstream answered {status}, and no envelope: {body}");
+        assert!(message.starts_with(&told), "{message}");
+        let mut ring = route(&[&proxy.url, &good.url]);
+        ring.options = ring.options.retry(2);
+        let bed = Bed::with(&[ring]).await;
+        bed.done("/admin/x", json("{}")).await;
+        good.asked().await;
+    }
+}
+
 #[tokio::test]
 async fn plain_errors_are_not_asked_elsewhere() {
     let upstream = Upstream::start(|asked| refuse(asked, "400 Bad Request", "no such table")).await;
