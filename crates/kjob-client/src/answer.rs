@@ -1,9 +1,9 @@
 //! What a reply means (docs/protocol.md sections 3, 6 and 7).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use kjob_proto::{Encoding, Limits, Record, Reply, Text, failover};
 
@@ -42,14 +42,9 @@ pub(crate) fn open<Response: Record>(
         Err(source) => return Err(Kind::NoEnvelope { status, source }.into()),
     };
     if is_busy(status) {
-        let seconds = headers
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
         return Err(Failed {
             error: Kind::Busy { status, message }.into(),
-            retry_after: seconds
-                .and_then(|text| text.parse().ok())
-                .map(Duration::from_secs),
+            retry_after: retry_after(headers),
         });
     }
     Err(match status {
@@ -57,6 +52,20 @@ pub(crate) fn open<Response: Record>(
         StatusCode::INTERNAL_SERVER_ERROR => Kind::Failed { message }.into(),
         _ => Kind::Refused { status, message }.into(),
     })
+}
+
+/// Seconds or a date (RFC 9110 section 10.2.3). A date is told from the server's own clock, where it shows
+/// that; one that has passed asks for no wait.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let asked = text(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = text(DATE).and_then(date).unwrap_or_else(SystemTime::now);
+    let until = date(asked)?.duration_since(now);
+    Some(until.unwrap_or_default())
 }
 
 /// Whether the same call may fare better a moment later.
@@ -133,6 +142,41 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_may_be_asked_for_until_a_date() {
+        let asked = |retry_after: &'static str, date: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(retry_after));
+            if let Some(date) = date {
+                headers.insert(DATE, HeaderValue::from_static(date));
+            }
+            super::retry_after(&headers)
+        };
+        let noon = Some("Sun, 06 Nov 1994 12:00:00 GMT");
+        for (text, date, seconds) in [
+            ("3", noon, Some(3)),
+            ("Sun, 06 Nov 1994 12:00:07 GMT", noon, Some(7)),
+            // The forms of old that are to be taken too.
+            ("Sunday, 06-Nov-94 12:00:07 GMT", noon, Some(7)),
+            ("Sun Nov  6 12:00:07 1994", noon, Some(7)),
+            ("Sun, 06 Nov 1994 11:59:59 GMT", noon, Some(0)),
+            ("Sun, 06 Nov 1994 12:00:07 GMT", None, Some(0)),
+            ("Sun, 06 Nov 1994 12:00:07 GMT", Some("noon"), Some(0)),
+            ("soon", noon, None),
+            ("-1", noon, None),
+            ("", noon, None),
+        ] {
+            let found = asked(text, date);
+            assert_eq!(
+                found,
+                seconds.map(Duration::from_secs),
+                "{text} at {date:?}"
+            );
+        }
+        let far = asked("Fri, 31 Dec 9999 23:59:59 GMT", None).unwrap();
+        assert!(far > Duration::from_secs(1 << 30), "by our clock: {far:?}");
+    }
+
+    #[test]
     fn a_proxy_that_lost_its_server_counts_as_busy() {
         for status in [502, 503, 504] {
             assert!(error(status, "<html>").is_busy(), "{status}");
@@ -159,11 +203,7 @@ mod tests {
             (404, Bytes::from("<html>"), Verdict::Gone),
             // What proxies say is no refusal, whatever their status.
             (200, Bytes::from("{}"), Verdict::Gone),
-            (
-                403,
-                Bytes::from(r#"{"detail":"Forbidden"}"#),
-                Verdict::Gone,
-            ),
+            (403, Bytes::from(r#"{"detail":"Forbidden"}"#), Verdict::Gone),
             (404, Bytes::from(r#"{"error":"x"}"#), Verdict::Gone),
             (429, refusal(), Verdict::Waits),
             (500, refusal(), Verdict::Gone),

@@ -57,7 +57,7 @@ impl Client {
 
     async fn alter(&self, mut request: AdminAlterJobsRequest) -> Result<Vec<(i64, Cancel)>, Error> {
         request.action = Text::from_static("cancel");
-        let response: AdminAlterJobsResponse = self.call("/admin/alter/jobs", &request).await?;
+        let response: AdminAlterJobsResponse = self.ask("/admin/alter/jobs", &request).await?;
         let words = response.status.into_iter().map(Cancel::from);
         Ok(response.job_ids.into_iter().zip(words).collect())
     }

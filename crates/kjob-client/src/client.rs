@@ -37,19 +37,19 @@ impl Client {
         ClientBuilder::new(urls.into())
     }
 
-    pub(crate) async fn call<Request: Record, Response: Record>(
+    pub(crate) async fn ask<Request: Record, Response: Record>(
         &self,
         endpoint: &str,
         request: &Request,
     ) -> Result<Response, Error> {
-        self.call_within(endpoint, request, Duration::ZERO).await
+        self.ask_within(endpoint, request, Duration::ZERO).await
     }
 
     /// Calls until there is an answer that stands. Every call of this client may be made again:
     /// submits carry a tag, and all others say what is to be, not what is to change.
     ///
     /// `wait` is the time that the server may take on purpose.
-    pub(crate) async fn call_within<Request: Record, Response: Record>(
+    pub(crate) async fn ask_within<Request: Record, Response: Record>(
         &self,
         endpoint: &str,
         request: &Request,

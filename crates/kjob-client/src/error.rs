@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use kjob_proto::{DecodeError, NotUtf8, Text};
 
+use crate::Unsuccessful;
 use crate::ring::Verdict;
 
 /// Why a call did not succeed.
@@ -64,6 +65,7 @@ pub(crate) enum Kind {
         status: StatusCode,
         source: DecodeError,
     },
+    Unsuccessful(Unsuccessful),
     Odd(String),
     Read(serde_json::Error),
 }
@@ -133,6 +135,15 @@ impl Error {
             self.0.kind,
             Kind::Odd(_) | Kind::Read(_) | Kind::NoEnvelope { .. } | Kind::TooLong { .. }
         )
+    }
+
+    /// Why the job has no result, if that is what is wrong: all calls went well, and it failed, was cancelled,
+    /// or has not ended.
+    pub fn unsuccessful(&self) -> Option<&Unsuccessful> {
+        match &self.0.kind {
+            Kind::Unsuccessful(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// What the caller handed in cannot be used: a URL, a payload, credentials, a certificate.
@@ -215,6 +226,12 @@ impl From<Kind> for Error {
     }
 }
 
+impl From<Unsuccessful> for Error {
+    fn from(why: Unsuccessful) -> Self {
+        Self::from(Kind::Unsuccessful(why))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.kind {
@@ -241,6 +258,7 @@ impl fmt::Display for Error {
             Kind::NoEnvelope { status, .. } => {
                 write!(f, "the reply ({}) is not of the protocol", status.as_u16())
             }
+            Kind::Unsuccessful(why) => write!(f, "{why}"),
             Kind::Odd(what) => write!(f, "the reply is odd: {what}"),
             Kind::Read(_) => f.write_str("the result is no value of the type that was asked for"),
         }

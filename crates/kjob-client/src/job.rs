@@ -138,7 +138,7 @@ impl Client {
             let word = Text::from_static(encoding.as_str());
             request.options.insert("response_encoding", word);
         }
-        let response: GetJobResponse = self.call_within("/get/job", &request, wait).await?;
+        let response: GetJobResponse = self.ask_within("/get/job", &request, wait).await?;
         Ok(Job::from(response))
     }
 }

@@ -96,7 +96,7 @@ impl Client {
         let request = AdminShowJobsRequest {
             options: list.options.clone(),
         };
-        let response: AdminShowJobsResponse = self.call("/admin/show/jobs", &request).await?;
+        let response: AdminShowJobsResponse = self.ask("/admin/show/jobs", &request).await?;
         table(response)
     }
 }

@@ -1,8 +1,12 @@
 //! What came of a job.
 
-use kjob_proto::Text;
+use std::time::Duration;
 
-use crate::{Job, Payload, Status};
+use bytes::Bytes;
+use kjob_proto::Text;
+use serde::de::DeserializeOwned;
+
+use crate::{Client, Error, Job, Payload, Status, Submit};
 
 /// Why a job has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +26,85 @@ pub enum Unsuccessful {
     Other(Text),
 }
 
+impl Client {
+    /// Submits a job, waits for its end, and gives its result as a value of a type of serde.
+    ///
+    /// ```no_run
+    /// use kjob_client::{Client, Submit};
+    /// use std::time::Duration;
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct Primes {
+    ///     limit: u64,
+    /// }
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Counted {
+    ///     count: u64,
+    /// }
+    ///
+    /// # async fn example() -> Result<(), kjob_client::Error> {
+    /// let client = Client::new("http://127.0.0.1:9191")?;
+    /// let submit = Submit::from_value("/demo/primes", &Primes { limit: 1_000_000 })?;
+    /// let counted: Counted = client.call(&submit, Duration::from_secs(60)).await?;
+    /// assert_eq!(counted.count, 78_498);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run); and [`unsuccessful`](Error::unsuccessful) if the job failed, was
+    /// cancelled, or has not ended when `patience` is over (it goes on); and [`is_odd`](Error::is_odd) if its
+    /// result is no such value, or not JSON.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        submit: &Submit,
+        patience: Duration,
+    ) -> Result<T, Error> {
+        self.run(submit, patience).await?.into_value()
+    }
+
+    /// As [`call`](Self::call), with the result's bytes as they are, however they are encoded.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), kjob_client::Error> {
+    /// # use kjob_client::{Client, Submit};
+    /// # use std::time::Duration;
+    /// # let client = Client::new("http://127.0.0.1:9191")?;
+    /// let submit = Submit::from_bytes("/tools/wc", "one two three");
+    /// let counted = client.call_for_bytes(&submit, Duration::from_secs(60)).await?;
+    /// assert_eq!(counted, "13\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run); and [`unsuccessful`](Error::unsuccessful).
+    pub async fn call_for_bytes(
+        &self,
+        submit: &Submit,
+        patience: Duration,
+    ) -> Result<Bytes, Error> {
+        self.run(submit, patience).await?.into_bytes()
+    }
+}
+
 impl Job {
+    /// Its result as a value of a type of serde.
+    ///
+    /// # Errors
+    /// It has none ([`unsuccessful`](Error::unsuccessful)), or it is no such value, or not JSON
+    /// ([`is_odd`](Error::is_odd)).
+    pub fn into_value<T: DeserializeOwned>(self) -> Result<T, Error> {
+        self.into_result()?.to_value()
+    }
+
+    /// Its result's bytes as they are, however they are encoded.
+    ///
+    /// # Errors
+    /// It has none ([`unsuccessful`](Error::unsuccessful)).
+    pub fn into_bytes(self) -> Result<Bytes, Error> {
+        Ok(self.into_result()?.data)
+    }
+
     /// Its result.
     ///
     /// # Errors

@@ -40,6 +40,12 @@ impl Polls {
     }
 }
 
+/// How long to pause until a job is looked at again, a look each `every`: less than that, by a jitter of up
+/// to half, so that clients that began together do not go on together; and less what the last look took.
+pub(crate) fn until_next_look(every: Duration, took: Duration) -> Duration {
+    jittered(every).saturating_sub(took)
+}
+
 fn doubled(first: Duration, times: u32) -> Duration {
     first.saturating_mul(1 << times.min(20))
 }
@@ -68,6 +74,18 @@ mod tests {
         assert_eq!(wait_after(1, Some(asked)), asked);
         assert_eq!(wait_after(1, Some(Duration::MAX)), RETRY_AFTER_MAX);
         assert!(wait_after(1, Some(Duration::ZERO)) >= WAIT_FIRST / 2);
+    }
+
+    /// A watch of a server that does not wait asked at the very same interval each time.
+    #[test]
+    fn looks_are_apart_by_their_interval_less_a_jitter() {
+        let (every, took) = (Duration::from_millis(500), Duration::from_millis(100));
+        let pauses: Vec<_> = (0..100).map(|_| until_next_look(every, took)).collect();
+        for pause in &pauses {
+            assert!((150..=400).contains(&pause.as_millis()), "{pause:?}");
+        }
+        assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
+        assert_eq!(until_next_look(every, every), Duration::ZERO);
     }
 
     #[test]

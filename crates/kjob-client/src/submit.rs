@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use kjob_proto::{CreateJobRequest, CreateJobResponse, Encoding, StringMap, Text};
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{Client, Error, Payload};
@@ -52,6 +54,24 @@ impl Submit {
             tag: Text::from(Uuid::now_v7().to_string()),
             options: StringMap::new(),
         }
+    }
+
+    /// A call of `endpoint` with a value, which goes there as JSON text, under a new tag.
+    /// [`Client::call`] gives what comes back.
+    ///
+    /// # Errors
+    /// The value has no JSON form ([`is_usage`](Error::is_usage)), as a map whose keys are no texts.
+    pub fn from_value(
+        endpoint: impl Into<Text>,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<Self, Error> {
+        Ok(Self::new(endpoint, Payload::from_value(value)?))
+    }
+
+    /// A call of `endpoint` with bytes as they are, under a new tag: bare Avro, or, where the endpoint takes
+    /// any, whatever. [`Client::call_for_bytes`] gives what comes back.
+    pub fn from_bytes(endpoint: impl Into<Text>, bytes: impl Into<Bytes>) -> Self {
+        Self::new(endpoint, Payload::binary(bytes))
     }
 
     /// Gives the job this tag: 1 to 255 of `A-Z a-z 0-9 _ -`.
@@ -143,7 +163,7 @@ impl Client {
     /// [`is_refused`](Error::is_refused) there may be a job all the same, as after a drop.
     pub async fn submit(&self, submit: &Submit) -> Result<Submitted, Error> {
         let request = submit.request()?;
-        let response: CreateJobResponse = self.call("/create/job", &request).await?;
+        let response: CreateJobResponse = self.ask("/create/job", &request).await?;
         let info = |name: &str| response.info.get(name).cloned();
         Ok(Submitted {
             id: response.job_id,

@@ -4,9 +4,14 @@
 
 mod support;
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::time::Duration;
 
-use kjob_client::{Cancel, Client, Encoding, Health, Payload, Status, Submit, Unsuccessful};
+use futures_core::Stream;
+use kjob_client::{
+    Cancel, Client, Encoding, Error, Health, Job, Payload, Status, Submit, Unsuccessful,
+};
 use serde::{Deserialize, Serialize};
 use support::{Between, Real};
 
@@ -23,17 +28,18 @@ struct Slept {
 }
 
 fn sleep(millis: u64) -> Submit {
-    let payload = Payload::from_value(&Sleep { millis }).unwrap();
-    Submit::new("/demo/sleep", payload)
+    Submit::from_value("/demo/sleep", &Sleep { millis }).unwrap()
 }
 
 #[tokio::test]
 async fn values_go_in_and_come_out() {
     let real = Real::start().await;
     let client = Client::new(real.url()).unwrap();
-    let job = client.run(&sleep(1), SOON).await.unwrap();
-    let slept: Slept = job.clone().into_result().unwrap().to_value().unwrap();
+    let submit = sleep(1);
+    let slept: Slept = client.call(&submit, SOON).await.unwrap();
     assert_eq!(slept, Slept { slept_millis: 1 });
+    let job = client.get(submit.tag()).await.unwrap();
+    assert_eq!(job.clone().into_value::<Slept>().unwrap(), slept);
 
     // Another type than the server's is no value of it.
     let result = job.into_result().unwrap();
@@ -42,6 +48,22 @@ async fn values_go_in_and_come_out() {
     assert!(binary.to_value::<Slept>().unwrap_err().is_odd());
     let by_number = std::collections::HashMap::from([((1, 2), 3)]);
     assert!(Payload::from_value(&by_number).unwrap_err().is_usage());
+    let submit = Submit::from_value("/demo/sleep", &by_number);
+    assert!(submit.unwrap_err().is_usage());
+}
+
+#[tokio::test]
+async fn bytes_go_in_and_come_out() {
+    let real = Real::start().await;
+    let client = Client::new(real.url()).unwrap();
+    let avro = &b"\x0ahello\x00"[..];
+    let submit = Submit::from_bytes("/demo/echo", avro);
+    assert_eq!(client.call_for_bytes(&submit, SOON).await.unwrap(), avro);
+    // JSON too is bytes; but bytes are no JSON.
+    let text = client.call_for_bytes(&sleep(1), SOON).await.unwrap();
+    assert!(text.starts_with(b"{\"slept_millis\":1"), "{text:?}");
+    let error = client.call::<Slept>(&submit, SOON).await.unwrap_err();
+    assert!(error.is_odd(), "{error}");
 }
 
 #[tokio::test]
@@ -52,6 +74,9 @@ async fn jobs_without_a_result_say_why() {
     let job = client.run(&fail, SOON).await.unwrap();
     let why = job.into_result().unwrap_err();
     assert_eq!(why, Unsuccessful::Failed("out of paper".into()));
+    let error = client.call::<Slept>(&fail, SOON).await.unwrap_err();
+    assert_eq!(error.unsuccessful(), Some(&why));
+    assert_eq!(error.to_string(), "the job failed: out of paper");
 
     let submit = sleep(3_600_000);
     let job = client.run(&submit, Duration::ZERO).await.unwrap();
@@ -102,6 +127,26 @@ async fn a_watch_tells_each_change_and_ends_with_the_end() {
         "{seen:?}"
     );
     assert!(watch.next().await.is_none());
+}
+
+/// Readers of streams poll, with whatever they have.
+#[tokio::test]
+async fn a_watch_is_a_stream() {
+    let real = Real::start().await;
+    let client = Client::new(real.url()).unwrap();
+    let submit = sleep(300);
+    client.submit(&submit).await.unwrap();
+    let watch = client.watch(submit.tag()).every(Duration::from_millis(10));
+    let mut stream: Pin<Box<dyn Stream<Item = Result<Job, Error>> + Send>> = Box::pin(watch);
+    let mut seen = Vec::new();
+    while let Some(job) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
+        seen.push(job.unwrap().status);
+    }
+    let (last, before) = seen.split_last().unwrap();
+    assert_eq!(last, &Status::Done);
+    assert!(before.iter().all(|status| *status == Status::Running));
+    let after = poll_fn(|context| stream.as_mut().poll_next(context)).await;
+    assert!(after.is_none());
 }
 
 #[tokio::test]
