@@ -27,36 +27,20 @@ pub(crate) struct Machine {
     pub(crate) json: bool,
 }
 
+/// The variables are not read here: to clap what a variable says was given, and it would show the option in the
+/// usage of every command.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
     /// Where the server is; several with commas between them are asked in turn [default:
-    /// http://127.0.0.1:9191]
-    #[arg(
-        long,
-        global = true,
-        env = "KJOB_URL",
-        hide_env_values = true,
-        value_name = "URL,…"
-    )]
+    /// http://127.0.0.1:9191] [env: KJOB_URL]
+    #[arg(long, global = true, value_name = "URL,…")]
     pub(crate) url: Option<String>,
-    /// Who calls; the password is in KJOB_PASSWORD or the config file
-    #[arg(
-        long,
-        global = true,
-        env = "KJOB_USER",
-        hide_env_values = true,
-        value_name = "NAME"
-    )]
+    /// Who calls; the password is in KJOB_PASSWORD or the config file [env: KJOB_USER]
+    #[arg(long, global = true, value_name = "NAME")]
     pub(crate) user: Option<String>,
-    /// Trusts the authorities in this PEM file too
-    #[arg(
-        long,
-        global = true,
-        env = "KJOB_CA",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    /// Trusts the authorities in this PEM file too [env: KJOB_CA]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// Shows this certificate (PEM) to servers that ask for one; needs --key
     #[arg(long, global = true, value_name = "FILE")]

@@ -55,11 +55,12 @@ pub(crate) enum Failure {
     Config { path: PathBuf, why: String },
     #[error("{0}")]
     Usage(&'static str),
-    #[error(
-        "the result is binary, and the output a terminal: use -o FILE or --result-encoding json"
-    )]
-    BinaryToTerminal,
-    #[error("the output cannot be written: {0}")]
+    #[error("{0} is not shown on a terminal, which it might act on: use -o FILE")]
+    NotForTerminal(&'static str),
+    #[error("kjob cannot start: {0}")]
+    Runtime(io::Error),
+    // Its cause is told after it, as all are.
+    #[error("the output cannot be written")]
     Output(#[from] io::Error),
 }
 

@@ -32,7 +32,11 @@ pub(crate) async fn follow(
 ) -> Result<Option<Job>, Failure> {
     let _taken = session.take_interrupts();
     let mut interrupt = pin!(tokio::signal::ctrl_c());
-    let mut is_told_to_stop = false;
+    let mut stop = Stop::NotTold;
+    let mut telling = pin!(patiently(session, async || session
+        .client
+        .cancel(key)
+        .await));
     // Without a limit, one that is not looked at.
     let mut deadline = pin!(sleep(patience.timeout.unwrap_or_default()));
     let mut watch = session.client.watch(key.clone());
@@ -56,24 +60,46 @@ pub(crate) async fn follow(
                     }
                     last = Some(job);
                 }
-                Some(job) => return Ok(Some(job)),
+                Some(job) => {
+                    progress.end(&job);
+                    return Ok(Some(job));
+                }
                 None => return Ok(last),
             },
             // Not before the first look, which is what a timeout of zero asks for.
             () = &mut deadline, if patience.timeout.is_some() && !is_first => return Ok(last),
+            // Beside the rest, as a server that does not answer must not keep Ctrl-C from being heard.
+            told = &mut telling, if stop == Stop::Asked => {
+                told?;
+                stop = Stop::Told;
+                progress.say("the job is told to stop");
+            }
             _ = &mut interrupt => {
-                if !patience.cancel_on_interrupt || is_told_to_stop {
-                    progress.clear();
-                    session.say(&format!("the job goes on; kjob wait {key} waits for it again"));
-                    return Ok(None);
+                if patience.cancel_on_interrupt && stop == Stop::NotTold {
+                    stop = Stop::Asked;
+                    interrupt.set(tokio::signal::ctrl_c());
+                    progress.say("cancelling the job; Ctrl-C again ends kjob at once");
+                    continue;
                 }
-                is_told_to_stop = true;
-                interrupt.set(tokio::signal::ctrl_c());
-                session.client.cancel(key).await?;
-                progress.say("the job is told to stop; Ctrl-C again leaves it alone");
+                progress.clear();
+                session.say(&match stop {
+                    Stop::NotTold => format!("the job goes on; kjob wait {key} waits for it again"),
+                    Stop::Asked => format!("the job may go on; kjob cancel {key} tells it to stop"),
+                    Stop::Told => format!("the job stops; kjob wait {key} waits for its end"),
+                });
+                return Ok(None);
             }
         }
     }
+}
+
+/// How far the cancel is that the first Ctrl-C asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    NotTold,
+    /// The server has not answered yet.
+    Asked,
+    Told,
 }
 
 /// Calls until there is an answer, also over an outage of the server, such as a restart.
@@ -107,7 +133,11 @@ pub(crate) async fn patiently<T>(
 /// How a job goes, for people.
 #[derive(Debug)]
 enum Progress {
-    Bar(ProgressBar),
+    Bar {
+        bar: ProgressBar,
+        /// Whether it has said anything of the job.
+        is_told: bool,
+    },
     Lines {
         name: String,
         phase: String,
@@ -127,7 +157,10 @@ impl Progress {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.enable_steady_tick(Duration::from_millis(250));
-            return Self::Bar(bar);
+            return Self::Bar {
+                bar,
+                is_told: false,
+            };
         }
         match session.is_talkative() {
             true => Self::Lines {
@@ -144,9 +177,10 @@ impl Progress {
             .phase()
             .map_or_else(|| job.status.to_string(), str::to_owned);
         match self {
-            Self::Bar(bar) => {
+            Self::Bar { bar, is_told } => {
                 bar.set_message(shown(&word).into_owned());
                 bar.set_position(u64::try_from(job.progress).unwrap_or(0));
+                *is_told = true;
             }
             Self::Lines {
                 name,
@@ -164,22 +198,37 @@ impl Progress {
 
     fn say(&self, text: &str) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| super::session::say(text)),
+            Self::Bar { bar, .. } => bar.suspend(|| super::session::say(text)),
             Self::Lines { .. } => super::session::say(text),
             Self::Nothing => {}
         }
     }
 
+    /// The bar shows how the job ended. Of one that had ended before the first look there is no going to show,
+    /// and lines tell nothing that what follows does not say.
+    fn end(&mut self, job: &Job) {
+        if let Self::Bar { is_told: true, .. } = self {
+            self.show(job);
+        }
+    }
+
+    /// What is drawn gives way to what is said.
     fn clear(&self) {
-        if let Self::Bar(bar) = self {
+        if let Self::Bar { bar, .. } = self {
             bar.finish_and_clear();
         }
     }
 }
 
-/// What is drawn gives way to the result.
+/// What was drawn stays, and what comes now begins a line of its own.
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
+        match self {
+            // Drawn once more it would be in the way of what came after it.
+            Self::Bar { bar, .. } if bar.is_finished() => {}
+            Self::Bar { bar, is_told: true } => bar.abandon(),
+            Self::Bar { .. } => self.clear(),
+            Self::Lines { .. } | Self::Nothing => {}
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! `kjob get`, `kjob wait` and `kjob result`.
 
-use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use kjob_client::{Encoding, Job, JobKey, Payload, Status};
@@ -10,8 +9,9 @@ use super::args::{Get, Output, ResultOf, Wait};
 use super::document::JobDocument;
 use super::failure::{Exit, Failure};
 use super::follow::follow;
+use super::replace::replace;
 use super::session::{Session, print, print_json, print_line, say};
-use super::text::{shown, status, time_short};
+use super::text::{is_plain, shown, status, time_short};
 
 /// Exits with 0 however the job stands: it was asked for, and is shown.
 pub(crate) async fn get(session: &Session, args: Get) -> Result<Exit, Failure> {
@@ -105,47 +105,23 @@ fn tell_why(job: &Job) {
     }
 }
 
-/// The bytes as they are; on a terminal with a line's end, if they are a text.
+/// The bytes as they are. On a terminal with a line's end, and only if they do nothing there that a text does
+/// not; unless it was named.
 fn print_result(result: &Payload, is_stdout_named: bool) -> Result<(), Failure> {
     let is_terminal = io::stdout().is_terminal();
-    if result.encoding != Encoding::Json && is_terminal && !is_stdout_named {
-        return Err(Failure::BinaryToTerminal);
+    if is_terminal && !is_stdout_named && !is_plain(&result.data) {
+        return Err(Failure::NotForTerminal(match result.encoding {
+            Encoding::Json => "a result with control characters",
+            _ => "a binary result",
+        }));
     }
     print(&result.data)?;
-    match is_terminal && result.encoding == Encoding::Json {
+    let is_open =
+        is_plain(&result.data) && !result.data.is_empty() && !result.data.ends_with(b"\n");
+    match is_terminal && is_open {
         true => print(b"\n"),
         false => Ok(()),
     }
-}
-
-/// Writes beside the file first, so that whoever looks sees the old one or the new one, whole. What is no
-/// file, such as /dev/null, is written to as it is.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let target = match fs::canonicalize(path) {
-        Ok(target) if !target.is_file() => return File::create(target)?.write_all(bytes),
-        Ok(target) => target,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        Err(error) => return Err(error),
-    };
-    let dir = match target.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any program's new file, less what the umask says; or as the file was.
-        let permissions = match fs::metadata(&target) {
-            Ok(metadata) => metadata.permissions(),
-            Err(_) => fs::Permissions::from_mode(0o666),
-        };
-        builder.permissions(permissions);
-    }
-    let mut file = builder.tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(&target)?;
-    Ok(())
 }
 
 fn described(key: &JobKey, job: &Job) -> Vec<(&'static str, String)> {
@@ -177,62 +153,4 @@ fn described(key: &JobKey, job: &Job) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use super::*;
-
-    #[test]
-    fn a_file_is_replaced_whole_and_keeps_its_mode_and_its_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("result");
-        replace(&path, b"first").unwrap();
-        let mut old = File::open(&path).unwrap();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::{PermissionsExt, symlink};
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-            let link = dir.path().join("link");
-            symlink(&path, &link).unwrap();
-            replace(&link, b"second").unwrap();
-            assert!(link.is_symlink());
-            let mode = fs::metadata(&path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o640);
-        }
-        #[cfg(not(unix))]
-        replace(&path, b"second").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"second");
-        let mut text = String::new();
-        old.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "first", "who had it open sees no mixture");
-        let left = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 1 + usize::from(cfg!(unix)));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn what_is_no_file_is_written_to_and_not_replaced() {
-        use std::os::unix::fs::FileTypeExt;
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("pipe");
-        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-        assert!(made.unwrap().success());
-        let reader = {
-            let pipe = pipe.clone();
-            std::thread::spawn(move || fs::read(pipe).unwrap())
-        };
-        replace(&pipe, b"through").unwrap();
-        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
-        assert_eq!(reader.join().unwrap(), b"through");
-    }
-
-    #[test]
-    fn a_directory_that_is_not_there_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = replace(&dir.path().join("no/such"), b"").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    }
 }

@@ -11,6 +11,7 @@ mod follow;
 mod generated;
 mod list;
 mod look;
+mod replace;
 mod session;
 mod settings;
 mod status;
@@ -32,8 +33,13 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
-        Err(error) => Err(Failure::Output(error)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(cli));
+            // A host name that is still looked up would be waited for.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(Failure::Runtime(error)),
     };
     let exit = ended.unwrap_or_else(|failure| {
         let exit = failure.exit();
@@ -53,6 +59,9 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
     }
     let session = Session::new(&cli)?;
     tokio::select! {
+        // In this order: a payload is read from the standard input at once, before anybody listens to Ctrl-C,
+        // which then does what it always does.
+        biased;
         ended = call(&session, cli.command) => ended,
         () = session.interrupted() => Ok(Exit::Interrupted),
     }

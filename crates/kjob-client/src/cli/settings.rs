@@ -47,13 +47,19 @@ enum Caller {
 pub(crate) fn client(connection: &Connection, warn: impl Fn(&str)) -> Result<Client, Failure> {
     let file = File::read(connection.config.as_deref(), warn)?;
     // A variable that is empty counts as one that is not set.
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let urls = match (given(&connection.url), &file.url) {
+    let given = |flag: &Option<String>, name: &str| {
+        // One that is no text is no URL and no name either, and is refused as such.
+        let variable = || Some(env::var_os(name)?.to_string_lossy().into_owned());
+        let text = flag.clone().or_else(variable);
+        text.filter(|text| !text.is_empty())
+    };
+    let urls = match (given(&connection.url, "KJOB_URL"), &file.url) {
         (Some(flag), _) => Urls::from(flag),
         (None, Some(file)) => file.clone(),
         (None, None) => Urls::from(URL),
     };
-    let caller = caller(given(&connection.user).as_deref(), variable, &file)?;
+    let user = given(&connection.user, "KJOB_USER");
+    let caller = caller(user.as_deref(), variable, &file)?;
 
     let mut builder = Client::builder(urls);
     match &caller {
@@ -74,6 +80,13 @@ pub(crate) fn client(connection: &Connection, warn: impl Fn(&str)) -> Result<Cli
     Ok(builder.build()?)
 }
 
+/// The file of authorities that a flag or the variable names.
+fn ca(connection: &Connection) -> Option<PathBuf> {
+    let ca = connection.ca.clone();
+    let ca = ca.or_else(|| env::var_os("KJOB_CA").map(PathBuf::from));
+    ca.filter(|path| !path.as_os_str().is_empty())
+}
+
 #[cfg(feature = "tls")]
 fn with_tls(
     mut builder: kjob_client::ClientBuilder,
@@ -81,7 +94,7 @@ fn with_tls(
     file: &File,
 ) -> Result<kjob_client::ClientBuilder, Failure> {
     let read = |path: &PathBuf| fs::read(path).map_err(Failure::file(path));
-    if let Some(ca) = connection.ca.as_ref().or(file.ca.as_ref()) {
+    if let Some(ca) = ca(connection).as_ref().or(file.ca.as_ref()) {
         builder = builder.add_root_certificate(read(ca)?);
     }
     let cert = connection.cert.as_ref().or(file.cert.as_ref());
@@ -101,7 +114,7 @@ fn with_tls(
     connection: &Connection,
     file: &File,
 ) -> Result<kjob_client::ClientBuilder, Failure> {
-    let files = [&connection.ca, &connection.cert, &connection.key];
+    let files = [&ca(connection), &connection.cert, &connection.key];
     let of_file = [&file.ca, &file.cert, &file.key];
     match files.into_iter().chain(of_file).any(Option::is_some) {
         true => Err(Failure::Usage(

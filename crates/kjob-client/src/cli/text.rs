@@ -21,6 +21,13 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Whether bytes can go to a terminal as they are: a text that does nothing there but begin lines and go to
+/// the next tab stop.
+pub(crate) fn is_plain(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes);
+    text.is_ok_and(|text| !text.contains(|c: char| is_odd(c) && !matches!(c, '\n' | '\t')))
+}
+
 /// Control characters, and those that turn the direction of what follows.
 fn is_odd(c: char) -> bool {
     c.is_control()
@@ -66,6 +73,25 @@ mod tests {
             ("\u{202e}gpj.exe", "\\u{202e}gpj.exe"),
         ] {
             assert_eq!(shown(text), expected);
+        }
+    }
+
+    #[test]
+    fn what_acts_on_a_terminal_is_not_plain() {
+        for plain in ["", "13\n", "a\tb\n – ünïcode\n", r#"{"a": 1}"#] {
+            assert!(is_plain(plain.as_bytes()), "{plain:?}");
+        }
+        for odd in [
+            &b"\x1b[2J"[..],
+            b"over\rwritten",
+            b"\x07",
+            b"\0",
+            b"\x7f",
+            "\u{9b}2J".as_bytes(),
+            "\u{202e}gpj.exe".as_bytes(),
+            b"\xff",
+        ] {
+            assert!(!is_plain(odd), "{odd:?}");
         }
     }
 

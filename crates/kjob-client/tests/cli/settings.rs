@@ -249,6 +249,15 @@ fn slips_exit_with_two_and_help_with_nothing_wrong() {
         let ended = end(kjob(arguments.iter().copied()));
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{arguments:?}");
     }
+    // What a variable says was shown as if it had to be written.
+    let mut bare = kjob(["get"]);
+    bare.envs([
+        ("KJOB_URL", "http://a"),
+        ("KJOB_USER", "ann"),
+        ("KJOB_CA", "ca.pem"),
+    ]);
+    let told = end(bare).error;
+    assert!(told.contains("Usage: kjob get <JOB>"), "{told}");
     for arguments in [&["--help"][..], &["--version"], &["submit", "--help"]] {
         let ended = end(kjob(arguments.iter().copied()));
         assert_eq!((ended.code, ended.error.as_str()), (0, ""), "{arguments:?}");

@@ -1,8 +1,11 @@
 //! `kjob submit`.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 
-use crate::support::{Server, end_with_input};
+use crate::support::{Running, Server, end_with_input, kjob};
 
 const HELLO: &str = r#"{"message":"hello"}"#;
 const ANSWER: &str = r#"{"message":"hello","info":{}}"#;
@@ -100,6 +103,21 @@ fn payloads_come_from_files_and_from_stdin() {
         b"\xff",
     );
     assert_eq!(no_text.code, 1);
+}
+
+/// Whether Ctrl-C was heard while a payload was read was up to chance.
+#[test]
+fn an_interrupt_ends_a_payload_that_is_not_whole() {
+    for _ in 0..8 {
+        let mut submit = kjob(["submit", "/demo/echo", "--json", "-"]);
+        let mut running = Running::start(submit.stdin(Stdio::piped()));
+        let mut input = running.child.stdin.take().unwrap();
+        // More than pipes hold: once it is written, it is being read.
+        input.write_all(&vec![b' '; 4 << 20]).unwrap();
+        running.interrupt();
+        let status = running.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(2), "{status}");
+    }
 }
 
 #[test]

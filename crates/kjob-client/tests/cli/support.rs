@@ -43,6 +43,11 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Lets it do nothing more, with its connections open.
+    pub(crate) fn halt(&self) {
+        signal(&self.child, "-STOP");
+    }
+
     /// Starts it again, with the same data at the same address.
     pub(crate) fn revive(&mut self) {
         let address = self.url.split_once("://").unwrap().1.to_owned();
@@ -185,6 +190,29 @@ fn clean(mut command: Command) -> Command {
 /// A bound for what never comes, on a machine that does other things too; no test waits for it to pass.
 const RUN_MAX: Duration = Duration::from_secs(120);
 
+/// Kills a program that goes on for too long, unless what this gives is dropped before.
+pub(crate) fn guard(child: &Child) -> Sender<()> {
+    let (guarded, ended) = mpsc::channel();
+    let pid = child.id().to_string();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(RUN_MAX) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        }
+    });
+    guarded
+}
+
+/// What Ctrl-C does to a program.
+pub(crate) fn interrupt(child: &Child) {
+    signal(child, "-INT");
+}
+
+fn signal(child: &Child, signal: &str) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// A run of `kjob` that goes on; killed when dropped, or when it goes on for too long.
 pub(crate) struct Running {
     /// Its end ends the thread that would kill the program.
@@ -198,15 +226,8 @@ impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (guarded, ended) = mpsc::channel();
-        let pid = child.id().to_string();
-        std::thread::spawn(move || {
-            if ended.recv_timeout(RUN_MAX) == Err(RecvTimeoutError::Timeout) {
-                let _ = Command::new("kill").args(["-KILL", &pid]).status();
-            }
-        });
         Self {
-            _guarded: guarded,
+            _guarded: guard(&child),
             out: child.stdout.take().map(BufReader::new),
             error: BufReader::new(child.stderr.take().unwrap()),
             child,
@@ -236,9 +257,7 @@ impl Running {
     }
 
     pub(crate) fn interrupt(&self) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
+        interrupt(&self.child);
     }
 
     /// Waits for the end; what was not read yet.

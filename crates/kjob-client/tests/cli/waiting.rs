@@ -98,9 +98,26 @@ fn an_interrupt_cancels_the_job_if_told() {
     waiting.interrupt();
     let ended = waiting.end();
     assert_eq!(ended.code, 4, "{ended:?}");
-    assert!(ended.error.contains("told to stop"), "{ended:?}");
+    assert!(ended.error.contains("cancelling the job"), "{ended:?}");
     let job = server.run(["get", "slow", "--json"]).json();
     assert_eq!(job["status"], "CANCELLED");
+}
+
+/// The cancel was waited for with Ctrl-C dead and nothing said.
+#[test]
+fn a_second_interrupt_ends_the_program_whatever_the_server_does() {
+    let server = Server::start();
+    server.sleeper("slow", 3_600_000);
+    let wait = ["wait", "slow", "--cancel-on-interrupt"];
+    let mut waiting = Running::start(&mut server.kjob(wait));
+    waiting.wait_said("running");
+    server.halt();
+    waiting.interrupt();
+    waiting.wait_said("cancelling the job; Ctrl-C again ends kjob at once");
+    waiting.interrupt();
+    let ended = waiting.end();
+    assert_eq!((ended.code, ended.out.as_str()), (130, ""), "{ended:?}");
+    assert!(ended.error.contains("the job may go on"), "{ended:?}");
 }
 
 #[test]
