@@ -4,7 +4,9 @@
 
 mod listing;
 mod looking;
+mod pty;
 mod settings;
 mod submitting;
 mod support;
+mod terminal;
 mod waiting;
