@@ -189,6 +189,8 @@ impl History {
             "with another end"
         } else if told.phase.is_terminal() != job.ending.is_some() {
             "ended and not ended"
+        } else if Self::callback_told_wrong(known, told, job) {
+            "with another callback"
         } else if told.phase.is_terminal() && expired && !self.present.jumped {
             "though it has expired"
         } else {
@@ -340,5 +342,6 @@ fn has_options(
         && options.timeout == submission.timeout
         && options.retention == submission.retention.unwrap_or(config.retention)
         && options.remove_on_complete == submission.remove_on_complete
+        && options.callback_url == submission.callback_url
         && delay == submission.delay
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kjob_core::{Ending, Header, Job, JobId, JobTag, Owner, Phase, State, Timestamp};
 
+use crate::callbacks::Callback;
 use crate::coverage::Event;
 use crate::plan::{Plan, Round, RoundEnd};
 use crate::sim::Present;
@@ -54,6 +55,7 @@ pub(crate) struct Known {
     pub(crate) told_cancelling: Option<(u64, usize)>,
     /// The first time that its result was said to be delivered.
     pub(crate) delivered: Option<Timestamp>,
+    pub(crate) callback: Callback,
     pub(crate) begun: u32,
     /// When the newest handler began, and in which round.
     pub(crate) began: Option<(u64, usize)>,
@@ -130,6 +132,7 @@ impl History {
         {
             self.retention_set(&known, &job, expires_at, at);
         }
+        self.callback_stored(&mut known, &job);
         known.state = job.state;
         known.ending = job.ending;
         known.expires_at = job.expires_at;
@@ -174,6 +177,7 @@ impl History {
             cancel_asked: false,
             told_cancelling: None,
             delivered: None,
+            callback: Callback::default(),
             begun: 0,
             began: None,
             progress_asked: 0,
@@ -499,5 +503,6 @@ impl History {
         for late in late {
             self.violated(format_args!("{late}"));
         }
+        self.no_callback_is_overdue();
     }
 }

@@ -1,6 +1,6 @@
 //! The engine, its store and its clock in one thread, under everything that may go wrong, as one
-//! seed has it: users who meet, handlers that do anything, a store that is late, out of order,
-//! full, failing and cut off, a clock that is set, kills and shut-downs. What anybody was told must
+//! seed has it: users who meet, handlers that do anything, callbacks that fail, a store that is late,
+//! out of order, full, failing and cut off, a clock that is set, kills and shut-downs. What anybody was told must
 //! be true and stay true, and in the end everything must have ended and nothing be left over.
 //!
 //! One seed is one run, always the same: `cargo xtask simulate --seed N --trace` shows it, and
@@ -8,11 +8,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stderr, reason = "traces are for people to read")]
 
+mod callbacks;
 mod checks;
 mod clock;
 mod coverage;
 mod handlers;
 mod history;
+mod messenger;
 mod plan;
 mod sim;
 mod store;

@@ -34,6 +34,8 @@ pub(crate) struct Sim {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Present {
     pub(crate) round: usize,
+    /// When its engine was open.
+    pub(crate) opened: Option<u64>,
     pub(crate) trouble: Trouble,
     pub(crate) full: bool,
     /// The store has failed for good.
@@ -104,7 +106,7 @@ impl Sim {
         let at = self.clock.now();
         match (kind, id) {
             (Kind::Submit | Kind::Start | Kind::Progress, Some(id))
-            | (Kind::Finish | Kind::Cancel | Kind::ExpireAt, Some(id)) => {
+            | (Kind::Finish | Kind::Cancel | Kind::ExpireAt | Kind::NoteCallback, Some(id)) => {
                 if let Some(job) = self.stored(id) {
                     self.note(format_args!("job {id} is {:?}", job.state));
                     self.history().stored(job, at);

@@ -53,12 +53,10 @@ impl Kind {
             Kind::Finish => Event::KilledWhileFinishing,
             Kind::Cancel => Event::KilledWhileCancelling,
             Kind::Expire | Kind::ExpireAt => Event::KilledWhileExpiring,
-            Kind::Find
-            | Kind::Get
-            | Kind::List
-            | Kind::ClaimCallbacks
-            | Kind::NoteCallback
-            | Kind::Close => return None,
+            Kind::NoteCallback => Event::KilledWhileNotingCallback,
+            Kind::Find | Kind::Get | Kind::List | Kind::ClaimCallbacks | Kind::Close => {
+                return None;
+            }
         })
     }
 
@@ -68,6 +66,7 @@ impl Kind {
             Kind::Start => Event::StartDoneThoughError,
             Kind::Finish => Event::FinishDoneThoughError,
             Kind::Cancel => Event::CancelDoneThoughError,
+            Kind::NoteCallback => Event::NoteDoneThoughError,
             _ => return None,
         })
     }
@@ -366,8 +365,15 @@ impl Store for SimStore {
         until: Timestamp,
         limit: usize,
     ) -> Result<ClaimedCallbacks, StoreError> {
-        let store = self.0.store.clone();
-        let step = async move { store.claim_callbacks(now, until, limit).await };
+        let sim = self.0.clone();
+        let step = async move {
+            let claimed = sim.store.claim_callbacks(now, until, limit).await;
+            if let Ok(claimed) = &claimed {
+                let mut history = sim.history();
+                history.callbacks_claimed(claimed, (now, until), limit);
+            }
+            claimed
+        };
         self.step(Kind::ClaimCallbacks, None, step).await
     }
 

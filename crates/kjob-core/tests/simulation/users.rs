@@ -120,6 +120,9 @@ impl User {
             submission.retention = Some(millis(rng, 0, 10_000));
         }
         submission.remove_on_complete = rng.random_bool(0.25);
+        if rng.random_bool(0.3) {
+            submission.callback_url = Some("http://hooks.example.com/".into());
+        }
         submission
     }
 
@@ -396,7 +399,7 @@ impl User {
 }
 
 /// Whether a step may be answered with an error.
-fn may_fail(sim: &Sim) -> bool {
+pub(crate) fn may_fail(sim: &Sim) -> bool {
     let present = sim.present();
     let reliable = sim.plan.rounds[present.round].is_reliable();
     !reliable || present.closing || present.failed

@@ -10,6 +10,7 @@ use rand::RngExt;
 
 use crate::coverage::Event;
 use crate::handlers;
+use crate::messenger::Messenger;
 use crate::plan::{Plan, Round, RoundEnd, Trouble, millis};
 use crate::sim::Sim;
 use crate::store::SimStore;
@@ -25,6 +26,7 @@ pub(crate) fn run(seed: u64, tracing: Tracing) -> Result<(u64, u64), String> {
     for number in 0..sim.plan.rounds.len() {
         let round = &sim.plan.rounds[number];
         sim.store.reopen();
+        sim.history().reopened();
         sim.set(|present| {
             let jumped = present.jumped;
             *present = Default::default();
@@ -72,6 +74,8 @@ async fn live(sim: Arc<Sim>, number: usize) {
     // The server does not start with a store that has failed.
     let Some(engine) = engine else { return };
     tokio::spawn(hear_of_failure(sim.clone(), engine.clone()));
+    let rng = sim.plan.rng(7 ^ ((number as u64) << 8));
+    tokio::spawn(Messenger::new(&sim, &engine).live(rng));
     let users: Vec<_> = (0..round.users)
         .map(|user| {
             let rng = sim
@@ -119,6 +123,8 @@ async fn open(sim: &Arc<Sim>, number: usize) -> Option<Engine> {
         match opened.await {
             Ok(engine) => {
                 sim.note(format_args!("open"));
+                let now = sim.clock.passed();
+                sim.set(|present| present.opened = Some(now));
                 return Some(engine);
             }
             Err(_) if sim.present().failed => return None,
@@ -247,6 +253,9 @@ async fn calm(sim: &Arc<Sim>, engine: &Engine) {
         sim.clock.sleep(Duration::from_secs(2)).await;
     }
     everything_was_kept(sim, engine).await;
+    if !all_callbacks_were_made(sim).await {
+        return;
+    }
     sim.set(|present| {
         present.jumped = true;
         present.draining = true;
@@ -263,6 +272,23 @@ async fn calm(sim: &Arc<Sim>, engine: &Engine) {
     if let Err(error) = engine.shut_down(Duration::ZERO).await {
         let mut history = sim.history();
         history.violated(format_args!("the last shut-down failed: {error}"));
+    }
+}
+
+/// Every callback whose job is kept is delivered or given up in the end.
+async fn all_callbacks_were_made(sim: &Arc<Sim>) -> bool {
+    let begin = sim.clock.passed();
+    loop {
+        let pending = sim.history().callbacks_pending();
+        if pending.is_empty() {
+            return true;
+        }
+        if sim.clock.passed() - begin > END_WITHIN.as_micros() as u64 {
+            let mut history = sim.history();
+            history.violated(format_args!("callbacks are left over: {pending:?}"));
+            return false;
+        }
+        sim.clock.sleep(Duration::from_secs(2)).await;
     }
 }
 
