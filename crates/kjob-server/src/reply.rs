@@ -197,6 +197,14 @@ impl ReplyBody {
         self.held = (!held.is_empty()).then(|| Arc::new(held));
     }
 
+    /// Leaves nothing to be sent, and so no delivery: the answer to a HEAD, whose headers say all.
+    pub(crate) fn strip(&mut self) {
+        *self = Self {
+            in_flight: self.in_flight.take(),
+            ..Self::new(Segments::default())
+        };
+    }
+
     /// Makes the engine told when this was sent whole.
     pub(crate) fn set_delivery(&mut self, delivery: Option<Delivery>) {
         self.delivery = delivery;

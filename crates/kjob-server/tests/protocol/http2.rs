@@ -254,3 +254,25 @@ async fn a_client_refused_early_may_send_the_rest_of_its_body() {
         );
     }
 }
+
+/// It was sent the body that a GET has, which clients take for a broken stream.
+#[tokio::test]
+async fn a_head_is_answered_without_a_body() {
+    let server = TestServer::start().await;
+    let mut sender = connect(&server).await;
+    for path in ["/jobs", "/jobs/99", "/openapi.json", "/healthz", "/no/such"] {
+        let ask = |method| {
+            let request = Request::builder().method(method);
+            let request = request.uri(format!("http://test{path}"));
+            request.body(Full::new(Bytes::new())).unwrap()
+        };
+        let head = in_time("a head", sender.send_request(ask("HEAD"))).await;
+        let whole = in_time("a reply", sender.send_request(ask("GET"))).await;
+        let (head, whole) = (head.unwrap(), whole.unwrap());
+        assert_eq!(head.status(), whole.status(), "{path}");
+        let len = |reply: &http::Response<_>| reply.headers()["content-length"].clone();
+        assert_eq!(len(&head), len(&whole), "{path}");
+        let body = in_time("its end", head.into_body().collect()).await;
+        assert_eq!(body.expect(path).to_bytes(), "", "{path}");
+    }
+}
