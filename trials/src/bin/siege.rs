@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use kjob_trials::siege::{self, ATTACKS, Campaign};
+use kjob_trials::siege::{self, ATTACKS, Campaign, Terms};
 
 /// Besieges the real server, and prints how it stood
 #[derive(Parser)]
@@ -22,12 +22,19 @@ struct Cli {
     /// Seconds for each attack
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// How many mutated requests
+    /// How many mutated requests of each attack that makes them
     #[arg(long, default_value_t = 100_000)]
     requests: u64,
     /// What attackers' choices come from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Hold fewer connections, and rest no longer than the seconds
+    #[arg(long)]
+    short: bool,
+    /// Fail if honest clients are more than three times as slow as in the quiet, and slower than beside
+    /// `spin`; for a machine that does nothing else
+    #[arg(long)]
+    judge_latency: bool,
     /// Run only this attack (may be repeated)
     #[arg(long, value_name = "ATTACK", value_parser = names())]
     only: Vec<String>,
@@ -67,11 +74,16 @@ impl Cli {
         }
         let files = rlimit::increase_nofile_limit(u64::MAX).context("the limit of open files")?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let time = Duration::from_secs(self.seconds);
+        let terms = Terms {
+            time: Duration::from_secs(self.seconds),
+            requests: self.requests,
+            seed: self.seed,
+            is_short: self.short,
+        };
         if let (Some(name), Some(address)) = (&self.attack, self.address) {
             let attack = ATTACKS.iter().find(|attack| attack.name == name);
             let attack = attack.context("no such attack")?;
-            let counts = runtime.block_on(attack.run(address, time, self.requests, self.seed));
+            let counts = runtime.block_on(attack.run(address, terms));
             println!("{}", serde_json::to_string(&counts)?);
             return Ok(true);
         }
@@ -80,9 +92,8 @@ impl Cli {
             server: self.server.context("--server")?,
             attacker: std::env::current_exe()?,
             only: self.only,
-            time,
-            requests: self.requests,
-            seed: self.seed,
+            terms,
+            judges_latency: self.judge_latency,
         };
         runtime.block_on(siege::run(&campaign))
     }

@@ -9,6 +9,7 @@ mod framing;
 mod headers2;
 mod heads;
 mod mutated;
+mod ordinary;
 mod overload;
 mod pipelining;
 mod slow;
@@ -23,7 +24,22 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::server::vitals;
 use super::tally::{Counts, Tally};
+
+/// How attacks are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How long each lasts. Those that have a count end when it is reached.
+    pub time: Duration,
+    /// How many requests, of those attacks that count.
+    pub requests: u64,
+    /// What choices come from.
+    pub seed: u64,
+    /// Whether fewer connections are held, and no longer than the time, so that all attacks are made
+    /// within a minute.
+    pub is_short: bool,
+}
 
 /// Where an attack takes place, and for how long.
 #[derive(Clone, Debug)]
@@ -32,10 +48,8 @@ pub struct Field {
     pub server: SocketAddr,
     /// When it is to end.
     pub until: Instant,
-    /// How many requests, of those attacks that count.
-    pub requests: u64,
-    /// What choices come from.
-    pub seed: u64,
+    /// How it is made.
+    pub terms: Terms,
     /// What is noted.
     pub tally: Arc<Tally>,
 }
@@ -100,6 +114,7 @@ attacks! {
     "snappy", bombs::snappy, "snappy blocks that lie about their length or unfold to the limit";
     "records", bombs::records, "maps, arrays, texts and JSON made to cost more than they are";
     "mutated", mutated::requests, "mutated requests to every endpoint in every encoding";
+    "ordinary", ordinary::requests, "good and mutated requests of ordinary HTTP, over HTTP/1 and HTTP/2";
     "overload", overload::submits, "more submits of one user than may wait",
         server &["--max-queued", "400", "--max-queued-per-user", "200", "--workers", "8"],
         accounts true;
@@ -110,29 +125,34 @@ attacks! {
 
 impl Attack {
     /// Makes the attack, and tells what came of it.
-    pub async fn run(
-        &self,
-        server: SocketAddr,
-        time: Duration,
-        requests: u64,
-        seed: u64,
-    ) -> Counts {
+    pub async fn run(&self, server: SocketAddr, terms: Terms) -> Counts {
         let field = Field {
             server,
-            until: Instant::now() + time,
-            requests,
-            seed,
+            until: Instant::now() + terms.time,
+            terms,
             tally: Arc::default(),
         };
         let tally = field.tally.clone();
         (self.start)(field).await;
-        tally.counts()
+        let mut counts = tally.counts();
+        // They are a process of their own.
+        counts.processor = vitals(std::process::id()).map_or(0.0, |own| own.processor);
+        counts
     }
 }
 
 impl Field {
     fn is_over(&self) -> bool {
         Instant::now() >= self.until
+    }
+
+    /// How many hold something at once: `count`, or a tenth of that.
+    fn holders(&self, count: usize) -> usize {
+        if self.terms.is_short {
+            count.div_ceil(10)
+        } else {
+            count
+        }
     }
 
     /// Runs `attacker` so many times at once, and drops what is still going on when time is up.

@@ -17,7 +17,10 @@ use super::honest::{Honest, Times};
 use super::report::{Row, print};
 use super::server::Server;
 use super::tally::Counts;
-use super::{ATTACKS, Attack};
+use super::{ATTACKS, Attack, Terms};
+
+/// The attack that is none: no slower than beside this are honest clients by the server's doing.
+const CONTROL: &str = "spin";
 
 /// How nice attackers are: the processor is theirs when nobody else wants it.
 const NICENESS: &str = "19";
@@ -46,12 +49,10 @@ pub struct Campaign {
     pub attacker: PathBuf,
     /// Names of attacks; all where there are none.
     pub only: Vec<String>,
-    /// How long each lasts. Those that have a count end when it is reached.
-    pub time: Duration,
-    /// How many mutated requests.
-    pub requests: u64,
-    /// What attackers' choices come from.
-    pub seed: u64,
+    /// How attacks are made.
+    pub terms: Terms,
+    /// Whether it counts as a fault if honest clients are much slower than in the quiet.
+    pub judges_latency: bool,
 }
 
 /// Runs it and prints a table. Whether nothing was wrong.
@@ -66,16 +67,22 @@ pub async fn run(campaign: &Campaign) -> Result<bool> {
     // Each kind of server is started once.
     chosen.sort_by_key(|attack| (attack.accounts, attack.server));
     let mut rows = Vec::new();
+    // What the machine does to honest clients while others work beside the server.
+    let mut control = None;
     for attacks in
         chosen.chunk_by(|one, other| (one.accounts, one.server) == (other.accounts, other.server))
     {
-        rows.extend(besiege(campaign, attacks).await?);
+        rows.extend(besiege(campaign, attacks, &mut control).await?);
     }
     Ok(print(&rows))
 }
 
 /// Holds one server against some attacks.
-async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
+async fn besiege(
+    campaign: &Campaign,
+    attacks: &[&Attack],
+    control: &mut Option<f64>,
+) -> Result<Vec<Row>> {
     let first = attacks.first();
     let arguments = first.map_or(&[][..], |attack| attack.server);
     let accounts = first.is_some_and(|attack| attack.accounts);
@@ -88,10 +95,10 @@ async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
 
     let mut rows = Vec::new();
     // What is loaded once is no part of the quiet.
-    sleep(campaign.time / 4).await;
+    sleep(campaign.terms.time / 4).await;
     honest.take_times();
     let mut before = Row::begin("(quiet before)", &server, bound, is_tight)?;
-    sleep(campaign.time).await;
+    sleep(campaign.terms.time).await;
     let mut quiet = honest.take_times();
     before.end(&server, &honest, quiet.clone(), &Times::default())?;
     rows.push(before);
@@ -101,6 +108,11 @@ async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
         row.counts = attack_from_outside(campaign, attack, &server).await?;
         row.end(&server, &honest, honest.take_times(), &quiet)?;
         row.note_end(server.ended());
+        if attack.name == CONTROL {
+            *control = row.ratio(50);
+        } else if campaign.judges_latency {
+            row.judge_latency(*control);
+        }
         let has_ended = row.has_ended;
         if !has_ended {
             recover(&server, &mut row).await?;
@@ -114,7 +126,7 @@ async fn besiege(campaign: &Campaign, attacks: &[&Attack]) -> Result<Vec<Row>> {
     }
 
     let mut after = Row::begin("(quiet after)", &server, bound, is_tight)?;
-    sleep(campaign.time).await;
+    sleep(campaign.terms.time).await;
     let times = honest.take_times();
     quiet = quiet.with(&times);
     after.end(&server, &honest, times, &quiet)?;
@@ -141,20 +153,22 @@ async fn attack_from_outside(
     attack: &Attack,
     server: &Server,
 ) -> Result<Counts> {
+    let terms = &campaign.terms;
     let mut command = Command::new("nice");
     command
         .args(["-n", NICENESS])
         .arg(&campaign.attacker)
         .args(["--attack", attack.name])
         .args(["--address", &server.address.to_string()])
-        .args(["--seconds", &campaign.time.as_secs().to_string()])
-        .args(["--requests", &campaign.requests.to_string()])
-        .args(["--seed", &campaign.seed.to_string()])
+        .args(["--seconds", &terms.time.as_secs().to_string()])
+        .args(["--requests", &terms.requests.to_string()])
+        .args(["--seed", &terms.seed.to_string()])
+        .args(terms.is_short.then_some("--short"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     let child = command.spawn().context("could not start an attacker")?;
-    let output = timeout(campaign.time + OVERTIME, child.wait_with_output());
+    let output = timeout(terms.time + OVERTIME, child.wait_with_output());
     let failed = |what: String| {
         let mut counts = Counts::default();
         counts.violations.insert(what, 1);

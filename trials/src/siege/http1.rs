@@ -100,7 +100,77 @@ impl Connection {
         }
     }
 
+    /// Sends a request and reads its answer; of a stream of events its beginning. Says whether that was
+    /// all, so that another can be asked here.
+    pub(crate) async fn ask(
+        &mut self,
+        request: &[u8],
+        is_head: bool,
+    ) -> Result<(Reply, bool), NoReply> {
+        // It may be answered before it was sent whole.
+        let _ = self.send(request).await;
+        match timeout(ANSWER_TIMEOUT, self.answer(is_head)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(NoReply::Late),
+        }
+    }
+
+    async fn answer(&mut self, is_head: bool) -> Result<(Reply, bool), NoReply> {
+        loop {
+            let mut reply = self.read_head().await?;
+            if reply.status == 100 {
+                continue;
+            }
+            let is_whole = if is_head || matches!(reply.status, 204 | 304) {
+                true
+            } else if reply.header("transfer-encoding") == Some("chunked") {
+                self.read_chunks(&mut reply).await?
+            } else {
+                self.read_counted(&mut reply).await?;
+                true
+            };
+            return Ok((reply, is_whole));
+        }
+    }
+
+    /// Reads chunks up to the last one, or until enough was told; says whether that was the last.
+    async fn read_chunks(&mut self, reply: &mut Reply) -> Result<bool, NoReply> {
+        let mut body = BytesMut::new();
+        loop {
+            let line = self.read_line().await?;
+            let len = std::str::from_utf8(&line).ok();
+            let len = len.and_then(|line| usize::from_str_radix(line.trim(), 16).ok());
+            let len = len.ok_or_else(|| NoReply::NotHttp(format!("a chunk of {line:?}")))?;
+            while self.received.len() < len + 2 {
+                self.read().await?;
+            }
+            body.extend_from_slice(&self.received.split_to(len));
+            self.received.advance(2);
+            if len == 0 || is_told(reply, &body) {
+                reply.body = body.freeze();
+                return Ok(len == 0);
+            }
+        }
+    }
+
+    async fn read_line(&mut self) -> Result<BytesMut, NoReply> {
+        loop {
+            if let Some(end) = self.received.windows(2).position(|w| w == b"\r\n") {
+                let line = self.received.split_to(end);
+                self.received.advance(2);
+                return Ok(line);
+            }
+            self.read().await?;
+        }
+    }
+
     async fn any_reply(&mut self) -> Result<Reply, NoReply> {
+        let mut reply = self.read_head().await?;
+        self.read_counted(&mut reply).await?;
+        Ok(reply)
+    }
+
+    async fn read_head(&mut self) -> Result<Reply, NoReply> {
         let head = loop {
             if let Some(end) = self.received.windows(4).position(|w| w == b"\r\n\r\n") {
                 break self.received.split_to(end + 4);
@@ -110,7 +180,10 @@ impl Connection {
             }
             self.read().await?;
         };
-        let mut reply = parse_head(&head)?;
+        parse_head(&head)
+    }
+
+    async fn read_counted(&mut self, reply: &mut Reply) -> Result<(), NoReply> {
         let len = match reply.header("content-length") {
             Some(len) => len
                 .parse()
@@ -121,7 +194,7 @@ impl Connection {
             self.read().await?;
         }
         reply.body = self.received.split_to(len).freeze();
-        Ok(reply)
+        Ok(())
     }
 
     /// Whether the server has sent something that was not read, or has closed.
@@ -159,6 +232,12 @@ impl Reply {
         let found = self.headers.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
     }
+}
+
+/// Whether nobody is to wait for more: of a stream of events, which may never end, one is enough.
+pub(crate) fn is_told(reply: &Reply, body: &[u8]) -> bool {
+    reply.header("content-type") == Some("text/event-stream")
+        && body.windows(2).any(|pair| pair == b"\n\n")
 }
 
 /// The bytes of a POST.

@@ -4,13 +4,17 @@
 #![allow(clippy::print_stdout)]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::num::NonZero;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::honest::{Honest, Times};
 use super::server::{Server, Vitals, Watch};
 use super::tally::Counts;
+
+/// How many times as slow as in the quiet honest clients may be, by their median.
+const SLOWER_MAX: f64 = 3.0;
 
 /// One phase of the run.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub(crate) struct Row {
     is_tight: bool,
     pub(crate) before: Vitals,
     peaks: Vitals,
+    began: Instant,
+    /// How long it took, in seconds.
+    took: f64,
+    /// Of the server, in seconds.
     processor: f64,
     pub(crate) counts: Counts,
     pub(crate) memory_after: u64,
@@ -44,6 +52,8 @@ impl Row {
             is_tight,
             before: server.vitals()?,
             peaks: Vitals::default(),
+            began: Instant::now(),
+            took: 0.0,
             processor: 0.0,
             counts: Counts::default(),
             memory_after: 0,
@@ -62,6 +72,7 @@ impl Row {
         quiet: &Times,
     ) -> Result<()> {
         self.peaks = self.watch.peaks();
+        self.took = self.began.elapsed().as_secs_f64();
         if let Ok(now) = server.vitals() {
             self.processor = now.processor - self.before.processor;
             self.memory_after = now.memory;
@@ -117,18 +128,26 @@ impl Row {
         self.counts.violations.values().sum()
     }
 
+    /// How many times as slow honest clients are as in the quiet, by the time that so many hundredths
+    /// of lives do not exceed.
+    pub(crate) fn ratio(&self, hundredths: usize) -> Option<f64> {
+        let quiet = self.quiet.percentile(hundredths).as_secs_f64();
+        let now = self.times.percentile(hundredths).as_secs_f64();
+        (quiet > 0.0).then(|| now / quiet)
+    }
+
+    /// Holds the median against the quiet, and against that beside work which leaves the server alone.
+    pub(crate) fn judge_latency(&mut self, control: Option<f64>) {
+        self.violations(too_slow(self.ratio(50), control));
+    }
+
     fn line(&self) -> String {
         let ratio = |hundredths| {
-            let quiet = self.quiet.percentile(hundredths).as_secs_f64();
-            if quiet > 0.0 {
-                let now = self.times.percentile(hundredths).as_secs_f64();
-                format!("{:.1}", now / quiet)
-            } else {
-                "–".to_owned()
-            }
+            let ratio = self.ratio(hundredths);
+            ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.1}"))
         };
         format!(
-            "| {} | {} | {} | {} | {} / {} | {} / {} | {} / {} | {:.1} | {} | {} |",
+            "| {} | {} | {} | {} | {} / {} | {} / {} | {} / {} | {} / {} | {} | {} |",
             self.name,
             how_much(&self.counts),
             answers(&self.counts.answers),
@@ -139,7 +158,8 @@ impl Row {
             ratio(99),
             mib(self.peaks.memory),
             mib(self.memory_after),
-            self.processor,
+            percent(self.processor, self.took),
+            percent(self.counts.processor, self.took),
             self.peaks.files,
             self.violation_count(),
         )
@@ -149,8 +169,9 @@ impl Row {
 /// Prints the rows, and what is to be said of them. Whether there is no violation.
 pub(crate) fn print(rows: &[Row]) -> bool {
     println!(
-        "\n| attack | how much | answers | honest lives | p50 / p99 ms | × quiet | MiB peak / after \
-         | processor s | files | violations |\n|---|---|---|---|---|---|---|---|---|---|"
+        "\n| attack | how much | answers | honest lives | p50 / p99 ms | p50 / p99 × quiet \
+         | MiB peak / after | processors % server / attackers | files | violations |\n\
+         |---|---|---|---|---|---|---|---|---|---|"
     );
     for row in rows {
         println!("{}", row.line());
@@ -172,6 +193,25 @@ pub(crate) fn print(rows: &[Row]) -> bool {
         mib(bound)
     );
     rows.iter().all(|row| row.counts.violations.is_empty())
+}
+
+/// Why honest clients are too slow, if they are.
+fn too_slow(ratio: Option<f64>, control: Option<f64>) -> Option<String> {
+    let allowed = control.unwrap_or_default().max(SLOWER_MAX);
+    let ratio = ratio.filter(|ratio| *ratio > allowed)?;
+    Some(format!(
+        "latency: the median is {ratio:.1} times that of the quiet, and {allowed:.1} is allowed"
+    ))
+}
+
+/// The share of all processors that so many seconds are.
+fn percent(processor: f64, took: f64) -> String {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if took > 0.0 {
+        format!("{:.0}", processor * 100.0 / took / processors as f64)
+    } else {
+        "–".to_owned()
+    }
 }
 
 fn how_much(counts: &Counts) -> String {
@@ -204,4 +244,20 @@ fn millis(time: Duration) -> String {
 
 fn mib(bytes: u64) -> u64 {
     bytes >> 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_is_what_is_neither_near_the_quiet_nor_the_machines_doing() {
+        assert_eq!(too_slow(None, None), None);
+        assert_eq!(too_slow(Some(3.0), None), None);
+        assert_eq!(too_slow(Some(3.0), Some(1.2)), None);
+        assert_eq!(too_slow(Some(4.0), Some(4.1)), None);
+        for control in [None, Some(1.2), Some(3.9)] {
+            assert!(too_slow(Some(4.0), control).is_some(), "{control:?}");
+        }
+    }
 }

@@ -188,7 +188,8 @@ impl Drop for Watch {
     }
 }
 
-fn vitals(pid: u32) -> Result<Vitals> {
+/// What a process uses now.
+pub(crate) fn vitals(pid: u32) -> Result<Vitals> {
     let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
     let status = of("status")?;
     let number = |name: &str| -> Result<u64> {

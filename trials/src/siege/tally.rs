@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const VIOLATIONS_KEPT: usize = 20;
 
 /// Counts of one attack, as its process prints them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
     /// Connections that were made.
     pub connections: u64,
@@ -23,6 +23,8 @@ pub struct Counts {
     pub answers: BTreeMap<String, u64>,
     /// What was not as it has to be: how often, by words.
     pub violations: BTreeMap<String, u64>,
+    /// Processor time that the attackers took, in seconds.
+    pub processor: f64,
     /// What a reader of the table should know.
     pub notes: Vec<String>,
 }

@@ -33,7 +33,7 @@ pub(super) async fn idle(field: Field) {
         let (open, all_open) = (open.clone(), all_open.clone());
         async move {
             let mut kept = Vec::new();
-            for _ in 0..IDLE / OPENERS {
+            for _ in 0..field.holders(IDLE) / OPENERS {
                 let Ok(mut connection) = Connection::open(field.server).await else {
                     field.tally.answered("not connected");
                     continue;
@@ -44,7 +44,12 @@ pub(super) async fn idle(field: Field) {
                 kept.push(connection);
             }
             all_open.wait().await;
-            sleep_until(field.until.max(Instant::now() + REST_MIN)).await;
+            let rest = if field.terms.is_short {
+                Duration::ZERO
+            } else {
+                REST_MIN
+            };
+            sleep_until(field.until.max(Instant::now() + rest)).await;
             for mut connection in kept {
                 if connection.is_closed_within(Duration::from_millis(1)).await {
                     field.tally.answered("closed by the server");

@@ -36,9 +36,9 @@ pub(super) async fn requests(field: Field) {
     };
     let mut tasks = JoinSet::new();
     for number in 0..ATTACKERS as u64 {
-        let rest = u64::from(number < field.requests % ATTACKERS as u64);
-        let count = field.requests / ATTACKERS as u64 + rest;
-        let random = StdRng::seed_from_u64(field.seed.wrapping_mul(1000) + number);
+        let rest = u64::from(number < field.terms.requests % ATTACKERS as u64);
+        let count = field.terms.requests / ATTACKERS as u64 + rest;
+        let random = StdRng::seed_from_u64(field.terms.seed.wrapping_mul(1000) + number);
         tasks.spawn(attack(field.clone(), vectors.clone(), count, random));
     }
     while tasks.join_next().await.is_some() {}

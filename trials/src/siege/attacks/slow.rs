@@ -32,7 +32,7 @@ pub(super) async fn heads(field: Field) {
         let begin = http1::head("/create/job", "application/json", "");
         drips(&field, &mut connection, begin.as_bytes(), b"X-Drop: ").await;
     };
-    field.again_and_again(DRIPPING, drip).await;
+    field.again_and_again(field.holders(DRIPPING), drip).await;
 }
 
 /// Bodies that come a byte at a time.
@@ -52,7 +52,7 @@ pub(super) async fn bodies(field: Field) {
         let _ = connection.send(head.as_bytes()).await;
         drips(&field, &mut connection, b"", drop).await;
     };
-    field.again_and_again(DRIPPING, drip).await;
+    field.again_and_again(field.holders(DRIPPING), drip).await;
 }
 
 /// Sends all but the last line's end of `begin`, then `drop` again and again.
@@ -107,7 +107,7 @@ pub(super) async fn readers(field: Field) {
     };
     // They look at the time themselves, and then read.
     let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..NOT_READING {
+    for number in 0..field.holders(NOT_READING) {
         tasks.spawn(asking(field.clone(), number));
     }
     while tasks.join_next().await.is_some() {}
