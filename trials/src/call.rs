@@ -17,6 +17,8 @@ pub struct Call {
     pub kept_millis: i64,
     /// How long it is kept after its end at most, in milliseconds: then nobody sees it.
     pub retention_millis: i64,
+    /// Whether its end is to be told to a receiver.
+    pub calls_back: bool,
     /// What its result has to be, if it gives one.
     pub want: Want,
 }

@@ -17,13 +17,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::asker::Asker;
 use crate::audit::audit;
-use crate::checker::{Findings, Trial, check};
+use crate::checker::{Findings, Trial, check, owed_tellings};
 use crate::fate::{Fate, Fault};
 use crate::history::{self, Event, Micros, Recorder};
 use crate::journal::{self, Journal};
 use crate::lines::now;
 use crate::marks::{self, Step};
 use crate::plan::Endpoints;
+use crate::receiver::{self, Receiver};
 use crate::server::{Running, Segments, Servers, free_port, segments, signal};
 
 /// Processes of clients, and clients in each.
@@ -41,6 +42,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long clients have to get their last answers: the longest wait between two tries, and more.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long ends have to be told at last: longer than the server waits between two tries, and again.
+const TELLINGS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Who plays in a campaign.
 #[derive(Clone, Debug)]
@@ -100,13 +104,17 @@ pub struct Life {
 /// such an error.
 pub async fn run(cast: &Cast, dir: &Path, seed: u64, length: Length) -> Result<Outcome> {
     let mut rng = StdRng::seed_from_u64(seed);
+    let tellings = dir.join("tellings");
+    let receiver = Receiver::start(&tellings, rng.random()).await?;
     let servers = Servers {
         program: cast.server.clone(),
         dir: dir.to_owned(),
         port: free_port(|| rng.random_range(cast.ports.clone()))?,
+        receiver: receiver.host(),
         is_journalled: cast.endpoints == Endpoints::Journalled,
     };
-    let clients = Clients::start(cast, dir, &servers.url(), seed)?;
+    write_secret(&servers.secret())?;
+    let clients = Clients::start(cast, dir, &servers.url(), &receiver.url(), seed)?;
     let pauses = Arc::new(AtomicU64::new(0));
     let pausing = pause(clients.ids()?, rng.random(), pauses.clone());
     let pausing = AbortOnDropHandle::new(tokio::spawn(pausing));
@@ -141,13 +149,22 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, length: Length) -> Result<O
     )
     .await?;
     events.extend(history::read(&path)?);
+    let mut trial = Trial {
+        events,
+        ..Trial::default()
+    };
+    let owed = owed_tellings(&trial);
+    let begin = Instant::now();
+    while !receiver.has_taken(&owed) && begin.elapsed() < TELLINGS_TIMEOUT {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let segments = segments(dir)?;
     killer.drain(last).await?;
 
-    let acknowledged = acknowledged(&events);
-    let journals = servers.is_journalled.then_some(killer.journals);
+    let acknowledged = acknowledged(&trial.events);
+    trial.journals = servers.is_journalled.then_some(killer.journals);
+    trial.tellings = receiver::read(&tellings)?;
     let lives = killer.lives;
-    let trial = Trial { events, journals };
     // Some hundred thousand events: other campaigns go on meanwhile.
     let findings = tokio::task::spawn_blocking(move || check(&trial)).await?;
     Ok(Outcome {
@@ -173,6 +190,20 @@ fn acknowledged(events: &[Event]) -> BTreeMap<i64, Micros> {
         }
     }
     first
+}
+
+/// A secret is to be its owner's alone.
+fn write_secret(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    std::io::Write::write_all(&mut file, receiver::SECRET.as_bytes())?;
+    Ok(())
 }
 
 fn history_file(dir: &Path, process: u32) -> PathBuf {
@@ -303,11 +334,12 @@ async fn watch(server: &Running, step: Step) -> Result<()> {
 struct Clients(Vec<Child>);
 
 impl Clients {
-    fn start(cast: &Cast, dir: &Path, url: &str, seed: u64) -> Result<Self> {
+    fn start(cast: &Cast, dir: &Path, url: &str, receiver: &str, seed: u64) -> Result<Self> {
         let mut processes = Vec::new();
         for process in 0..CLIENT_PROCESSES {
             let mut command = Command::new(&cast.clients);
             command.arg("clients").args(["--url", url]);
+            command.args(["--receiver", receiver]);
             command.args(["--seed", &seed.to_string()]);
             command.args(["--first", &(process * CLIENTS).to_string()]);
             command.args(["--clients", &CLIENTS.to_string()]);

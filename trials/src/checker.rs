@@ -3,14 +3,18 @@
 //! A pure function: it asks no server and reads no clock. What it takes as true is that an answer
 //! was true at some moment between its asking and its arrival, and that all times are of one clock.
 
+mod callbacks;
 mod facts;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod violation;
 
+use std::collections::BTreeSet;
+
 use crate::history::{Event, What};
 use crate::journal::Journal;
+use crate::receiver::Telling;
 
 pub use violation::{Fault, Harm, Violation};
 
@@ -24,6 +28,8 @@ pub struct Trial {
     /// Of each process of the servers, in the order in which they were started; `None` if their
     /// handlers write none.
     pub journals: Option<Vec<Journal>>,
+    /// What the receiver of callbacks was told, in any order.
+    pub tellings: Vec<Telling>,
 }
 
 /// What a check found.
@@ -52,6 +58,10 @@ pub struct Counts {
     pub starts: u64,
     /// Jobs of which a handler was started more than once, as its route allows.
     pub retried: u64,
+    /// Jobs whose ends were told to a receiver.
+    pub told: u64,
+    /// Those that it was told of more than once.
+    pub told_again: u64,
     /// Looks by a tag that may have named one job after another, which say nothing.
     pub ambiguous: u64,
 }
@@ -60,22 +70,30 @@ pub struct Counts {
 pub fn check(trial: &Trial) -> Findings {
     let facts = Facts::gather(trial);
     let mut violations = Vec::new();
+    let owed = callbacks::owed(trial, &facts);
     rules::of_tags(&facts, &mut violations);
     for job in facts.jobs.values() {
         rules::of_identity(&facts, job, &mut violations);
         rules::of_existence(&facts, job, &mut violations);
         rules::of_ends(&facts, job, &mut violations);
         rules::of_progress(job, &mut violations);
+        callbacks::of_tellings(&facts, &owed, job, &mut violations);
         if trial.journals.is_some() {
             rules::of_runs(&facts, job, &mut violations);
         }
     }
     rules::of_refusals(trial, &mut violations);
     rules::of_final_lists(trial, &mut violations);
+    callbacks::of_messages(trial, &mut violations);
     Findings {
         counts: counts(trial, &facts),
         violations,
     }
+}
+
+/// The jobs whose ends are to be told by the end of a trial.
+pub fn owed_tellings(trial: &Trial) -> BTreeSet<i64> {
+    callbacks::owed(trial, &Facts::gather(trial))
 }
 
 fn counts(trial: &Trial, facts: &Facts<'_>) -> Counts {
@@ -97,6 +115,8 @@ fn counts(trial: &Trial, facts: &Facts<'_>) -> Counts {
             .map(|job| job.starts().count() as u64)
             .sum(),
         retried: of_jobs(|job| job.starts().count() > 1),
+        told: of_jobs(|job| !job.tellings.is_empty()),
+        told_again: of_jobs(|job| job.tellings.len() > 1),
         ambiguous: facts.ambiguous,
     }
 }
@@ -121,6 +141,8 @@ impl std::ops::AddAssign for Counts {
         self.expired += other.expired;
         self.starts += other.starts;
         self.retried += other.retried;
+        self.told += other.told;
+        self.told_again += other.told_again;
         self.ambiguous += other.ambiguous;
     }
 }

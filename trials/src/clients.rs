@@ -34,6 +34,8 @@ pub struct Options {
     pub clients: u32,
     /// What they may call.
     pub endpoints: Endpoints,
+    /// Where ends are told.
+    pub receiver: String,
     /// Where they write what they are told.
     pub history: PathBuf,
 }
@@ -58,6 +60,7 @@ pub async fn run(options: Options) -> Result<()> {
             number,
             rng: StdRng::seed_from_u64(seed),
             endpoints: options.endpoints,
+            receiver: options.receiver.clone(),
             known: Arc::clone(&known),
             submitted: 0,
         };
@@ -77,6 +80,7 @@ struct Client {
     number: u32,
     rng: StdRng,
     endpoints: Endpoints,
+    receiver: String,
     known: Arc<Mutex<Vec<Known>>>,
     submitted: u64,
 }
@@ -128,7 +132,7 @@ impl Client {
     async fn submit_new(&mut self) -> Result<()> {
         self.submitted += 1;
         let name = format!("client_{}-{}", self.number, self.submitted);
-        let plan = Plan::draw(&mut self.rng, self.endpoints, &name);
+        let plan = Plan::draw(&mut self.rng, self.endpoints, &name, &self.receiver);
         self.submit(plan).await
     }
 

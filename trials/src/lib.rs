@@ -5,7 +5,8 @@
 //! clients  →  history    what each client asked and was told, and when
 //! handlers →  journal    each start and end of a handler
 //! store    →  marks      each step that the store began and ended, up to the kill
-//! history + journal → checker → violations
+//! receiver →  tellings   each callback that came
+//! history + journal + tellings → checker → violations
 //! ```
 //!
 //! [`checker`] is a pure function and knows no server: any number of nodes over any store can be
@@ -29,6 +30,7 @@ mod lines;
 pub mod marked_store;
 pub mod marks;
 pub mod plan;
+pub mod receiver;
 pub mod report;
 pub mod server;
 pub mod siege;

@@ -44,11 +44,12 @@ impl Step {
     ];
 
     /// Those that a trial must have killed a server in.
-    pub const REQUIRED: [Step; 6] = [
+    pub const REQUIRED: [Step; 7] = [
         Step::Submit,
         Step::Start,
         Step::Finish,
         Step::Cancel,
+        Step::Callback,
         Step::Expire,
         Step::Reserve,
     ];

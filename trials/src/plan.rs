@@ -33,8 +33,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A new call; `name` is one that no other call has.
-    pub fn draw(rng: &mut StdRng, endpoints: Endpoints, name: &str) -> Self {
+    /// A new call; `name` is one that no other call has, and its end may be told to `receiver`.
+    pub fn draw(rng: &mut StdRng, endpoints: Endpoints, name: &str, receiver: &str) -> Self {
         // A tag of our own, or the client's: stores keep UUIDs apart from other tags.
         let unnamed = Submit::new("", Payload::json(""));
         let tag = match rng.random_bool(0.5) {
@@ -66,6 +66,10 @@ impl Plan {
         if rng.random_bool(0.3) {
             submit = submit.priority(rng.random_range(0..10));
         }
+        let calls_back = rng.random_bool(0.3);
+        if calls_back {
+            submit = submit.option("callback_url", receiver.to_owned());
+        }
         let mut has_timeout = false;
         if rng.random_bool(0.05) {
             submit = submit.timeout(Duration::from_millis(rng.random_range(1..200)));
@@ -80,6 +84,7 @@ impl Plan {
             must_succeed: many && !may_fail && !has_timeout,
             kept_millis: millis(kept),
             retention_millis: millis(retention),
+            calls_back,
             want,
         };
         Self { call, submit }

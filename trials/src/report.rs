@@ -193,6 +193,8 @@ impl Report {
             expired,
             starts,
             retried,
+            told,
+            told_again,
             ambiguous,
             ..
         } = self.counts;
@@ -210,6 +212,10 @@ impl Report {
         writeln!(
             f,
             "{starts} starts of handlers, {retried} jobs started more than once"
+        )?;
+        writeln!(
+            f,
+            "{told} ends told to a receiver, {told_again} of them more than once"
         )?;
         writeln!(
             f,

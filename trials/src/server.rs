@@ -36,6 +36,8 @@ pub struct Servers {
     pub dir: PathBuf,
     /// The port of them all.
     pub port: u16,
+    /// The host and port that callbacks may go to.
+    pub receiver: String,
     /// Whether it is the one with handlers that write a journal, on a store with marks.
     pub is_journalled: bool,
 }
@@ -88,6 +90,9 @@ impl Servers {
             .arg("--stop-timeout=500ms")
             .arg(format!("--remove-grace={}ms", REMOVE_GRACE.as_millis()))
             .arg(format!("--drain-timeout={DRAIN_TIMEOUT}"))
+            .arg(format!("--callback-hosts={}", self.receiver))
+            .arg("--callback-secret-file")
+            .arg(self.secret())
             .arg("--log=warn")
             .arg("--log-format=json")
             .stdin(Stdio::null())
@@ -108,6 +113,11 @@ impl Servers {
             journal,
             marks,
         })
+    }
+
+    /// Where the secret of callbacks is.
+    pub fn secret(&self) -> PathBuf {
+        self.dir.join("callback.secret")
     }
 
     /// Where the servers' log lines go.

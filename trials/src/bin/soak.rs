@@ -85,6 +85,8 @@ struct Clients {
     #[arg(long)]
     demo: bool,
     #[arg(long)]
+    receiver: String,
+    #[arg(long)]
     history: PathBuf,
 }
 
@@ -223,6 +225,7 @@ impl Clients {
                 true => Endpoints::Demo,
                 false => Endpoints::Journalled,
             },
+            receiver: self.receiver,
             history: self.history,
         })
         .await

@@ -6,6 +6,7 @@ use super::Trial;
 use crate::call::Call;
 use crate::history::{Accepted, Answer, CancelWord, Key, Micros, ResultSeen, Status, What};
 use crate::journal::{Entry, Moment};
+use crate::receiver::{End, Telling};
 
 /// All jobs and tags.
 pub(super) struct Facts<'a> {
@@ -33,6 +34,8 @@ pub(super) struct Job<'a> {
     /// When it was said that it is being cancelled.
     pub(super) cancelling: Vec<Span>,
     pub(super) runs: Vec<Run<'a>>,
+    /// Callbacks that told of its end.
+    pub(super) tellings: Vec<(&'a Telling, &'a End)>,
 }
 
 /// A submit that was acknowledged.
@@ -87,6 +90,12 @@ impl<'a> Facts<'a> {
                     drained: journal.drained,
                     entry,
                 });
+            }
+        }
+        for telling in &trial.tellings {
+            if let Some(end) = &telling.end {
+                let job = facts.job(end.id, Some(&end.tag));
+                job.tellings.push((telling, end));
             }
         }
         for event in &trial.events {
@@ -265,12 +274,13 @@ impl<'a> Job<'a> {
             .filter(|run| run.entry.what == Moment::Start)
     }
 
-    /// From when on it was surely there: somebody was told, or its handler was started.
+    /// From when on it was surely there: somebody was told, a receiver too, or its handler was started.
     pub(super) fn there_from(&self) -> Option<Micros> {
         let acks = self.acks.iter().map(|ack| ack.span.answered);
         let sights = self.sights.iter().map(|sight| sight.span.answered);
         let starts = self.starts().map(|run| run.entry.at);
-        acks.chain(sights).chain(starts).min()
+        let tellings = self.tellings.iter().map(|(telling, _)| telling.at);
+        acks.chain(sights).chain(starts).chain(tellings).min()
     }
 
     /// When it was told to have ended.

@@ -348,7 +348,7 @@ pub(super) fn of_final_lists(trial: &Trial, found: &mut Vec<Violation>) {
     }
 }
 
-fn violation(fault: Fault, job: &Job<'_>, seen: String) -> Violation {
+pub(super) fn violation(fault: Fault, job: &Job<'_>, seen: String) -> Violation {
     Violation {
         fault,
         id: Some(job.id),

@@ -6,6 +6,7 @@ use crate::history::{
     Accepted, Answer, CancelWord, Key, Micros, ResultOf, ResultSeen, Row, Sight, Status,
 };
 use crate::journal::{Entry, Journal, Moment};
+use crate::receiver::{End, Telling};
 
 const SECOND: Micros = 1_000_000;
 
@@ -27,6 +28,7 @@ impl Story {
             trial: Trial {
                 events: Vec::new(),
                 journals: Some(vec![first]),
+                tellings: Vec::new(),
             },
         }
     }
@@ -83,6 +85,13 @@ impl Story {
         self
     }
 
+    fn hear(&mut self, telling: Telling) -> &mut Self {
+        self.clock += 10;
+        let at = self.clock;
+        self.trial.tellings.push(Telling { at, ..telling });
+        self
+    }
+
     /// The server ends, and another process of it is started.
     fn restart(&mut self, drained: bool) -> &mut Self {
         self.last_journal().drained = drained;
@@ -124,6 +133,7 @@ fn call() -> Call {
         must_succeed: false,
         kept_millis: 2_000,
         retention_millis: 2_000,
+        calls_back: false,
         want: Want::Text(String::new()),
     }
 }
@@ -590,4 +600,124 @@ fn without_journals_runs_are_not_judged() {
     story.assert(&[Fault::DoneUnrun]);
     story.trial.journals = None;
     story.assert(&[]);
+}
+
+fn called_back() -> Call {
+    Call {
+        calls_back: true,
+        kept_millis: 7_200_000,
+        retention_millis: 7_200_000,
+        ..call()
+    }
+}
+
+fn telling(id: i64, status: Status) -> Telling {
+    Telling {
+        at: 0,
+        name: format!("job-{id}-q"),
+        is_signed: true,
+        is_taken: true,
+        end: Some(End {
+            id,
+            tag: "a".to_owned(),
+            status,
+            error: None,
+        }),
+    }
+}
+
+#[test]
+fn an_end_that_a_receiver_wants_to_hear_of_is_told() {
+    let failed = Sight {
+        error: Some("e".to_owned()),
+        ..ended(Status::Error, 1_001)
+    };
+    let mut told = telling(1, Status::Error);
+    told.end.as_mut().unwrap().error = Some("e".to_owned());
+    let mut story = Story::new();
+    story.submit(&called_back(), 1, false).see(1, running(0));
+    story.assert(&[]);
+    story.see(1, failed).assert(&[Fault::Untold]);
+    assert_eq!(owed_tellings(&story.trial), BTreeSet::from([1]));
+    let refused = Telling {
+        is_taken: false,
+        ..told.clone()
+    };
+    story.hear(refused).assert(&[Fault::Untold]);
+    story.hear(told.clone()).assert(&[]);
+    // The answer was lost with the server.
+    story.restart(false).hear(told).assert(&[]);
+    let counts = check(&story.trial).counts;
+    assert_eq!((counts.told, counts.told_again), (1, 1));
+}
+
+#[test]
+fn the_end_of_a_job_that_expires_may_stay_untold() {
+    let call = Call {
+        calls_back: true,
+        ..call()
+    };
+    let mut story = Story::new();
+    story.submit(&call, 1, false).see(1, done_by_nobody());
+    story.assert(&[]);
+}
+
+fn done_by_nobody() -> Sight {
+    ended(Status::Done, 1_001)
+}
+
+#[test]
+fn nobody_is_told_before_the_end() {
+    let mut story = Story::new();
+    story
+        .submit(&called_back(), 1, false)
+        .hear(telling(1, Status::Done))
+        .see(1, running(0));
+    story.assert(&[]);
+    story
+        .pass(SECOND)
+        .see(1, running(0))
+        .see(1, done_by_nobody());
+    story.assert(&[Fault::ToldEarly]);
+
+    let mut story = Story::new();
+    let call = Call {
+        rule: Rule::Retry { max_attempts: 3 },
+        ..called_back()
+    };
+    story
+        .submit(&call, 1, false)
+        .run(1, 1, Moment::Start)
+        .hear(telling(1, Status::Done))
+        .restart(false)
+        .run(1, 2, Moment::Start)
+        .see(1, done_by_nobody());
+    story.assert(&[Fault::ToldEarly]);
+}
+
+#[test]
+fn what_is_told_is_so_and_is_signed() {
+    let good = telling(1, Status::Done);
+    let wrong = |change: fn(&mut Telling)| {
+        let mut telling = telling(1, Status::Done);
+        change(&mut telling);
+        telling
+    };
+    for (call, telling) in [
+        (called_back(), telling(1, Status::Cancelled)),
+        (called_back(), wrong(|telling| telling.is_signed = false)),
+        (
+            called_back(),
+            wrong(|telling| telling.name = "job-1-other".to_owned()),
+        ),
+        (called_back(), wrong(|telling| telling.end = None)),
+    ] {
+        let mut story = Story::new();
+        story.submit(&call, 1, false).see(1, done_by_nobody());
+        story.hear(good.clone()).assert(&[]);
+        story.hear(telling).assert(&[Fault::WrongTelling]);
+    }
+    let mut story = Story::new();
+    story.submit(&call(), 1, false).see(1, done_by_nobody());
+    story.hear(good).assert(&[Fault::WrongTelling]);
 }

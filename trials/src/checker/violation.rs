@@ -54,6 +54,12 @@ pub enum Fault {
     GaveUp,
     /// A job was cancelled that nobody cancelled, or a durable cancel was forgotten.
     WrongCancel,
+    /// A job has ended, and its receiver was not told.
+    Untold,
+    /// A receiver was told of an end before it was durable.
+    ToldEarly,
+    /// A receiver was told what is not so, or without the signature.
+    WrongTelling,
     /// A job has no end though nothing runs any more.
     Stuck,
     /// A list has a job twice.
@@ -66,7 +72,7 @@ impl Fault {
     /// What of a job it harms, in the words of the report.
     pub fn harm(self) -> Harm {
         match self {
-            Fault::Lost | Fault::Stuck | Fault::Refused => Harm::Lost,
+            Fault::Lost | Fault::Untold | Fault::Stuck | Fault::Refused => Harm::Lost,
             Fault::RanTwice
             | Fault::TooManyAttempts
             | Fault::RanAtOnce
