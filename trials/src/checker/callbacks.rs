@@ -12,10 +12,6 @@ use crate::journal::Moment;
 /// told of: longer than the server waits between two tries.
 const KEPT_ON: Micros = 60_000_000;
 
-/// How much later than a receiver is told of it those who look may see an end. It is durable by then,
-/// but whoever answers looks may not have heard.
-const SEEN_LATER: Micros = 1_000_000;
-
 /// The jobs whose ends are to be told by the end of the trial: seen ended, and kept on.
 pub(super) fn owed(trial: &Trial, facts: &Facts<'_>) -> BTreeSet<i64> {
     let over = trial.events.iter().map(|event| event.answered).max();
@@ -61,7 +57,7 @@ pub(super) fn of_tellings(
         .sights
         .iter()
         .filter(|sight| !sight.status.is_terminal());
-    let alive = alive.map(|sight| sight.span.asked - SEEN_LATER);
+    let alive = alive.map(|sight| sight.span.asked);
     let started = job
         .runs
         .iter()

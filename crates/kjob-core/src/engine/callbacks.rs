@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::Engine;
+use super::{Engine, Inner};
 use crate::{CallbackState, CallbackTry, Job, JobId, StepError, StoreError, Timestamp};
+
+/// How often it is looked whether the store has failed meanwhile, while an end that it has is not settled.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Waits until callbacks are due, and hands out up to `limit` of them, the longest due first:
@@ -28,7 +31,17 @@ impl Engine {
             let claimed = inner.store.claim_callbacks(now, now.after(claim), limit);
             let claimed = inner.step(claimed).await?;
             if !claimed.jobs.is_empty() {
-                return Ok(claimed.jobs);
+                let mut due = Vec::with_capacity(claimed.jobs.len());
+                for job in claimed.jobs {
+                    if inner.is_settled(job.header.id).await {
+                        due.push(job);
+                    }
+                }
+                // One that is left out comes again, to whoever has the store then.
+                if due.is_empty() {
+                    continue;
+                }
+                return Ok(due);
             }
             let next = async {
                 match claimed.next_at {
@@ -65,5 +78,25 @@ impl Engine {
     /// The moment by the engine's clock.
     pub fn now(&self) -> Timestamp {
         self.inner.now()
+    }
+}
+
+impl Inner {
+    /// Waits until the end of a job, which the store has, is what everybody sees: whoever is told of it
+    /// may ask in the same moment. `false` if it will not be before the next start, as the store has
+    /// failed or is closed.
+    async fn is_settled(&self, id: JobId) -> bool {
+        while let Some(live) = self.table.get(id) {
+            tokio::select! {
+                biased;
+                () = live.ended() => return true,
+                () = self.closed.cancelled() => return false,
+                () = self.clock.sleep(LOOK_AGAIN) => {}
+            }
+            if self.store.failure().is_some() {
+                return false;
+            }
+        }
+        true
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kjob_core::engine::Engine;
-use kjob_core::{CallbackOutcome, CallbackTry, Clock, Job, StepError, StoreError};
+use kjob_core::engine::{Caller, Engine, JobKey};
+use kjob_core::{CallbackOutcome, CallbackTry, Clock, Job, Owner, StepError, StoreError};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -72,6 +72,7 @@ impl Messenger {
             .sim
             .plan
             .rng(6 ^ ((id.get() as u64) << 8) ^ (number << 40));
+        self.end_is_seen(&job).await;
         let takes = match rng.random_range(0..10) {
             0 => millis(&mut rng, 0, 15_000),
             _ => millis(&mut rng, 0, 400),
@@ -89,6 +90,21 @@ impl Messenger {
             Ok(state) => self.sim.history().callback_was_noted(id, &state),
             Err(StepError::Store(_)) if may_fail(&self.sim) => {}
             Err(error) => self.sim.history().callback_was_refused(id, &error),
+        }
+    }
+
+    /// Who is told of an end and asks is not told that there is none.
+    async fn end_is_seen(&self, job: &Job) {
+        let root = Caller::admin(Owner::new("root"));
+        let key = JobKey::Id(job.header.id);
+        if let Ok(Some(seen)) = self.engine.get(&root, &key).await
+            && !seen.state.phase.is_terminal()
+        {
+            let (id, state) = (job.header.id, seen.state);
+            let mut history = self.sim.history();
+            history.violated(format_args!(
+                "the end of {id} is handed out, and not seen: {state:?}"
+            ));
         }
     }
 
