@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Uri;
 use proptest::prelude::*;
 
-use super::{Keys, Maybe, route_value, value};
+use super::{Keys, Maybe, route_value, routes, value};
 
 /// Anything, or something that is nearly what the forms take.
 fn text() -> impl Strategy<Value = String> {
@@ -32,36 +32,6 @@ fn toml_value() -> impl Strategy<Value = String> {
     ]
 }
 
-const ROUTE_KEYS: &[&str] = &[
-    "endpoint",
-    "kind",
-    "timeout",
-    "concurrency",
-    "on_interrupt",
-    "max_attempts",
-    "max_result",
-    "upstream",
-    "wire",
-    "content_type",
-    "headers",
-    "username",
-    "password",
-    "token",
-    "forward_headers",
-    "connect_timeout",
-    "response_timeout",
-    "cancel_url",
-    "ca_file",
-    "command",
-    "env",
-    "directory",
-    "output",
-    "cpu_seconds",
-    "address_space",
-    "open_files",
-    "file_size",
-];
-
 const ROUTE_HEADS: &[&str] = &[
     "endpoint = \"/a\"\nkind = \"http\"\nupstream = \"http://h\"\n",
     "endpoint = \"/b/*\"\nkind = \"command\"\ncommand = [\"wc\"]\n",
@@ -69,7 +39,7 @@ const ROUTE_HEADS: &[&str] = &[
 ];
 
 fn route() -> impl Strategy<Value = String> {
-    let entry = (prop::sample::select(ROUTE_KEYS), toml_value());
+    let entry = (prop::sample::select(routes::keys()), toml_value());
     let entries = prop::collection::vec(entry, 0..3);
     (prop::sample::select(ROUTE_HEADS), entries).prop_map(|(head, entries)| {
         let entries = entries

@@ -66,6 +66,11 @@ const SECRET: &[&str] = &["headers", "env", "username", "password", "token"];
 /// How often a job is tried where attempts are not counted otherwise.
 const MAX_ATTEMPTS: u32 = 3;
 
+/// All keys of a `[[route]]` table.
+pub(super) fn keys() -> Vec<&'static str> {
+    [COMMON, HTTP, COMMAND].concat()
+}
+
 /// A route, and how it was told.
 #[derive(Clone, Debug)]
 pub(super) struct ConfiguredRoute {
@@ -146,7 +151,7 @@ impl<'a> Entries<'a> {
         for (name, value) in entries {
             let at = name.span().start;
             let name: &str = name.get_ref();
-            let known = [COMMON, HTTP, COMMAND].concat();
+            let known = keys();
             let Some(key) = known.iter().find(|known| **known == name) else {
                 return Err(ConfigError::UnknownKey {
                     place: this.place(at),

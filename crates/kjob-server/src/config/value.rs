@@ -333,8 +333,14 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, BadValue> {
 
 pub(super) fn filter(text: &str) -> Result<String, BadValue> {
     let wanted = "a level (error, warn, info, debug, trace, off), or levels by module such as \"info,kjob_core=debug\"";
+    // Names of modules are ASCII. The parser cuts other letters in two where there is a space before them,
+    // and panics.
+    let text = text.trim();
+    if !text.is_ascii() || text.is_empty() {
+        return Err(BadValue::new(text, wanted));
+    }
     match EnvFilter::builder().parse(text) {
-        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+        Ok(_) => Ok(text.to_owned()),
         _ => Err(BadValue::new(text, wanted)),
     }
 }
@@ -487,7 +493,7 @@ mod tests {
         for good in ["info", "off", "warn,kjob_core=debug"] {
             assert_eq!(filter(good), Ok(good.to_owned()));
         }
-        for bad in ["", "info,kjob_core=loud", "=="] {
+        for bad in ["info,\tA\u{bca}=", "", "info,kjob_core=loud", "=="] {
             assert!(filter(bad).is_err(), "{bad}");
         }
     }

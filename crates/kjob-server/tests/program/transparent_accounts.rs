@@ -225,6 +225,10 @@ fn who_is_nobody_behind_is_nobody_in_front() {
     front.signal("TERM");
     assert!(front.end().0.success());
     let audit = fs::read_to_string(&audit).unwrap();
+    // What is done again within a minute is counted, on lines of its own.
+    let is_first = |line: &&str| !line.contains(r#""count":"#);
+    let audit: Vec<&str> = audit.lines().filter(is_first).collect();
+    let audit = audit.join("\n");
     for line in [
         r#""event":"login","user":"ann","role":"user","by":"upstream","#,
         r#""event":"submit","user":"ann","#,
