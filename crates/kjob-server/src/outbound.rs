@@ -27,10 +27,15 @@ use rustls_platform_verifier::BuilderVerifierExt;
 /// servers close theirs, as a request that meets a closing connection is lost.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
-/// Whether an authority without a user has a port that is a number, or none. The HTTP library takes any
-/// other, such as 99999, for none, and would go to the port that the scheme has by default.
+/// Whether there is nothing but a port that is a number behind the host of an authority without a user. The
+/// HTTP library takes any other port, such as 99999, for none, and would go to the one that the scheme has by
+/// default; and it passes over what stands between the bracket of an address and the colon.
 pub(crate) fn is_port_clear(authority: &Authority) -> bool {
-    authority.port().is_some() || authority.as_str().len() == authority.host().len()
+    let rest = authority.as_str().strip_prefix(authority.host());
+    match rest.and_then(|rest| rest.strip_prefix(':')) {
+        Some(port) => port.parse::<u16>().is_ok() && authority.port().is_some(),
+        None => rest == Some(""),
+    }
 }
 
 /// What calls itself so in `User-Agent`.

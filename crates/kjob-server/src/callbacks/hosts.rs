@@ -143,7 +143,9 @@ fn host(text: &str) -> Option<Host> {
         return Some(Host::Address(address.to_canonical()));
     }
     let name = text.trim_end_matches('.');
+    // An address with a dot behind it is neither.
     let is_name = !name.is_empty()
+        && name.parse::<IpAddr>().is_err()
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
@@ -239,6 +241,9 @@ mod tests {
             "u@a",
             "a:x",
             "a:99999",
+            "[::1].:1",
+            "[::1]x",
+            "0.0.0.0.",
             ".",
             "*",
         ] {
