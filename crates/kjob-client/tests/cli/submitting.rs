@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::support::{Running, Server, end_with_input, kjob};
 
@@ -109,8 +109,15 @@ fn payloads_come_from_files_and_from_stdin() {
 #[test]
 fn an_interrupt_ends_a_payload_that_is_not_whole() {
     for _ in 0..8 {
-        let mut submit = kjob(["submit", "/demo/echo", "--json", "-"]);
-        let mut running = Running::start(submit.stdin(Stdio::piped()));
+        let submit = kjob(["submit", "/demo/echo", "--json", "-"]);
+        // What is started in the background of a script has SIGINT ignored, and leaves it so.
+        let mut heeding = Command::new("env");
+        heeding
+            .arg("--default-signal=INT")
+            .arg(submit.get_program())
+            .args(submit.get_args())
+            .stdin(Stdio::piped());
+        let mut running = Running::start(&mut heeding);
         let mut input = running.child.stdin.take().unwrap();
         // More than pipes hold: once it is written, it is being read.
         input.write_all(&vec![b' '; 4 << 20]).unwrap();
