@@ -1,12 +1,13 @@
 //! Routes of the config file, and what a reload makes of them.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use kjob_client::{Client, Payload, Submit};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Running, program, run};
+use crate::support::{Running, program, run, without_settings};
 
 const WC: &str = "[[route]]\nendpoint = '/tools/wc'\nkind = 'command'\ncommand = ['wc', '-c']\n";
 
@@ -91,6 +92,29 @@ async fn a_hangup_replaces_routes_while_jobs_wait() {
     server.signal("TERM");
     let (status, _, log) = server.end();
     assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// An upgrade puts another file in the place of the program that runs.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn commands_are_started_after_the_programs_file_was_replaced() {
+    let dir = tempdir().unwrap();
+    let path = config(&dir, WC);
+    let copy = dir.path().join("kjob-server");
+    // By another process: a child that a test forks meanwhile would hold the file open for writing.
+    let mut cp = Command::new("cp");
+    let copied = cp.arg(program().get_program()).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let mut command = without_settings(&copy);
+    command.args(["--listen", "127.0.0.1:0", "--config", &path, "--data-dir"]);
+    command.arg(dir.path().join("data"));
+    let server = Running::spawn(command, &dir.path().join("log"));
+    let client = server.client();
+    assert_eq!(call(&client, "/tools/wc").await.unwrap(), "5\n");
+    fs::remove_file(&copy).unwrap();
+    assert_eq!(call(&client, "/tools/wc").await.unwrap(), "5\n");
+    fs::write(&copy, "another").unwrap();
+    assert_eq!(call(&client, "/tools/wc").await.unwrap(), "5\n");
 }
 
 /// A server that is killed can end nothing itself.
