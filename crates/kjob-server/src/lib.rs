@@ -13,6 +13,7 @@ mod connection;
 #[cfg(unix)]
 mod control;
 pub mod demo;
+mod file_mode;
 mod files;
 pub mod gateway;
 mod head;

@@ -35,6 +35,22 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
 }
 
+#[cfg(test)]
+impl Reply {
+    /// One with the header that the server adds to all.
+    pub(crate) fn made_up(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Self {
+        let always = [("x-request-time-secs", "0.1")];
+        let headers = always.iter().chain(headers);
+        Self {
+            status,
+            headers: headers
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            body: body.into(),
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoReply {

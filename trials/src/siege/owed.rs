@@ -64,15 +64,7 @@ mod tests {
     use super::*;
 
     fn reply(status: u16, headers: &[(&str, &str)], body: Bytes) -> Reply {
-        let always = [("x-request-time-secs", "0.1")];
-        let headers = always.iter().chain(headers);
-        Reply {
-            status,
-            headers: headers
-                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-                .collect(),
-            body,
-        }
+        Reply::made_up(status, headers, body)
     }
 
     fn error(encoding: Encoding) -> Bytes {

@@ -168,20 +168,10 @@ pub(crate) fn job_id(reply: &Reply) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn reply(status: u16, headers: &[(&str, &str)], body: &str) -> Reply {
-        let always = [("x-request-time-secs", "0.1")];
-        let headers = always.iter().chain(headers);
-        Reply {
-            status,
-            headers: headers
-                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-                .collect(),
-            body: Bytes::copy_from_slice(body.as_bytes()),
-        }
+        Reply::made_up(status, headers, body.to_owned())
     }
 
     fn refused(status: u16, name: &str, more: &[(&str, &str)]) -> Reply {

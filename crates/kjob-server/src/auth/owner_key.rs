@@ -11,6 +11,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::credentials::{Claim, Credentials};
 use super::print::{Print, PrintKey};
+use crate::file_mode::too_open;
 
 /// The key's file in the data directory.
 const FILE: &str = "owner.key";
@@ -151,22 +152,14 @@ fn failed<'a>(path: &'a Path, doing: &'static str) -> impl Fn(io::Error) -> Owne
     }
 }
 
-#[cfg(unix)]
 fn check_mode(path: &Path, metadata: &fs::Metadata) -> Result<(), OwnerKeyError> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
+    match too_open(metadata, 0o077) {
+        None => Ok(()),
+        Some(mode) => Err(OwnerKeyError::Mode {
+            path: path.to_owned(),
+            mode,
+        }),
     }
-    Err(OwnerKeyError::Mode {
-        path: path.to_owned(),
-        mode,
-    })
-}
-
-#[cfg(not(unix))]
-fn check_mode(_: &Path, _: &fs::Metadata) -> Result<(), OwnerKeyError> {
-    Ok(())
 }
 
 impl fmt::Debug for OwnerKey {

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::{TextError, Users};
+use crate::file_mode::too_open;
 
 /// The largest users file, in bytes: some 50,000 users.
 const LEN_MAX: u64 = 16 << 20;
@@ -146,22 +147,14 @@ fn failed<'a>(path: &'a Path, doing: &'static str) -> impl Fn(io::Error) -> File
     }
 }
 
-#[cfg(unix)]
 fn check_mode(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o027 == 0 {
-        return Ok(());
+    match too_open(metadata, 0o027) {
+        None => Ok(()),
+        Some(mode) => Err(FileError::Mode {
+            path: path.to_owned(),
+            mode,
+        }),
     }
-    Err(FileError::Mode {
-        path: path.to_owned(),
-        mode,
-    })
-}
-
-#[cfg(not(unix))]
-fn check_mode(_: &Path, _: &fs::Metadata) -> Result<(), FileError> {
-    Ok(())
 }
 
 #[cfg(unix)]
