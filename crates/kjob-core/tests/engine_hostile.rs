@@ -271,6 +271,15 @@ impl Future for EndlessBomb {
 
 #[tokio::test]
 async fn panics_of_every_kind_fail_their_own_job() {
+    fail_their_own_job(RouteOptions::default()).await;
+}
+
+#[tokio::test]
+async fn panics_in_the_engines_own_task_fail_their_own_job() {
+    fail_their_own_job(RouteOptions::default().cooperative()).await;
+}
+
+async fn fail_their_own_job(options: RouteOptions) {
     let handler = |_: JobContext, payload: Payload| async move {
         match &payload.data[..] {
             b"text" => panic!("as the test wants"),
@@ -284,7 +293,7 @@ async fn panics_of_every_kind_fail_their_own_job() {
             }
         }
     };
-    let engine = engine(impatient(), handler, RouteOptions::default()).await;
+    let engine = engine(impatient(), handler, options).await;
     for how in ["text", "formatted", "number", "bomb", "while it ends"] {
         let id = engine.submit(call("/hostile", how)).await.unwrap().id;
         let why = error(&engine, id).await;

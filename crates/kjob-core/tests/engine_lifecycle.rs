@@ -2,16 +2,21 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
+#[path = "support/troubled.rs"]
+mod troubled;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kjob_core::engine::{
-    Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobContext, JobKey, Registry,
-    RouteOptions, SubmitError,
+    Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobContext, JobKey, ManualClock,
+    Registry, RouteOptions, SubmitError,
 };
-use kjob_core::{Ending, Filter, Output, Owner, Parts, Payload, Phase};
+use kjob_core::{Ending, Filter, MemoryStore, Output, Owner, Parts, Payload, Phase};
 use kjob_proto::Encoding;
 use support::*;
+use troubled::{Switch, Troubled};
 
 #[tokio::test]
 async fn a_job_runs_and_its_result_is_kept() {
@@ -51,10 +56,17 @@ async fn with_a_free_worker_the_start_is_in_the_commit_of_the_submit() {
 
 #[tokio::test]
 async fn a_submit_whose_caller_goes_away_still_runs() {
+    let switch = Arc::new(Switch::default());
+    switch.is_slow.store(true, Ordering::SeqCst);
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch));
     let (registry, mut runs) = one("/held", RouteOptions::default(), true);
-    let bed = bed(EngineConfig::default(), registry).await;
+    let clock = ManualClock::at(T0);
+    let bed = bed_on(store, clock, EngineConfig::default(), registry).await;
+    // The ids are set aside.
+    bed.submit(call("/held", "first")).await;
+    runs.recv().await.unwrap().done();
     let submit = bed.engine.submit(call("/held", "in"));
-    // Polled once, then dropped.
+    // Polled once, then dropped: the store has the job, and has not said so.
     assert!(futures_now(submit).await.is_none());
     assert_eq!(runs.recv().await.unwrap().payload, Payload::binary("in"));
 }

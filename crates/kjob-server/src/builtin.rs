@@ -54,7 +54,7 @@ fn add<Request: Record, Response: Record>(
     answer: impl Fn(Request) -> Response + Send + Sync + 'static,
 ) -> Result<(), BuiltinError> {
     let schemas = Schemas::parse(Request::SCHEMA, Response::SCHEMA)?;
-    let options = RouteOptions::default().schemas(schemas);
+    let options = RouteOptions::default().schemas(schemas).cooperative();
     Ok(registry.route(endpoint, answering(answer), options)?)
 }
 

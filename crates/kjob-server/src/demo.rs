@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub fn add_routes(registry: &mut Registry) -> Result<(), DemoError> {
     for endpoint in ENDPOINTS {
         let schemas = Schemas::parse(endpoint.request, endpoint.response)?;
-        let options = RouteOptions::default().schemas(schemas);
+        let options = RouteOptions::default().schemas(schemas).cooperative();
         (endpoint.add)(registry, endpoint.path, options)?;
     }
     Ok(())

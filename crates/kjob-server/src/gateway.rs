@@ -131,8 +131,11 @@ impl Gateway {
             })?;
             // Whoever answers decides what the answer is.
             let mut options = route.options.clone().any_result();
-            if matches!(&route.kind, RouteKind::Http(http) if http.wire == Wire::Kinetica) {
-                options = options.records();
+            if let RouteKind::Http(http) = &route.kind {
+                options = options.cooperative();
+                if http.wire == Wire::Kinetica {
+                    options = options.records();
+                }
             }
             registry.route_shared(&route.endpoint, handler, options)?;
         }

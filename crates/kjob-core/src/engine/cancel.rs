@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::query::{Caller, JobKey};
+use super::to_end::ToEnd;
 use super::{Engine, Inner};
 use crate::{Ending, JobId, Parts, Phase, Refused, State, StepError, StoreError};
 
@@ -31,11 +32,8 @@ impl Engine {
         let Some(id) = self.inner.visible(caller, key).await? else {
             return Ok(CancelOutcome::NotFound);
         };
-        // A task of its own, so that a caller who goes away does not leave the handler running.
-        match tokio::spawn(self.inner.clone().cancel(id)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::Closed),
-        }
+        // To its end, so that a caller who goes away does not leave the handler running.
+        ToEnd::new(self.inner.clone().cancel(id)).await
     }
 }
 

@@ -59,6 +59,7 @@ mod schemas;
 mod settle;
 mod submission;
 mod submit;
+mod to_end;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

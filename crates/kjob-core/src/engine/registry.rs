@@ -43,6 +43,10 @@ pub struct RouteOptions {
     /// Whether payloads and results are records of the protocol though their schemas are not known
     /// here, as where another server of the protocol runs the jobs.
     pub records: bool,
+    /// Whether the handler never blocks its thread, nor computes for long between two awaits. Its calls
+    /// are then polled by the engine's own task for the job, on the engine's runtime, which saves two
+    /// changes of thread a call; one that blocks all the same holds up others.
+    pub cooperative: bool,
     /// Whether the endpoint is called by jobs alone, and direct calls of it are somebody else's to answer.
     pub jobs_only: bool,
 }
@@ -103,6 +107,13 @@ impl RouteOptions {
     #[must_use]
     pub fn records(mut self) -> Self {
         self.records = true;
+        self
+    }
+
+    /// Sets [`cooperative`](Self::cooperative).
+    #[must_use]
+    pub fn cooperative(mut self) -> Self {
+        self.cooperative = true;
         self
     }
 

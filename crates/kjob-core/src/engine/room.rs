@@ -149,9 +149,14 @@ impl Room {
         match not_before {
             None => inner.queue.push(job),
             Some(at) => {
-                inner.delayed.insert((at, job.id), job);
+                let key = (at, job.id);
+                inner.delayed.insert(key, job);
+                let is_next = inner.delayed.first_key_value().map(|(first, _)| *first) == Some(key);
                 drop(inner);
-                self.delayed.notify_one();
+                // Whoever waits for the next one waits for the right one otherwise.
+                if is_next {
+                    self.delayed.notify_one();
+                }
             }
         }
     }

@@ -233,7 +233,7 @@ impl Inner {
         };
 
         let runtime = self.config.handlers.as_ref();
-        let mut call = Call::begin(route.handler.clone(), context, payload, runtime);
+        let mut call = Call::begin(route, context, payload, runtime);
         let mut reports = std::pin::pin!(self.report(live, state, &progress));
         let mut due = std::pin::pin!(async {
             match deadline {

@@ -133,15 +133,26 @@ fn log_end(live: &Live, state: &State, ending: &Ending) {
     let took = state
         .ended_at
         .map(|end| end.since(header.received_at).as_millis() as u64);
-    job_log!(
-        info,
-        header,
-        endpoint = %header.endpoint,
-        status = state.phase.status().as_str(),
-        attempt = state.attempt,
-        total_ms = took,
-        "job ended"
-    );
+    macro_rules! ended {
+        ($level:ident) => {
+            job_log!(
+                $level,
+                header,
+                endpoint = %header.endpoint,
+                status = state.phase.status().as_str(),
+                attempt = state.attempt,
+                total_ms = took,
+                "job ended"
+            )
+        };
+    }
+    // That all went well is no news to whoever runs the server, and a line for each of tens of thousands
+    // of jobs a second costs as much as the jobs.
+    if state.phase == Phase::Done {
+        ended!(debug);
+    } else {
+        ended!(info);
+    }
     // Handlers' messages may quote payloads, which do not belong in logs.
     if let Ending::Failed(message) = ending {
         let start = &message[..message.floor_char_boundary(200)];

@@ -12,6 +12,7 @@ use super::registry::Route;
 use super::run::Place;
 use super::schemas::Side;
 use super::submission::{Accepted, Submission, SubmitError};
+use super::to_end::ToEnd;
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
     Finish, Header, JobOptions, JobTag, NewJob, Parts, Payload, Phase, QueryId, State, Submitted,
@@ -27,12 +28,8 @@ impl Engine {
     /// # Errors
     /// See [`SubmitError`].
     pub async fn submit(&self, submission: Submission) -> Result<Accepted, SubmitError> {
-        let inner = self.inner.clone();
-        // A task of its own, so that a caller who goes away does not leave a stored job unqueued.
-        match tokio::spawn(inner.submit(submission)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(SubmitError::Stopped),
-        }
+        // To its end, so that a caller who goes away does not leave a stored job unqueued.
+        ToEnd::new(self.inner.clone().submit(submission)).await
     }
 }
 

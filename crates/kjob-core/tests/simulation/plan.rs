@@ -19,6 +19,8 @@ pub(crate) struct Plan {
 pub(crate) struct RoutePlan {
     pub(crate) endpoint: &'static str,
     pub(crate) concurrency: Option<usize>,
+    /// Whether its handlers are polled by the engine's own tasks.
+    pub(crate) cooperative: bool,
     pub(crate) timeout: Option<Duration>,
     /// The most attempts of a route that retries.
     pub(crate) attempts_max: Option<u32>,
@@ -78,6 +80,7 @@ impl RoutePlan {
     pub(crate) fn options(&self) -> RouteOptions {
         let mut options = RouteOptions::default();
         options.concurrency = self.concurrency;
+        options.cooperative = self.cooperative;
         options.timeout = self.timeout;
         match self.attempts_max {
             Some(attempts) => options.retry(attempts),
@@ -120,6 +123,7 @@ fn route(endpoint: &'static str, rng: &mut StdRng) -> RoutePlan {
         endpoint,
         concurrency: (endpoint == "/narrow" || rng.random_bool(0.2))
             .then(|| rng.random_range(1..=2)),
+        cooperative: rng.random_bool(0.5),
         // Without a limit only some handlers end, by their own will or a cancel.
         timeout: Some(millis(rng, 200, 20_000)),
         attempts_max: retries.then(|| rng.random_range(1..=4)),

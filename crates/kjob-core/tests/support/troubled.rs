@@ -24,6 +24,8 @@ pub(crate) struct Switch {
     pub(crate) has_failed: AtomicBool,
     /// Steps are done, but answered with an error; jobs cannot be looked at.
     pub(crate) loses_answers: AtomicBool,
+    /// Answers come a turn of the runtime later, as those of a store on a disk do.
+    pub(crate) is_slow: AtomicBool,
     pub(crate) refused: AtomicUsize,
 }
 
@@ -41,6 +43,9 @@ impl Troubled {
             Some(error) => Err(error),
             None => {
                 let done = step.await;
+                if self.switch.is_slow.load(Ordering::SeqCst) {
+                    tokio::task::yield_now().await;
+                }
                 self.answer().map(|()| done)
             }
         }
