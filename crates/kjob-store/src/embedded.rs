@@ -29,6 +29,7 @@ mod options;
 mod pool;
 mod query;
 mod reader;
+mod recent;
 mod requests;
 mod reserve;
 mod retention;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use kjob_core::{Header, JobId, Owner, StoreError, Timestamp};
+use kjob_core::{Header, Job, JobId, Owner, StoreError, Timestamp};
 use rusqlite::Connection;
 
 use super::blobs::NewBlob;
@@ -78,6 +78,8 @@ pub(crate) struct Pending {
     pub(crate) min_new_id: Option<i64>,
     pub(crate) opened_at: Option<i64>,
     pub(crate) headers: Vec<Arc<Header>>,
+    /// Jobs that end, where they are kept in memory for a while.
+    pub(crate) ended: Vec<Job>,
     pub(crate) blobs: Vec<NewBlob>,
     /// Tags that the new jobs take from jobs of older segments.
     pub(crate) taken: Vec<HeldTag>,

@@ -26,6 +26,9 @@ pub struct EmbeddedOptions {
     /// Live jobs whose headers are kept in memory, so that getting one touches no disk.
     /// Default 16 384, about 8 MiB.
     pub cached_headers: usize,
+    /// Memory for jobs that ended a short while ago, results up to 64 KiB included, so that fetching one
+    /// touches no disk. 0 for none. Default 32 MiB.
+    pub recent_bytes: u64,
     /// Jobs that one call of `expire` looks at, at least one; what is left is done by the next
     /// calls. Default 20 000.
     pub sweep_jobs: u64,
@@ -50,6 +53,7 @@ impl Default for EmbeddedOptions {
             readers: 2,
             batch_max: 4096,
             cached_headers: 16_384,
+            recent_bytes: 32 * 1024 * 1024,
             sweep_jobs: 20_000,
             reserve_bytes: 4 * 1024 * 1024,
             reserve_retry: Duration::from_secs(1),

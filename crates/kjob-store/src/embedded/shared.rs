@@ -15,6 +15,7 @@ use super::error::is_fatal;
 use super::filter::Filter;
 use super::layout::Layout;
 use super::live::Live;
+use super::recent::Recent;
 use super::room::{self, Room};
 use super::summary::OwnerUsage;
 use super::totals::Sum;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     table: RwLock<Arc<Table>>,
     live: RwLock<BTreeMap<JobId, Live>>,
     headers: Mutex<HeaderCache>,
+    pub(crate) recent: Recent,
     usage: Mutex<UsageBook>,
     callbacks: Mutex<CallbackQueue>,
     /// Whether the disk is full.
@@ -91,6 +93,7 @@ impl Shared {
     pub(crate) fn new(layout: Layout, options: EmbeddedOptions) -> Self {
         Self {
             layout,
+            recent: Recent::new(options.recent_bytes),
             options,
             table: RwLock::default(),
             live: RwLock::default(),

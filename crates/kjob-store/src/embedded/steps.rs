@@ -15,6 +15,7 @@ use super::error::in_segment;
 use super::job_row::{self, millis};
 use super::live::{Live, first_state};
 use super::query::Stored;
+use super::recent;
 use super::requests::{Ack, Action, Reply, Step, Submit};
 use super::room::Lacking;
 use super::state_row::{self, NewEnding};
@@ -414,6 +415,8 @@ impl Writer {
             NewEnding::Done(_, _, content) => content.data().len(),
             _ => 0,
         };
+        let header = self.shared.header(id);
+        let ended = header.and_then(|header| recent::ended(&header, state, &ending, expires_at));
         let callback = live.has_callback.then(|| CallbackState::pending(at));
         let (connection, pending) = self.writing(number)?;
         let store = || {
@@ -438,6 +441,7 @@ impl Writer {
             Err(error) => return Err(self.failed(number, "store a job's end", error)),
         }
         pending.states.insert(id, None);
+        pending.ended.extend(ended);
         pending.live -= 1;
         pending.count(&live.owner, 0, i64::try_from(result).unwrap_or(i64::MAX));
         pending.count_expiry(Expiries::second_of(expires_at), 1);

@@ -303,6 +303,12 @@ impl EmbeddedStore {
         .await
     }
 
+    /// A job that is in memory: it lives, or ended a short while ago.
+    fn at_hand(&self, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
+        let live = self.live_job(id, parts);
+        live.or_else(|| self.shared.recent.get(id, parts, now))
+    }
+
     /// A live job whose header is at hand, from memory, on the spot; none if its payload is asked for,
     /// which is not there.
     fn live_job(&self, id: JobId, parts: Parts) -> Option<Job> {
@@ -473,7 +479,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        if let Some(job) = self.live_job(id, parts) {
+        if let Some(job) = self.at_hand(id, parts, now) {
             return Ok(Some(job));
         }
         self.read(move |reader| reader.get(id, parts, now)).await
@@ -487,11 +493,11 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        let live = self.live_job(id, parts);
-        if let Some(job) = live.filter(|job| job.header.owner == *owner) {
+        let at_hand = self.at_hand(id, parts, now);
+        if let Some(job) = at_hand.filter(|job| job.header.owner == *owner) {
             return Ok(Some(job));
         }
-        // Another's live job is looked for on disk as well, as one that is not there.
+        // Another's job that is at hand is looked for on disk as well, as one that is not there.
         let owner = owner.clone();
         self.read(move |reader| {
             let job = reader.get(id, Parts::NONE, now)?;
@@ -596,7 +602,7 @@ impl fmt::Debug for EmbeddedStore {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use kjob_core::{Header, JobOptions, Output, QueryId, TagReuse};
@@ -608,7 +614,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
-    fn job(id: JobId, tag: &str, payload: Bytes) -> NewJob {
+    pub(crate) fn job(id: JobId, tag: &str, payload: Bytes) -> NewJob {
         let header = Header {
             id,
             tag: tag.parse().unwrap(),

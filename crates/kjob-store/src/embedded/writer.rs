@@ -208,6 +208,13 @@ impl Writer {
 
     /// Shows everyone what was committed, and answers.
     fn publish(&mut self, number: u32, mut pending: Pending, written: &Written) {
+        for job in pending.ended.drain(..) {
+            self.shared.recent.put(job);
+        }
+        // One may have ended, and its expiry been moved, in this very batch.
+        for (id, _) in &pending.moved {
+            self.shared.recent.remove(*id);
+        }
         let Some(ledger) = self.segments.get_mut(&number) else {
             return;
         };
