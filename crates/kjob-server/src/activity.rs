@@ -4,12 +4,16 @@
 //! a number, so that a busy connection sets no timers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::load::Counted;
+
+/// How much a connection may do before others have their turns, in the units of what it does.
+const TURN: u32 = 128;
 
 /// How long a connection may do nothing.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,8 @@ struct Inner {
     busy_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// How much of its turn is used up.
+    turn: AtomicU32,
 }
 
 /// A request that is being answered; counted until it is dropped.
@@ -105,7 +111,23 @@ impl Activity {
             busy_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            turn: AtomicU32::new(0),
         }))
+    }
+
+    /// The connection has its turn.
+    pub(crate) fn begin_turn(&self) {
+        self.0.turn.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes a part of the turn; where that is used up, others come first.
+    pub(crate) fn poll_turn(&self, cost: u32, context: &mut Context<'_>) -> Poll<()> {
+        if self.0.turn.fetch_add(cost, Ordering::Relaxed) < TURN {
+            return Poll::Ready(());
+        }
+        self.begin_turn();
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// A request has come.

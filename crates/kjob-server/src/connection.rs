@@ -1,6 +1,6 @@
 //! One connection, from accept to end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -14,7 +14,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
@@ -42,7 +41,7 @@ const STREAMS_MAX: u32 = 1024;
 /// How much of a body HTTP/2 may send before it is told to go on.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// How much of its task's turn a read takes. The runtime's own measure, a unit a read and 128 a turn,
+/// How much of its turn a read takes: with four of them it is used up. The runtime's own measure, 128 reads,
 /// lets a connection work off a mebibyte of small HTTP/2 frames at a time, while all others wait.
 const READ_COST: u32 = 32;
 
@@ -137,7 +136,10 @@ impl Connector {
             tokio::select! {
                 biased;
                 () = self.cutting.cancelled() => break,
-                ended = connection.as_mut() => {
+                ended = poll_fn(|context| {
+                    activity.begin_turn();
+                    connection.as_mut().poll(context)
+                }) => {
                     if let Err(error) = ended {
                         tracing::debug!(%peer, error, "connection ended early");
                     }
@@ -222,18 +224,11 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Overrun>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answer = self.service.clone().answer(request, self.peer.clone());
-        Box::pin(async {
-            take_turns(REQUEST_COST).await;
-            answer.await
+        let (service, peer) = (self.service.clone(), self.peer.clone());
+        Box::pin(async move {
+            poll_fn(|context| peer.activity.poll_turn(REQUEST_COST, context)).await;
+            service.answer(request, peer).await
         })
-    }
-}
-
-/// Takes a part of the task's turn; where it is used up, others come first.
-async fn take_turns(cost: u32) {
-    for _ in 0..cost {
-        consume_budget().await;
     }
 }
 
@@ -252,7 +247,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         context: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(pin!(take_turns(READ_COST)).poll(context));
+        ready!(self.activity.poll_turn(READ_COST, context));
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
         if buf.filled().len() > before {
@@ -303,8 +298,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use tokio::time::advance;
 
     use super::*;

@@ -225,7 +225,7 @@ impl Service {
         }
         // Its token says who may, and of what.
         if let Target::Resource(Resource::Progress(name), extras) = &head.target {
-            return self.progress(name, extras, head, body, peer).await;
+            return Box::pin(self.progress(name, extras, head, body, peer)).await;
         }
         // It takes the credentials: what waits is to be small, and is to know no secrets.
         let is_of_jobs = head.target.is_of_jobs();
@@ -244,12 +244,12 @@ impl Service {
             }
             Target::Resource(resource, extras) => {
                 let asked = (resource, &**extras);
-                self.resource(asked, head, body, &admitted, peer, in_flight)
-                    .await
+                // In a box of its own, as all that follows but the wire protocol: a call that waits is to
+                // take the memory of what it is, and not of the largest that it might have been.
+                Box::pin(self.resource(asked, head, body, &admitted, peer, in_flight)).await
             }
             Target::Routed(call) => {
-                self.routed(call, head, body, &admitted, peer, in_flight)
-                    .await
+                Box::pin(self.routed(call, head, body, &admitted, peer, in_flight)).await
             }
             Target::Page(page) => {
                 self.put_aside(head, body, peer);
@@ -257,13 +257,13 @@ impl Service {
             }
             Target::Passed(passing) => {
                 in_flight.begin_working();
-                match self.pass(passing, streamed(body), peer).await {
+                match Box::pin(self.pass(passing, streamed(body), peer)).await {
                     Ok(answer) => reply::passed(answer),
                     Err(refusal) => head.refuse(&refusal, refusal.status()),
                 }
             }
             Target::Properties(passing) => {
-                self.properties(passing, head, body, peer, in_flight).await
+                Box::pin(self.properties(passing, head, body, peer, in_flight)).await
             }
             Target::Unknown(path) => {
                 self.put_aside(head, body, peer);
@@ -330,7 +330,7 @@ impl Service {
         let outcome = match self.read(head, &mut body, &mut encoding).await {
             Ok(request) => {
                 in_flight.begin_working();
-                let call = self.call(endpoint, head, request, encoding, admitted, peer);
+                let call = pin!(self.call(endpoint, head, request, encoding, admitted, peer));
                 // A get may wait for minutes.
                 if endpoint == Endpoint::GetJob {
                     while_admitted(admitted, call).await

@@ -90,25 +90,29 @@ impl Endpoint {
         match self {
             Self::CreateJob => {
                 let request = call.decode(body, held).await?;
-                call.encode(create_job::call(call, request).await?).await
+                let response = Box::pin(create_job::call(call, request)).await?;
+                call.encode(response).await
             }
             Self::GetJob => {
                 let request = call.decode(body, held).await?;
-                let (response, delivery) = get_job::call(call, request, held).await?;
+                let got = Box::pin(get_job::call(call, request, held)).await?;
+                let (response, delivery) = got;
                 let answer = call.encode(response).await?;
                 answer.hold(held)?;
                 Ok(Answer { delivery, ..answer })
             }
             Self::ShowJobs => {
                 let request = call.decode(body, held).await?;
-                let answer = call.encode(show_jobs::call(call, request).await?).await?;
+                let response = Box::pin(show_jobs::call(call, request)).await?;
+                let answer = call.encode(response).await?;
                 held.release();
                 answer.hold(held)?;
                 Ok(answer)
             }
             Self::AlterJobs => {
                 let request = call.decode(body, held).await?;
-                call.encode(alter_jobs::call(call, request).await?).await
+                let response = Box::pin(alter_jobs::call(call, request)).await?;
+                call.encode(response).await
             }
             Self::SystemStatus => {
                 let request = call.decode(body, held).await?;
