@@ -130,12 +130,9 @@ impl Gateway {
                 why: why.to_string(),
             })?;
             // Whoever answers decides what the answer is.
-            let mut options = route.options.clone().any_result();
-            if let RouteKind::Http(http) = &route.kind {
-                options = options.cooperative();
-                if http.wire == Wire::Kinetica {
-                    options = options.records();
-                }
+            let mut options = route.options.clone().any_result().cooperative();
+            if matches!(&route.kind, RouteKind::Http(http) if http.wire == Wire::Kinetica) {
+                options = options.records();
             }
             registry.route_shared(&route.endpoint, handler, options)?;
         }

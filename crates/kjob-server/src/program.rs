@@ -68,8 +68,9 @@ pub(crate) type OpenStore =
     Box<dyn FnOnce(&Path) -> Result<Arc<dyn Store>, Box<dyn Error + Send + Sync>> + Send>;
 
 impl Program {
-    /// Serves these endpoints too, beside those that the config names and the system's own. Their
-    /// handlers run on a runtime of their own, with `handler_threads` threads.
+    /// Serves these endpoints too, beside those that the config names and the system's own. Unless
+    /// all of them are [cooperative](kjob_core::engine::RouteOptions::cooperative), their handlers
+    /// run on a runtime of their own, with `handler_threads` threads.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
         self
@@ -170,17 +171,20 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
     for (name, meant) in misspelt_variables(variables.iter().map(String::as_str)) {
         tracing::warn!("the variable {name} is not known; did you mean {meant}?");
     }
-    let started = start_runtimes(config.handler_threads());
+    let handler_threads = (!program.registry.is_cooperative()).then(|| config.handler_threads());
+    let started = start_runtimes(handler_threads);
     let Runtimes { server, handlers } = match started {
         Ok(runtimes) => runtimes,
         Err(error) => return fail(FAILED, error),
     };
-    program.handlers = Some(handlers.handle().clone());
+    program.handlers = handlers.as_ref().map(|handlers| handlers.handle().clone());
     let ended = server.block_on(run(config, program));
     // A job's thread that does not stop when it is told must not keep the process. The engine goes
     // first: it would take handlers that are dropped for such that have stopped by themselves.
     server.shutdown_timeout(THREADS_TIMEOUT);
-    handlers.shutdown_timeout(THREADS_TIMEOUT);
+    if let Some(handlers) = handlers {
+        handlers.shutdown_timeout(THREADS_TIMEOUT);
+    }
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce(signal)) => ExitCode::from(signal.exit_code()),
@@ -192,19 +196,21 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
 struct Runtimes {
     /// For connections, the engine, and all else.
     server: Runtime,
-    /// For handlers alone: one that blocks its thread, or never lets go of it, holds up no connection.
-    handlers: Runtime,
+    /// For handlers of the program's own: one that blocks its thread, or never lets go of it, holds
+    /// up no connection.
+    handlers: Option<Runtime>,
 }
 
-fn start_runtimes(handler_threads: usize) -> io::Result<Runtimes> {
+fn start_runtimes(handler_threads: Option<usize>) -> io::Result<Runtimes> {
     let mut server = Builder::new_multi_thread();
-    let mut handlers = Builder::new_multi_thread();
-    handlers
-        .worker_threads(handler_threads)
-        .thread_name("kjob-handler");
+    let handlers = handler_threads.map(|threads| {
+        let mut handlers = Builder::new_multi_thread();
+        handlers.worker_threads(threads).thread_name("kjob-handler");
+        handlers.enable_all().build()
+    });
     Ok(Runtimes {
         server: server.enable_all().build()?,
-        handlers: handlers.enable_all().build()?,
+        handlers: handlers.transpose()?,
     })
 }
 

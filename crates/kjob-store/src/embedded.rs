@@ -49,6 +49,7 @@ mod tag_moves;
 mod tags;
 mod take_up;
 mod totals;
+mod waiting;
 mod writer;
 
 pub use backup::{BackupError, BackupReport};

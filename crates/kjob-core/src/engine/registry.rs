@@ -245,6 +245,12 @@ impl Registry {
         self.find(endpoint).is_some()
     }
 
+    /// Whether all its routes are [cooperative](RouteOptions::cooperative).
+    pub fn is_cooperative(&self) -> bool {
+        let mut routes = self.exact.values().chain(self.prefixes.values());
+        routes.all(|route| route.options.cooperative)
+    }
+
     /// The route of an endpoint.
     pub(super) fn find(&self, endpoint: &str) -> Option<&Route> {
         self.exact.get(endpoint).or_else(|| {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kjob_core::{Header, Job, JobId, Owner, StoreError, Timestamp};
 use rusqlite::Connection;
 
@@ -78,6 +79,8 @@ pub(crate) struct Pending {
     pub(crate) min_new_id: Option<i64>,
     pub(crate) opened_at: Option<i64>,
     pub(crate) headers: Vec<Arc<Header>>,
+    /// Payloads of new jobs that wait, where they are kept in memory for a while.
+    pub(crate) payloads: Vec<(JobId, Bytes)>,
     /// Jobs that end, where they are kept in memory for a while.
     pub(crate) ended: Vec<Job>,
     pub(crate) blobs: Vec<NewBlob>,

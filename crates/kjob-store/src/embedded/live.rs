@@ -102,6 +102,11 @@ impl Live {
         }
     }
 
+    /// Whether it has begun.
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self.moment, Moment::StartedAt(_))
+    }
+
     /// Takes the row of this state, if there is one, out of the totals.
     pub(crate) fn take_row(&self, id: JobId, totals: &mut Totals) {
         if self.has_row {

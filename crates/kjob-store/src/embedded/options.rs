@@ -29,6 +29,9 @@ pub struct EmbeddedOptions {
     /// Memory for jobs that ended a short while ago, results up to 64 KiB included, so that fetching one
     /// touches no disk. 0 for none. Default 32 MiB.
     pub recent_bytes: u64,
+    /// Memory for payloads up to 64 KiB of jobs that wait, so that starting one soon after its submit
+    /// touches no disk but for its start. 0 for none. Default 16 MiB.
+    pub waiting_bytes: u64,
     /// Jobs that one call of `expire` looks at, at least one; what is left is done by the next
     /// calls. Default 20 000.
     pub sweep_jobs: u64,
@@ -54,6 +57,7 @@ impl Default for EmbeddedOptions {
             batch_max: 4096,
             cached_headers: 16_384,
             recent_bytes: 32 * 1024 * 1024,
+            waiting_bytes: 16 * 1024 * 1024,
             sweep_jobs: 20_000,
             reserve_bytes: 4 * 1024 * 1024,
             reserve_retry: Duration::from_secs(1),

@@ -19,6 +19,7 @@ use super::recent::Recent;
 use super::room::{self, Room};
 use super::summary::OwnerUsage;
 use super::totals::Sum;
+use super::waiting::Waiting;
 
 /// Shared by the handle, the writer and the readers.
 pub(crate) struct Shared {
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     live: RwLock<BTreeMap<JobId, Live>>,
     headers: Mutex<HeaderCache>,
     pub(crate) recent: Recent,
+    pub(crate) waiting: Waiting,
     usage: Mutex<UsageBook>,
     callbacks: Mutex<CallbackQueue>,
     /// Whether the disk is full.
@@ -94,6 +96,7 @@ impl Shared {
         Self {
             layout,
             recent: Recent::new(options.recent_bytes),
+            waiting: Waiting::new(options.waiting_bytes),
             options,
             table: RwLock::default(),
             live: RwLock::default(),

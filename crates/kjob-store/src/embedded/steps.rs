@@ -256,13 +256,20 @@ impl Writer {
                 };
                 let live = Live::of(&header, &state, false);
                 let bytes = i64::try_from(payload.data().len()).unwrap_or(i64::MAX);
-                let id = header.id.get();
-                pending.states.insert(header.id, Some(live));
+                let id = header.id;
+                pending.states.insert(id, Some(live));
                 pending.count(&header.owner, 1, bytes);
                 pending.jobs += 1;
                 pending.live += 1;
-                pending.max_id = pending.max_id.max(id);
-                pending.min_new_id = Some(pending.min_new_id.map_or(id, |min| min.min(id)));
+                pending.max_id = pending.max_id.max(id.get());
+                let lowest = pending.min_new_id.unwrap_or(i64::MAX);
+                pending.min_new_id = Some(lowest.min(id.get()));
+                if state.started_at.is_none()
+                    && let Content::Inline(data) = &payload
+                {
+                    let kept = self.shared.waiting.kept(data);
+                    pending.payloads.extend(kept.map(|data| (id, data)));
+                }
                 pending.headers.push(header);
                 pending.taken.extend(taken);
                 if let Content::File { blob, .. } = payload {

@@ -410,6 +410,13 @@ impl Store for EmbeddedStore {
     }
 
     async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
+        if let Some(payload) = self.shared.waiting.get(id) {
+            let state = self.step(id, || Action::Start, at).await?;
+            return Ok(Started {
+                state,
+                payload: Some(payload),
+            });
+        }
         // Read first: once the start is durable, there is no way back to waiting.
         let parts = Parts {
             payload: true,

@@ -208,6 +208,9 @@ impl Writer {
 
     /// Shows everyone what was committed, and answers.
     fn publish(&mut self, number: u32, mut pending: Pending, written: &Written) {
+        for (id, payload) in pending.payloads.drain(..) {
+            self.shared.waiting.put(id, payload);
+        }
         for job in pending.ended.drain(..) {
             self.shared.recent.put(job);
         }
@@ -230,6 +233,10 @@ impl Writer {
         }
         let mut live = self.shared.live_mut();
         for (id, state) in pending.states {
+            // One that begins or ends needs it no more; one that is queued again reads it again.
+            if state.as_ref().is_none_or(Live::is_started) {
+                self.shared.waiting.remove(id);
+            }
             match state {
                 Some(state) => drop(live.insert(id, state)),
                 None => {
