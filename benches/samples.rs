@@ -214,3 +214,107 @@ impl Sample for Envelope {
         }
     }
 }
+
+/// `create_job_request` with owned fields, as its JSON form has them.
+#[derive(Deserialize, Serialize)]
+#[expect(missing_docs, reason = "the schema's fields")]
+pub struct JsonOwned {
+    pub endpoint: String,
+    pub request_encoding: String,
+    #[serde(with = "latin1")]
+    pub data: Vec<u8>,
+    pub data_str: String,
+    pub options: Map,
+}
+
+impl From<&CreateJobRequest> for JsonOwned {
+    fn from(request: &CreateJobRequest) -> Self {
+        let CreateJobRequestOwned {
+            endpoint,
+            request_encoding,
+            data,
+            data_str,
+            options,
+        } = request.to_owned_form();
+        Self {
+            endpoint,
+            request_encoding,
+            data,
+            data_str,
+            options,
+        }
+    }
+}
+
+/// Bytes as text with a character U+0000 to U+00FF for each.
+mod latin1 {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let text: String = bytes.iter().copied().map(char::from).collect();
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = text.chars().map(u8::try_from).collect::<Result<_, _>>();
+        bytes.map_err(D::Error::custom)
+    }
+}
+
+/// Words for requests whose JSON form is large.
+pub const JSON_REQUESTS: [&str; 3] = ["bytes", "json", "text"];
+
+/// One of [`JSON_REQUESTS`]: with 1 MiB of random bytes, with 64 KiB of JSON text, or of text that needs no escapes.
+pub fn json_request(word: &str) -> CreateJobRequest {
+    let (data, data_str) = match word {
+        "bytes" => (random_bytes(1 << 20), String::new()),
+        "json" => (Vec::new(), json_text(64 << 10)),
+        _ => (Vec::new(), plain_text(64 << 10)),
+    };
+    CreateJobRequest {
+        data: data.into(),
+        data_str: data_str.into(),
+        ..CreateJobRequest::sample(0)
+    }
+}
+
+/// Bytes without a pattern, the same each time: the high ones of a linear congruential generator.
+fn random_bytes(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// JSON text of `len` bytes or a little more: an array of objects, as a job that inserts rows has it.
+fn json_text(len: usize) -> String {
+    let mut text = String::from("[");
+    for row in 0.. {
+        text.push_str(&format!(
+            r#"{{"id":{row},"name":"sensor {}","x":{}.25,"y":-{}.5,"tags":["a","b"],"note":"nothing to tell"}}"#,
+            row % 97,
+            row * 31 % 1009,
+            row * 17 % 503,
+        ));
+        if text.len() >= len {
+            break;
+        }
+        text.push(',');
+    }
+    text.push(']');
+    text
+}
+
+/// Words of `len` bytes in all.
+fn plain_text(len: usize) -> String {
+    let words = "Numbers, names and words in no more than ASCII; nothing here is to be escaped. ";
+    words.chars().cycle().take(len).collect()
+}

@@ -116,6 +116,11 @@ fn encode<R: Sample>(c: &mut Criterion) {
                 .write_value_ref(&mut out, black_box(&tree))
                 .map(|_| out)
         });
+        let mut out = Vec::with_capacity(2 * bytes.len());
+        case(&mut group, "apache-avro value into reused", len, || {
+            out.clear();
+            writer.write_value_ref(&mut out, black_box(&tree))
+        });
         memcpy(&mut group, &bytes, len);
     }
 }

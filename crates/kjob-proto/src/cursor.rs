@@ -112,10 +112,14 @@ impl<'a> Cursor<'a> {
     /// are refused, which the Python client drops (docs/protocol.md section 3, "Avro binary details").
     #[inline(always)]
     pub(crate) fn long(&mut self) -> Result<i64> {
-        match self.rest.split_first() {
-            Some((&byte, rest)) if byte < 0x80 => {
+        match *self.rest {
+            [byte, ref rest @ ..] if byte < 0x80 => {
                 self.rest = rest;
                 Ok(unzigzag(u64::from(byte)))
+            }
+            [low, high, ref rest @ ..] if high < 0x80 => {
+                self.rest = rest;
+                Ok(unzigzag(u64::from(low & 0x7f) | u64::from(high) << 7))
             }
             _ => self.long_of_many_bytes(),
         }
@@ -175,10 +179,16 @@ impl<'a> Cursor<'a> {
     /// A string that is most often one of the protocol's own words; those need no reference to the body.
     #[inline]
     pub(crate) fn word(&mut self) -> Result<Text> {
+        self.string_known(words::known)
+    }
+
+    /// A string of which `known` may know a form that needs no reference to the body.
+    #[inline(always)]
+    fn string_known(&mut self, known: impl Fn(&[u8]) -> Option<&'static str>) -> Result<Text> {
         let (at, start) = (self.offset(), self.rest);
         let len = self.length(at)?;
         if len <= words::LEN_MAX.min(self.limits.max_string) as u64
-            && let Some(word) = words::known(self.take(len, at)?)
+            && let Some(word) = known(self.take(len, at)?)
         {
             return Ok(Text::from_static(word));
         }
@@ -188,7 +198,11 @@ impl<'a> Cursor<'a> {
 
     pub(crate) fn map(&mut self) -> Result<StringMap> {
         // An entry has at least its two lengths.
-        let entries = self.blocks(2, |cursor| Ok((cursor.string()?, cursor.string()?)))?;
+        let entry = |cursor: &mut Self| {
+            let key = cursor.string_known(words::known_key)?;
+            Ok((key, cursor.string()?))
+        };
+        let entries = self.blocks(2, entry)?;
         Ok(StringMap::from_entries(entries))
     }
 
@@ -221,7 +235,11 @@ impl<'a> Cursor<'a> {
                 return Err(self.unexpected_end(block.at, needed));
             }
             let count = usize::try_from(block.count).unwrap_or(limit);
-            items.reserve_exact(count);
+            if items.is_empty() {
+                items = Vec::with_capacity(count);
+            } else {
+                items.reserve_exact(count);
+            }
             for _ in 0..count {
                 items.push(read(self)?);
             }

@@ -49,7 +49,7 @@ pub fn decode_envelope(data: &[u8]) {
     for_each_record(Replies(data));
 }
 
-/// JSON, as each record.
+/// JSON, as each record and by both readers.
 pub fn decode_json(data: &[u8]) {
     for_each_record(JsonRecords(data));
 }
@@ -181,6 +181,7 @@ struct JsonRecords<'a>(&'a [u8]);
 impl ForEach for JsonRecords<'_> {
     fn call<R: Record>(&mut self) {
         let body = Bytes::copy_from_slice(self.0);
+        crate::json::check_readers::<R>(&body, &Limits::default());
         if let Ok(record) = R::decode_json(body, &Limits::default()) {
             round_trip(&record);
         }

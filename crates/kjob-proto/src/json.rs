@@ -1,7 +1,12 @@
 //! The JSON encoding (docs/protocol.md section 3, "JSON details").
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod agreement;
 mod context;
+mod escape;
+mod lanes;
 mod read;
+mod usual;
 mod value;
 mod write;
 
@@ -10,14 +15,17 @@ use bytes::Bytes;
 pub(crate) use read::MemberReader;
 pub(crate) use write::WriteJson;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use agreement::check_readers;
 pub(crate) use read::read_record;
 pub(crate) use write::put_key;
 #[cfg(feature = "dynamic")]
 pub(crate) use {
     context::Context,
+    escape::{put_bytes, put_string},
     read::Ignored,
     value::{Number, latin1},
-    write::{put_bytes, put_float, put_long, put_string},
+    write::{put_float, put_long},
 };
 
 use crate::record::Wire;
@@ -30,7 +38,7 @@ pub(crate) fn text_of(record: &impl Record) -> Text {
 }
 
 pub(crate) fn write_record(record: &impl Wire) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(record.json_room());
     record.write_json_to(&mut out);
     out
 }

@@ -85,7 +85,9 @@ impl StringMap {
     /// Takes entries that may repeat keys.
     pub(crate) fn from_entries(entries: Vec<(Text, Text)>) -> Self {
         let mut map = Self { entries };
-        map.merge_repeated_keys();
+        if map.entries.len() > 1 {
+            map.merge_repeated_keys();
+        }
         map
     }
 

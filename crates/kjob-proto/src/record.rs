@@ -114,6 +114,10 @@ pub trait Wire {
     #[cfg(feature = "json")]
     fn write_json_to(&self, out: &mut Vec<u8>);
 
+    /// How many bytes to have ready for the JSON text.
+    #[cfg(feature = "json")]
+    fn json_room(&self) -> usize;
+
     /// Takes the value of the member `name`, which is one of [`Wire::FIELDS`].
     #[cfg(feature = "json")]
     fn read_json_member<'de, A: serde::de::MapAccess<'de>>(
@@ -199,6 +203,15 @@ macro_rules! record {
                 )*
                 let _ = separator;
                 out.push(b'}');
+            }
+
+            #[cfg(feature = "json")]
+            fn json_room(&self) -> usize {
+                // The names with their quotes, colons and separators, the values, and the last brace.
+                1 $(
+                    + stringify!($field).len() + 4
+                    + <$crate::kind::$kind as $crate::json::WriteJson>::room(&self.$field)
+                )*
             }
 
             #[cfg(feature = "json")]

@@ -29,6 +29,13 @@ pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
     program(build, name, release)
 }
 
+/// Builds a program of `kjob-benches`, with optimisations and with the names of its functions.
+pub(crate) fn counted(name: &str) -> Result<PathBuf> {
+    let mut build = Tool::Cargo.command();
+    build.args(["build", "--package", "kjob-benches"]);
+    program(build, name, true)
+}
+
 /// Builds a program: where it is.
 fn program(mut build: Command, name: &str, release: bool) -> Result<PathBuf> {
     build.args(["--bin", name]);

@@ -10,6 +10,7 @@ mod build;
 mod counts;
 mod features;
 mod fuzz;
+mod instructions;
 mod metadata;
 mod process;
 mod runner;
@@ -60,6 +61,8 @@ enum Command {
     Advisories,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
+    /// Count the instructions of the codecs, beside the counts that were accepted
+    Instructions(instructions::InstructionsArgs),
     /// Besiege an optimised server with load and bad input, and print how it stood
     Siege(siege::SiegeArgs),
     /// Kill servers while clients work, and check what clients were told
@@ -112,6 +115,7 @@ impl Command {
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),
             Command::Siege(args) => siege::run(&args),
             Command::Soak(args) => soak::run(args),
             Command::Fuzz(args) => {

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
-use crate::{acceptance, features, fuzz, siege, soak, tools, unsafe_notes};
+use crate::{acceptance, features, fuzz, instructions, siege, soak, tools, unsafe_notes};
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 12] = [
+pub(crate) const STEPS: [Step; 13] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -50,6 +50,11 @@ pub(crate) const STEPS: [Step; 12] = [
         name: "doc",
         about: "documentation builds, warnings denied",
         run: doc,
+    },
+    Step {
+        name: "instructions",
+        about: "instructions of the codecs, as many as were accepted",
+        run: instructions::step,
     },
     Step {
         name: "acceptance",

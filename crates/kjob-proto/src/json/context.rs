@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use bytes::Bytes;
 use serde::de::Error;
 
 use crate::error::{DecodeError, DecodeErrorKind};
@@ -9,24 +10,39 @@ use crate::{Limits, Text};
 
 /// What all visitors of one decode share.
 pub(crate) struct Context<'a> {
-    /// All of the text; empty if it is not shared.
-    pub(crate) shared: &'a Text,
-    /// All of the text.
-    pub(crate) text: &'a str,
+    /// What the text lies in, whether it is UTF-8 or not; empty if it is not shared.
+    body: &'a Bytes,
+    /// All of the text; empty if it is not shared, or not known to be UTF-8.
+    shared: &'a Text,
+    /// All of the text, for the places of errors.
+    text: &'a str,
     pub(crate) limits: &'a Limits,
     pub(crate) field: Cell<&'static str>,
     /// The typed form of the error that is on its way up through serde_json.
     pub(crate) failure: RefCell<Option<DecodeErrorKind>>,
 }
 
+/// Nothing that is shared.
+static NO_BODY: Bytes = Bytes::new();
+
 impl<'a> Context<'a> {
+    /// Of text that is known to be UTF-8.
     pub(crate) fn new(text: &'a str, shared: &'a Text, limits: &'a Limits) -> Self {
         Self {
+            body: &NO_BODY,
             shared,
             text,
             limits,
             field: Cell::new(DecodeError::BODY),
             failure: RefCell::new(None),
+        }
+    }
+
+    /// Of a body of which each text that is taken has to be checked. It cannot tell the places of errors.
+    pub(crate) fn unchecked(body: &'a Bytes, no_text: &'a Text, limits: &'a Limits) -> Self {
+        Self {
+            body,
+            ..Self::new("", no_text, limits)
         }
     }
 
@@ -89,25 +105,33 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// Text without escapes is a slice of the body; other text was put together and has to be copied.
+    /// A slice of the body as text, if it is UTF-8.
+    pub(crate) fn checked(&self, slice: &[u8]) -> Result<Text, DecodeErrorKind> {
+        Text::try_from(self.body.slice_ref(slice)).map_err(|_| DecodeErrorKind::NotUtf8)
+    }
+
+    /// Text without escapes is a slice of the body; other text was put together, and is copied if it was not
+    /// given away.
     pub(crate) fn text(&self, text: Str<'_>) -> Text {
         match text {
             Str::InBody(text) => self.shared.slice_of(text),
             Str::Unescaped(text) => Text::copy_from(text),
+            Str::Owned(text) => text,
         }
     }
 }
 
-#[derive(Clone, Copy)]
 pub(crate) enum Str<'a> {
     InBody(&'a str),
     Unescaped(&'a str),
+    Owned(Text),
 }
 
 impl Str<'_> {
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Str::InBody(text) | Str::Unescaped(text) => text,
+            Str::Owned(text) => text,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reading records from JSON over serde_json.
+//! Reading records from JSON, by the usual reader first and then by serde_json.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::context::Context;
+use super::usual::Usual;
 use super::value::{FIELD_DEPTH, ReadJson, Seed};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::record::{Wire, check_body};
@@ -22,6 +23,20 @@ pub(crate) fn read_record<R: Wire + Default>(
     limits: &Limits,
 ) -> Result<R, DecodeError> {
     check_body(body, limits)?;
+    usual(body, limits).map_or_else(|| complete(body, limits), Ok)
+}
+
+/// The record, if the text is as usual and nothing is wrong with it.
+pub(super) fn usual<R: Wire + Default>(body: &Bytes, limits: &Limits) -> Option<R> {
+    let no_text = Text::new();
+    let context = Context::unchecked(body, &no_text, limits);
+    let mut reader = Usual::new(body);
+    let record = reader.deserialize_any(RecordVisitor(&context, PhantomData));
+    record.ok().filter(|_| reader.end().is_ok())
+}
+
+/// The record, or what is wrong.
+pub(super) fn complete<R: Wire + Default>(body: &Bytes, limits: &Limits) -> Result<R, DecodeError> {
     let text = Text::try_from(body.clone()).map_err(|error| {
         DecodeError::new(
             DecodeErrorKind::NotUtf8,
@@ -145,6 +160,11 @@ impl Visitor<'_> for NameSeed {
             .map(|(name, _)| *name)
             .find(|name| *name == found))
     }
+
+    /// A name in the body, not yet checked.
+    fn visit_bytes<E: Error>(self, found: &[u8]) -> Result<Self::Value, E> {
+        self.visit_str(std::str::from_utf8(found).map_err(E::custom)?)
+    }
 }
 
 /// Passes over a value, whatever it is, down to the allowed depth.
@@ -200,6 +220,11 @@ impl<'de> Visitor<'de> for Ignored<'_> {
 
     fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
         Ok(())
+    }
+
+    /// Text in the body, not yet checked.
+    fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<(), E> {
+        std::str::from_utf8(text).map(drop).map_err(E::custom)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {

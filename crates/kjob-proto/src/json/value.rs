@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::context::{Context, Str};
+use super::usual::BYTES;
 use crate::error::DecodeErrorKind;
 use crate::kind::{self, Kind};
 use crate::{StringMap, Text};
@@ -17,6 +18,9 @@ pub(crate) const FIELD_DEPTH: usize = 2;
 /// How a kind of field reads each type of JSON value. What it does not take is a type error.
 pub(crate) trait ReadJson: Kind {
     const EXPECTED: &'static str;
+
+    /// Whether strings stand for bytes.
+    const IS_BYTES: bool = false;
 
     fn of_null() -> Result<Self::Value, DecodeErrorKind> {
         Err(mismatch::<Self>("null"))
@@ -32,6 +36,11 @@ pub(crate) trait ReadJson: Kind {
 
     fn of_str(_: Str<'_>, _: &Context<'_>) -> Result<Self::Value, DecodeErrorKind> {
         Err(mismatch::<Self>("a string"))
+    }
+
+    /// The bytes that a string stands for. Readers that do not know of [`BYTES`] give the string.
+    fn of_bytes(_: Vec<u8>) -> Result<Self::Value, DecodeErrorKind> {
+        Err(mismatch::<Self>("bytes"))
     }
 
     fn of_seq<'de, A: SeqAccess<'de>>(
@@ -157,12 +166,17 @@ impl ReadJson for kind::PayloadText {
 
 impl ReadJson for kind::Payload {
     const EXPECTED: &'static str = "a string of characters U+0000 to U+00FF";
+    const IS_BYTES: bool = true;
 
     fn of_str(text: Str<'_>, context: &Context<'_>) -> Result<Bytes, DecodeErrorKind> {
         if text.as_str().is_ascii() {
             return Ok(context.text(text).into_bytes());
         }
         latin1(text.as_str()).map(Bytes::from)
+    }
+
+    fn of_bytes(bytes: Vec<u8>) -> Result<Bytes, DecodeErrorKind> {
+        Ok(Bytes::from(bytes))
     }
 }
 
@@ -274,7 +288,11 @@ impl<'de, K: ReadJson> DeserializeSeed<'de> for Seed<'_, K> {
     type Value = K::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<K::Value, D::Error> {
-        deserializer.deserialize_any(self)
+        if K::IS_BYTES {
+            deserializer.deserialize_newtype_struct(BYTES, self)
+        } else {
+            deserializer.deserialize_any(self)
+        }
     }
 }
 
@@ -311,6 +329,25 @@ impl<'de, K: ReadJson> Visitor<'de> for Seed<'_, K> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<K::Value, E> {
         K::of_str(Str::Unescaped(text), self.0).map_err(|kind| self.0.fail(kind))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<K::Value, E> {
+        K::of_str(Str::Owned(text.into()), self.0).map_err(|kind| self.0.fail(kind))
+    }
+
+    /// Text in the body, not yet checked.
+    fn visit_borrowed_bytes<E: Error>(self, text: &'de [u8]) -> Result<K::Value, E> {
+        let text = self.0.checked(text);
+        text.and_then(|text| K::of_str(Str::Owned(text), self.0))
+            .map_err(|kind| self.0.fail(kind))
+    }
+
+    fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<K::Value, E> {
+        K::of_bytes(bytes).map_err(|kind| self.0.fail(kind))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, again: D) -> Result<K::Value, D::Error> {
+        again.deserialize_any(self)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<K::Value, A::Error> {
