@@ -8,15 +8,25 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_benches::samples::{self, Sample};
+use kjob_core::engine::{
+    Caller, Engine, EngineConfig, HandlerError, JobContext, JobKey, Registry, RouteOptions,
+    Submission, SystemClock,
+};
+use kjob_core::{Ending, MemoryStore, Output, Owner, Payload};
 use kjob_proto::{
     CreateJobRequest, Encoding, Envelope, GetJobResponse, Limits, Record, Reply, reply_ok,
 };
 
 /// The payload of the records, in bytes.
 const PAYLOAD_LEN: usize = 256;
+
+/// Lives of a job that are counted together, so that what happens now and then weighs as it should.
+const LIVES: usize = 100;
 
 /// Work that can be done again.
 type Work = Box<dyn FnMut()>;
@@ -56,6 +66,7 @@ const CASES: &[Case] = &[
     ("decode json bytes", || decode_large("bytes")),
     ("decode json json", || decode_large("json")),
     ("decode json text", || decode_large("text")),
+    ("100 lives through the engine", lives),
 ];
 
 fn main() -> ExitCode {
@@ -135,4 +146,38 @@ fn of_json<R: Record>(text: Vec<u8>) -> Work {
 fn decoding<T: 'static>(bytes: Bytes, decode: fn(Bytes, &Limits) -> T) -> Work {
     let limits = Limits::default();
     Box::new(move || drop(black_box(decode(black_box(&bytes).clone(), &limits))))
+}
+
+/// Jobs from submit to result, one after the other, on one thread and a store in memory.
+fn lives() -> Work {
+    async fn echo(_: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
+        Ok(payload)
+    }
+    let mut registry = Registry::default();
+    let options = RouteOptions::default().cooperative();
+    registry
+        .route("/echo", echo, options)
+        .expect("it is the first");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let (store, clock) = (Arc::new(MemoryStore::new()), Arc::new(SystemClock));
+    let engine = Engine::open(store, registry, EngineConfig::default(), clock, 7);
+    let engine = runtime.block_on(engine).expect("an empty store");
+    let owner = Owner::new("ann");
+    let caller = Caller::user(owner.clone());
+    let payload = Payload::binary(vec![7; PAYLOAD_LEN]);
+    let done = Some(Ending::Done(Output::from(payload.clone())));
+    Box::new(move || {
+        runtime.block_on(async {
+            for _ in 0..LIVES {
+                let call = Submission::new(owner.clone(), "/echo", payload.clone());
+                let accepted = engine.submit(call).await.expect("there is room");
+                let key = JobKey::Id(accepted.id);
+                let job = engine.wait(&caller, &key, Duration::from_secs(60)).await;
+                assert_eq!(job.expect("it is read").and_then(|job| job.ending), done);
+            }
+        });
+    })
 }
