@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod acceptance;
+mod bench;
 mod build;
 mod counts;
 mod features;
@@ -60,6 +61,8 @@ enum Command {
     Advisories,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
+    /// Measure an optimised server beside its floors and its peers, and print a table
+    Bench(bench::BenchArgs),
     /// Besiege an optimised server with load and bad input, and print how it stood
     Siege(siege::SiegeArgs),
     /// Kill servers while clients work, and check what clients were told
@@ -112,6 +115,7 @@ impl Command {
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Bench(args) => bench::run(&args, &Workspace::load()?),
             Command::Siege(args) => siege::run(&args),
             Command::Soak(args) => soak::run(args),
             Command::Fuzz(args) => {

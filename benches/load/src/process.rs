@@ -1,0 +1,85 @@
+//! Servers as processes: started, awaited, looked at, and ended by their ids.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// Clock ticks of `/proc` in a second, on every Linux there is.
+const TICKS: f64 = 100.0;
+
+/// A running server; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already where something went wrong.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a server that prints a line with its URL or address last when it is ready.
+///
+/// # Errors
+/// It ends before that.
+pub(crate) fn announced(mut command: Command, home: &Path) -> Result<Server> {
+    command.stdout(Stdio::piped());
+    let mut child = spawn(command, home)?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line)?;
+    }
+    let address = line.rsplit([' ', '/']).next().unwrap_or_default().trim();
+    match address.parse() {
+        Ok(address) => Ok(Server { child, address }),
+        Err(_) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("{line:?} {}", said(home))
+        }
+    }
+}
+
+/// A process's time on processors since its start.
+///
+/// # Errors
+/// It has ended, or this is not Linux.
+pub(crate) fn processor(id: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name in parentheses may have spaces; after it come fields 3 and on.
+    let (_, fields) = stat.rsplit_once(')').context("stat")?;
+    let mut ticks = 0.0;
+    for place in [14, 15] {
+        let word = fields.split_whitespace().nth(place - 3).context("stat")?;
+        ticks += word.parse::<f64>()?;
+    }
+    Ok(Duration::from_secs_f64(ticks / TICKS))
+}
+
+fn spawn(mut command: Command, home: &Path) -> Result<Child> {
+    let log = File::create(home.join("log")).context("a server's log")?;
+    command.stdin(Stdio::null()).stderr(log);
+    command
+        .spawn()
+        .with_context(|| format!("could not start {}", command.get_program().display()))
+}
+
+/// The log, for an error.
+fn said(home: &Path) -> String {
+    fs::read_to_string(home.join("log")).unwrap_or_default()
+}

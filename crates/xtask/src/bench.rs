@@ -1,0 +1,65 @@
+//! The whole server beside its floors and its peers: `benches/load` has what is run here.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build;
+use crate::metadata::Workspace;
+use crate::process::{self, Tool};
+
+/// Rounds and seconds where nothing is told.
+const WHOLE: (usize, f64) = (3, 5.0);
+
+/// The same for a first look.
+const QUICK: (usize, f64) = (1, 2.0);
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// One round of two seconds each, for a first look
+    #[arg(long)]
+    quick: bool,
+    /// How often each is measured; 3 if left out
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// For how many seconds each time; 5 if left out
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// With how many connections, where that is varied; 1, 32 and 256 if left out
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    connections: Vec<usize>,
+    /// Only this scenario, or this peer (may be repeated); `kjob` stands for no peers, and a wrong name
+    /// lists all
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Write the table here as well
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+/// `cargo xtask bench`. Whether kjob could be measured.
+pub(crate) fn run(args: &BenchArgs, workspace: &Workspace) -> Result<bool> {
+    let server = build::server(true)?;
+    let mut command = Tool::At(build::load()?).command();
+    command.arg("run").arg("--server").arg(server);
+    // Data are on the disk that all else is built on: what is durable has to be, and the system's own
+    // place for temporary files may be in memory.
+    command.arg("--home").arg(workspace.target.join("bench"));
+    let (rounds, seconds) = if args.quick { QUICK } else { WHOLE };
+    let rounds = args.rounds.unwrap_or(rounds);
+    let seconds = args.seconds.unwrap_or(seconds);
+    command.args(["--rounds", &rounds.to_string()]);
+    command.args(["--seconds", &seconds.to_string()]);
+    for count in &args.connections {
+        command.args(["--connections", &count.to_string()]);
+    }
+    for name in &args.only {
+        command.args(["--only", name]);
+    }
+    if let Some(file) = &args.markdown {
+        // Ours is another working directory than that of who typed it.
+        command.arg("--markdown").arg(std::path::absolute(file)?);
+    }
+    process::run_watched(&mut command, |_| {})
+}
