@@ -81,6 +81,24 @@ pub(crate) fn own(program: &Path, connections: &[usize]) -> Vec<Case> {
     cases
 }
 
+/// Those who are compared are measured one right after the other.
+pub(crate) fn sort(cases: &mut [Case]) {
+    let mut details: Vec<(&str, String)> = Vec::new();
+    for case in cases.iter() {
+        let key = (case.scenario, case.detail.clone());
+        if !details.contains(&key) {
+            details.push(key);
+        }
+    }
+    cases.sort_by_key(|case| {
+        let scenario = SCENARIOS.iter().position(|name| *name == case.scenario);
+        let is_same = |(scenario, detail): &(&str, String)| {
+            *scenario == case.scenario && *detail == case.detail
+        };
+        (scenario, details.iter().position(is_same))
+    });
+}
+
 /// What is the same for all who are compared.
 pub(crate) fn detail(len: usize, connections: usize) -> String {
     let size = match len {

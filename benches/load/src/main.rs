@@ -12,10 +12,12 @@ mod generator;
 mod http;
 mod kjob;
 mod machine;
+mod peers;
 mod process;
 mod rounds;
 mod sample;
 mod table;
+mod uuids;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,13 +28,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cases::{Case, SCENARIOS};
 use crate::generator::Pace;
+use crate::peers::PEERS;
 
 /// The allocator of kjob-server, as this program is the floor's server too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Programs that `--only` may name, beside scenarios.
-const PROGRAMS: [&str; 1] = ["kjob"];
+/// What `--only` may name if no peer is to be measured.
+const OURS: &str = "kjob";
 
 /// Loads kjob-server, the floors below it and its peers
 #[derive(Parser)]
@@ -80,7 +83,8 @@ struct RunArgs {
 }
 
 fn names() -> Vec<&'static str> {
-    SCENARIOS.into_iter().chain(PROGRAMS).collect()
+    let programs = PEERS.into_iter().map(|(name, _)| name).chain([OURS]);
+    SCENARIOS.into_iter().chain(programs).collect()
 }
 
 fn main() -> ExitCode {
@@ -124,13 +128,17 @@ impl RunArgs {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let is_among = |names: &[&str], name: &str| {
-            let mut chosen = self.only.iter().filter(|it| names.contains(&it.as_str()));
-            let is_named = self.only.iter().any(|it| it == name);
-            is_named || chosen.next().is_none()
-        };
+        let is_named = |name: &str| self.only.iter().any(|it| it == name);
+        let names_scenarios = SCENARIOS.into_iter().any(is_named);
+        let names_programs = PEERS.iter().any(|(name, _)| is_named(name)) || is_named(OURS);
         let mut cases = cases::own(&self.server, &self.connections);
-        cases.retain(|case| is_among(&SCENARIOS, case.scenario));
+        for (name, of_peer) in PEERS {
+            if !names_programs || is_named(name) {
+                cases.extend(of_peer());
+            }
+        }
+        cases.retain(|case| !names_scenarios || is_named(case.scenario));
+        cases::sort(&mut cases);
         cases
     }
 }

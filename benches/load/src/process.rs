@@ -2,12 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// How long a server has to get ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Not in everybody's search path.
+const SERVERS_PLACES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 /// Clock ticks of `/proc` in a second, on every Linux there is.
 const TICKS: f64 = 100.0;
@@ -53,6 +59,45 @@ pub(crate) fn announced(mut command: Command, home: &Path) -> Result<Server> {
             bail!("{line:?} {}", said(home))
         }
     }
+}
+
+/// Starts a server on a port that it was told, and waits until it takes connections there.
+///
+/// # Errors
+/// It ends before that, or takes too long.
+pub(crate) fn listening(mut command: Command, home: &Path, address: SocketAddr) -> Result<Server> {
+    command.stdout(Stdio::null());
+    let began = Instant::now();
+    let mut server = Server {
+        child: spawn(command, home)?,
+        address,
+    };
+    while TcpStream::connect(address).is_err() {
+        if let Some(status) = server.child.try_wait()? {
+            bail!("ended with {status}: {}", said(home));
+        }
+        if began.elapsed() > READY_TIMEOUT {
+            bail!("does not get ready: {}", said(home));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(server)
+}
+
+/// A program by its name: in the search path, or where systems keep servers.
+pub(crate) fn program(name: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(SERVERS_PLACES.map(Into::into));
+    let found = places.map(|place| place.join(name)).find(|it| it.is_file());
+    Command::new(found.unwrap_or_else(|| name.into()))
+}
+
+/// A loopback address that nobody listens on.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }
 
 /// A process's time on processors since its start.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::build;
+use crate::debian::{self, Packaged};
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 
@@ -14,6 +15,18 @@ const WHOLE: (usize, f64) = (3, 5.0);
 
 /// The same for a first look.
 const QUICK: (usize, f64) = (1, 2.0);
+
+/// The peers that systems have packages of.
+const PEERS: [Packaged; 2] = [
+    Packaged {
+        program: "beanstalkd",
+        package: "beanstalkd",
+    },
+    Packaged {
+        program: "gearmand",
+        package: "gearman-job-server",
+    },
+];
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -40,6 +53,7 @@ pub(crate) struct BenchArgs {
 
 /// `cargo xtask bench`. Whether kjob could be measured.
 pub(crate) fn run(args: &BenchArgs, workspace: &Workspace) -> Result<bool> {
+    debian::ensure(&PEERS)?;
     let server = build::server(true)?;
     let mut command = Tool::At(build::load()?).command();
     command.arg("run").arg("--server").arg(server);

@@ -9,6 +9,7 @@ mod acceptance;
 mod bench;
 mod build;
 mod counts;
+mod debian;
 mod features;
 mod fuzz;
 mod metadata;

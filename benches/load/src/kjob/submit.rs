@@ -1,21 +1,17 @@
 //! Submits and nothing else: the jobs wait for a day, so none runs while others are submitted.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use kjob_proto::{CreateJobRequest, CreateJobResponse, Record, StringMap, Text};
-use rand::RngExt;
-use rand::rngs::SmallRng;
 
 use super::ENDPOINT;
 use super::answers::{Expected, job_id};
 use crate::generator::{Conversation, Heard};
 use crate::http;
+use crate::uuids::{PLACE, Uuids};
 
 /// So that no job starts while the load goes on.
 const DELAY_MILLIS: &str = "86400000";
-
-/// Where the tag will stand, as long as it will be.
-const PLACE: &str = "00000000-0000-4000-8000-000000000000";
 
 /// Who gives jobs their tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +26,8 @@ pub(crate) enum Tags {
 #[derive(Debug)]
 pub(crate) struct Submit {
     request: Vec<u8>,
-    /// Where in the request a new tag goes each time.
-    tag_at: Option<usize>,
-    random: SmallRng,
+    /// Gives the request a new tag each time.
+    tags: Option<Uuids>,
     expected: Expected,
 }
 
@@ -42,34 +37,16 @@ impl Submit {
         if tags == Tags::Client {
             options.insert("job_tag", PLACE);
         }
-        let request = http::post("/create/job", &body(payload, options));
-        let tag_at = match tags {
+        let mut request = http::post("/create/job", &body(payload, options));
+        let tags = match tags {
             Tags::Server => None,
-            Tags::Client => Some(place_of(&request).context("the request has no tag")?),
+            Tags::Client => Some(Uuids::in_place(&mut request)?),
         };
-        let mut submit = Self {
+        Ok(Self {
             request,
-            tag_at,
-            random: rand::make_rng(),
+            tags,
             expected: Expected::submitted(),
-        };
-        submit.draw_tag();
-        Ok(submit)
-    }
-
-    fn draw_tag(&mut self) {
-        let Some(at) = self.tag_at else { return };
-        let Some(tag) = self.request.get_mut(at..at + PLACE.len()) else {
-            return;
-        };
-        let mut bits: u128 = self.random.random();
-        for (byte, form) in tag.iter_mut().zip(PLACE.bytes()) {
-            // Dashes, the version and the variant stay.
-            if form == b'0' {
-                *byte = b"0123456789abcdef"[(bits & 15) as usize];
-                bits >>= 4;
-            }
-        }
+        })
     }
 }
 
@@ -83,7 +60,9 @@ impl Conversation for Submit {
             return Ok(Heard::Part);
         };
         job_id(self.expected.check::<CreateJobResponse>(answer.body)?)?;
-        self.draw_tag();
+        if let Some(tags) = &mut self.tags {
+            tags.draw(&mut self.request);
+        }
         Ok(Heard::Answer {
             len: answer.len,
             ends: true,
@@ -103,11 +82,6 @@ pub(crate) fn body(payload: &Bytes, options: StringMap) -> Bytes {
     request.encode_to_bytes()
 }
 
-fn place_of(request: &[u8]) -> Option<usize> {
-    let place = PLACE.as_bytes();
-    request.windows(place.len()).position(|part| part == place)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,18 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_new_each_time_and_uuids() {
+    fn tags_are_new_each_time() {
         let payload = payload(256);
         let mut submit = Submit::new(&payload, Tags::Client).unwrap();
         let first = request_of(&submit);
-        submit.draw_tag();
+        submit.tags.as_mut().unwrap().draw(&mut submit.request);
         let second = request_of(&submit);
         let tags = [&first, &second].map(|request| request.options.get("job_tag").unwrap());
         assert_ne!(tags[0], tags[1]);
-        for tag in tags {
-            assert_eq!(tag.len(), 36);
-            assert_eq!((&tag[14..15], &tag[19..20]), ("4", "8"), "{tag}");
-        }
         assert_eq!(second.data, payload);
         let untagged = request_of(&Submit::new(&payload, Tags::Server).unwrap());
         assert!(!untagged.options.contains_key("job_tag"));

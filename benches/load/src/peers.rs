@@ -1,0 +1,54 @@
+//! Other servers of jobs, with data of their own, as much like kjob as each of them can be used.
+//!
+//! What a life is for each, and what it lacks, is told in docs/benchmarks.md.
+
+mod beanstalkd;
+mod gearmand;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cases::{Case, SMALL, SOME, Whose, detail};
+use crate::generator::Pace;
+use crate::sample::Sample;
+
+/// A peer's name, and its cases.
+pub(crate) type Peer = (&'static str, fn() -> Vec<Case>);
+
+/// All of them.
+pub(crate) const PEERS: [Peer; 2] = [
+    (beanstalkd::NAME, beanstalkd::cases),
+    (gearmand::NAME, gearmand::cases),
+];
+
+/// What peers are asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Submits,
+    Lives,
+}
+
+/// The scenarios that peers are measured in, each with its number of connections.
+const SCENARIOS: [(&str, Task, usize); 3] = [
+    ("submit", Task::Submits, SOME),
+    ("one", Task::Lives, 1),
+    ("together", Task::Lives, SOME),
+];
+
+/// One case for each scenario.
+fn in_all_scenarios(
+    program: &'static str,
+    mode: &'static str,
+    measure: impl Fn(&Path, Task, usize, Pace) -> Result<Sample> + Copy + 'static,
+) -> impl Iterator<Item = Case> {
+    let case = move |(scenario, task, connections)| Case {
+        scenario,
+        detail: detail(SMALL, connections),
+        whose: Whose::Peers,
+        program,
+        mode,
+        measure: Box::new(move |home, pace| measure(home, task, connections, pace)),
+    };
+    SCENARIOS.into_iter().map(case)
+}
