@@ -62,6 +62,9 @@ struct RunArgs {
     /// Where directories for data are made; on a disk, not in memory
     #[arg(long, value_name = "DIR")]
     home: PathBuf,
+    /// Where packages of peers are installed, below their names
+    #[arg(long, value_name = "DIR")]
+    peers: PathBuf,
     /// How often each is measured
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -134,7 +137,7 @@ impl RunArgs {
         let mut cases = cases::own(&self.server, &self.connections);
         for (name, of_peer) in PEERS {
             if !names_programs || is_named(name) {
-                cases.extend(of_peer());
+                cases.extend(of_peer(&self.peers));
             }
         }
         cases.retain(|case| !names_scenarios || is_named(case.scenario));

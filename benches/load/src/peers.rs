@@ -3,9 +3,12 @@
 //! What a life is for each, and what it lacks, is told in docs/benchmarks.md.
 
 mod beanstalkd;
+mod bullmq;
 mod gearmand;
+mod script;
 
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Result;
 
@@ -14,12 +17,14 @@ use crate::generator::Pace;
 use crate::sample::Sample;
 
 /// A peer's name, and its cases.
-pub(crate) type Peer = (&'static str, fn() -> Vec<Case>);
+/// Its packages are below a directory, where it has any.
+pub(crate) type Peer = (&'static str, fn(&Path) -> Vec<Case>);
 
 /// All of them.
-pub(crate) const PEERS: [Peer; 2] = [
+pub(crate) const PEERS: [Peer; 3] = [
     (beanstalkd::NAME, beanstalkd::cases),
     (gearmand::NAME, gearmand::cases),
+    (bullmq::NAME, bullmq::cases),
 ];
 
 /// What peers are asked to do.
@@ -40,15 +45,19 @@ const SCENARIOS: [(&str, Task, usize); 3] = [
 fn in_all_scenarios(
     program: &'static str,
     mode: &'static str,
-    measure: impl Fn(&Path, Task, usize, Pace) -> Result<Sample> + Copy + 'static,
-) -> impl Iterator<Item = Case> {
-    let case = move |(scenario, task, connections)| Case {
-        scenario,
-        detail: detail(SMALL, connections),
-        whose: Whose::Peers,
-        program,
-        mode,
-        measure: Box::new(move |home, pace| measure(home, task, connections, pace)),
+    measure: impl Fn(&Path, Task, usize, Pace) -> Result<Sample> + 'static,
+) -> Vec<Case> {
+    let measure = Rc::new(measure);
+    let case = |(scenario, task, connections)| {
+        let measure = Rc::clone(&measure);
+        Case {
+            scenario,
+            detail: detail(SMALL, connections),
+            whose: Whose::Peers,
+            program,
+            mode,
+            measure: Box::new(move |home, pace| measure(home, task, connections, pace)),
+        }
     };
-    SCENARIOS.into_iter().map(case)
+    SCENARIOS.into_iter().map(case).collect()
 }

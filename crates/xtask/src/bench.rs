@@ -1,13 +1,14 @@
 //! The whole server beside its floors and its peers: `benches/load` has what is run here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::build;
-use crate::debian::{self, Packaged};
+use crate::debian::{self, Packaged, packaged};
 use crate::metadata::Workspace;
+use crate::npm;
 use crate::process::{self, Tool};
 
 /// Rounds and seconds where nothing is told.
@@ -16,17 +17,17 @@ const WHOLE: (usize, f64) = (3, 5.0);
 /// The same for a first look.
 const QUICK: (usize, f64) = (1, 2.0);
 
-/// The peers that systems have packages of.
-const PEERS: [Packaged; 2] = [
-    Packaged {
-        program: "beanstalkd",
-        package: "beanstalkd",
-    },
-    Packaged {
-        program: "gearmand",
-        package: "gearman-job-server",
-    },
+/// The programs of peers that systems have packages of.
+const PROGRAMS: [Packaged; 5] = [
+    packaged("beanstalkd", "beanstalkd"),
+    packaged("gearmand", "gearman-job-server"),
+    packaged("redis-server", "redis-server"),
+    packaged("node", "nodejs"),
+    packaged("npm", "npm"),
 ];
+
+/// Those that have packages of Node, below `benches/peers`.
+const ON_NODE: [&str; 1] = ["bullmq"];
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -53,13 +54,15 @@ pub(crate) struct BenchArgs {
 
 /// `cargo xtask bench`. Whether kjob could be measured.
 pub(crate) fn run(args: &BenchArgs, workspace: &Workspace) -> Result<bool> {
-    debian::ensure(&PEERS)?;
+    let peers = workspace.target.join("bench-peers");
+    install(workspace, &peers)?;
     let server = build::server(true)?;
     let mut command = Tool::At(build::load()?).command();
     command.arg("run").arg("--server").arg(server);
     // Data are on the disk that all else is built on: what is durable has to be, and the system's own
     // place for temporary files may be in memory.
     command.arg("--home").arg(workspace.target.join("bench"));
+    command.arg("--peers").arg(peers);
     let (rounds, seconds) = if args.quick { QUICK } else { WHOLE };
     let rounds = args.rounds.unwrap_or(rounds);
     let seconds = args.seconds.unwrap_or(seconds);
@@ -76,4 +79,18 @@ pub(crate) fn run(args: &BenchArgs, workspace: &Workspace) -> Result<bool> {
         command.arg("--markdown").arg(std::path::absolute(file)?);
     }
     process::run_watched(&mut command, |_| {})
+}
+
+/// Installs what can be of what peers need; what cannot be is said, and the peer is left out.
+fn install(workspace: &Workspace, peers: &Path) -> Result<()> {
+    debian::ensure(&PROGRAMS)?;
+    let sources = workspace.root.join("benches/peers");
+    std::fs::create_dir_all(peers)?;
+    std::fs::copy(sources.join("lanes.mjs"), peers.join("lanes.mjs"))?;
+    for peer in ON_NODE {
+        if let Err(error) = npm::install(&sources.join(peer), &peers.join(peer)) {
+            println!("{peer} is left out: {error:#}");
+        }
+    }
+    Ok(())
 }

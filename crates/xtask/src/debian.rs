@@ -9,8 +9,13 @@ use crate::process;
 
 /// A program, and the package that has it.
 pub(crate) struct Packaged {
-    pub(crate) program: &'static str,
-    pub(crate) package: &'static str,
+    program: &'static str,
+    package: &'static str,
+}
+
+/// A program and its package.
+pub(crate) const fn packaged(program: &'static str, package: &'static str) -> Packaged {
+    Packaged { program, package }
 }
 
 /// Installs what is absent, and says what that was not possible for.

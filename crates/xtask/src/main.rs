@@ -13,6 +13,7 @@ mod debian;
 mod features;
 mod fuzz;
 mod metadata;
+mod npm;
 mod process;
 mod runner;
 mod siege;

@@ -15,14 +15,16 @@ pub(crate) const NAME: &str = "beanstalkd";
 /// How long a job may take until another worker gets it, in seconds.
 const TIME_TO_RUN: u32 = 60;
 
-pub(crate) fn cases() -> Vec<Case> {
-    let synced = in_all_scenarios(NAME, "a sync for each write", |home, task, count, pace| {
+pub(crate) fn cases(_: &Path) -> Vec<Case> {
+    let mut cases = in_all_scenarios(NAME, "a sync for each write", |home, task, count, pace| {
         measure(home, true, task, count, pace)
     });
-    let in_memory = in_all_scenarios(NAME, "in memory", |home, task, count, pace| {
-        measure(home, false, task, count, pace)
-    });
-    synced.chain(in_memory).collect()
+    cases.extend(in_all_scenarios(
+        NAME,
+        "in memory",
+        |home, task, count, pace| measure(home, false, task, count, pace),
+    ));
+    cases
 }
 
 fn measure(home: &Path, synced: bool, task: Task, count: usize, pace: Pace) -> Result<Sample> {

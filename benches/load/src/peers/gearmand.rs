@@ -29,14 +29,16 @@ mod kind {
     pub(super) const STATUS_RES: u32 = 20;
 }
 
-pub(crate) fn cases() -> Vec<Case> {
-    let stored = in_all_scenarios(NAME, "queue in SQLite", |home, task, count, pace| {
+pub(crate) fn cases(_: &Path) -> Vec<Case> {
+    let mut cases = in_all_scenarios(NAME, "queue in SQLite", |home, task, count, pace| {
         measure(home, true, task, count, pace)
     });
-    let in_memory = in_all_scenarios(NAME, "in memory", |home, task, count, pace| {
-        measure(home, false, task, count, pace)
-    });
-    stored.chain(in_memory).collect()
+    cases.extend(in_all_scenarios(
+        NAME,
+        "in memory",
+        |home, task, count, pace| measure(home, false, task, count, pace),
+    ));
+    cases
 }
 
 fn measure(home: &Path, stored: bool, task: Task, count: usize, pace: Pace) -> Result<Sample> {
