@@ -1,13 +1,17 @@
 //! What is measured: each scenario on the floor, on kjob and on its peers.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use bytes::Bytes;
 
 use crate::floor::{self, Post};
 use crate::generator::{Pace, load};
+use crate::kept::Kept;
 use crate::kjob::{self, Get, Life, Submit, Tags};
+use crate::process::Server;
 use crate::sample::{Sample, sample};
 
 /// Bytes of a small payload, and of its result.
@@ -52,31 +56,68 @@ pub(crate) struct Case {
     pub(crate) measure: Measure,
 }
 
-/// The names of all scenarios.
+/// The names of those that are measured in rounds.
 pub(crate) const SCENARIOS: [&str; 4] = ["submit", "get", "one", "together"];
 
+/// The server that all is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Kjob {
+    pub(crate) program: PathBuf,
+    /// A store that is there already; else each measurement has a new one.
+    pub(crate) kept: Option<Kept>,
+}
+
+impl Kjob {
+    fn start(&self, fresh: &Path) -> Result<Server> {
+        let home = self.kept.as_ref().map_or(fresh, |kept| &kept.home);
+        kjob::start(&self.program, home)
+    }
+
+    /// Ids of jobs that are done. Makes some where there are none.
+    fn finished(&self, server: &Server, payload: &Bytes) -> Result<Arc<[i64]>> {
+        if let Some(kept) = self.kept.as_ref().filter(|kept| !kept.ids.is_empty()) {
+            return Ok(Arc::clone(&kept.ids));
+        }
+        let pace = Pace {
+            warm_up: Duration::ZERO,
+            time: Duration::from_millis(300),
+            threads: 1,
+        };
+        let mut ids = Vec::new();
+        while ids.len() < FINISHED_MIN {
+            let lives = (0..FINISHING).map(|_| Life::new(payload)).collect();
+            let (_, lived) = load(server.address, lives, pace, || ())?;
+            ids.extend(lived.into_iter().flat_map(|life| life.ids));
+        }
+        Ok(ids.into())
+    }
+}
+
 /// The floor and kjob-server in all scenarios, with so many connections where that is varied.
-pub(crate) fn own(program: &Path, connections: &[usize]) -> Vec<Case> {
+pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &count in connections {
         cases.push(floor("submit", SMALL, count));
         cases.extend((count == 1).then(|| syncs("submit")));
         for tags in [Tags::Server, Tags::Client] {
-            cases.push(submit(program, SMALL, count, tags));
+            cases.push(submit(kjob, SMALL, count, tags));
         }
     }
-    cases.push(floor("submit", LARGE, SOME));
-    cases.push(submit(program, LARGE, SOME, Tags::Server));
+    // A store that is kept would grow by gigabytes.
+    if kjob.kept.is_none() {
+        cases.push(floor("submit", LARGE, SOME));
+        cases.push(submit(kjob, LARGE, SOME, Tags::Server));
+    }
     for &count in connections {
         cases.push(floor("get", SMALL, count));
-        cases.push(get(program, count));
+        cases.push(get(kjob, count));
     }
     cases.push(floor("one", SMALL, 1));
     cases.push(syncs("one"));
-    cases.push(lives("one", program, 1));
+    cases.push(lives("one", kjob, 1));
     for &count in connections.iter().filter(|count| **count > 1) {
         cases.push(floor("together", SMALL, count));
-        cases.push(lives("together", program, count));
+        cases.push(lives("together", kjob, count));
     }
     cases
 }
@@ -140,77 +181,55 @@ fn floor(scenario: &'static str, len: usize, connections: usize) -> Case {
     }
 }
 
-fn submit(program: &Path, len: usize, connections: usize, tags: Tags) -> Case {
+fn submit(kjob: &Kjob, len: usize, connections: usize, tags: Tags) -> Case {
     let mode = match tags {
         Tags::Server => "",
         Tags::Client => "tags by client",
     };
-    ours(
-        "submit",
-        program,
-        len,
-        connections,
-        mode,
-        move |home, pace| {
-            let server = kjob::start(home.0, home.1)?;
-            let payload = kjob::payload(len);
-            let submits = (0..connections).map(|_| Submit::new(&payload, tags));
-            sample(&server, submits.collect::<Result<_>>()?, pace)
-        },
-    )
+    let detail = detail(len, connections);
+    ours("submit", detail, kjob, mode, move |kjob, home, pace| {
+        let server = kjob.start(home)?;
+        let payload = kjob::payload(len);
+        let submits = (0..connections).map(|_| Submit::new(&payload, tags));
+        sample(&server, submits.collect::<Result<_>>()?, pace)
+    })
 }
 
-fn get(program: &Path, connections: usize) -> Case {
-    ours("get", program, SMALL, connections, "", move |home, pace| {
-        let server = kjob::start(home.0, home.1)?;
+fn get(kjob: &Kjob, connections: usize) -> Case {
+    let detail = detail(SMALL, connections);
+    ours("get", detail, kjob, "", move |kjob, home, pace| {
+        let server = kjob.start(home)?;
         let payload = kjob::payload(SMALL);
-        let mut ids = Vec::new();
-        while ids.len() < FINISHED_MIN {
-            let short = Pace {
-                warm_up: Duration::ZERO,
-                time: Duration::from_millis(300),
-                ..pace
-            };
-            let all = (0..FINISHING).map(|_| Life::new(&payload)).collect();
-            let (_, lived) = load(server.address, all, short, || ())?;
-            ids.extend(lived.into_iter().flat_map(|life| life.ids));
-        }
-        let gets = (0..connections).map(|_| Get::new(ids.as_slice().into(), payload.clone()));
+        let ids = kjob.finished(&server, &payload)?;
+        let gets = (0..connections).map(|_| Get::new(Arc::clone(&ids), payload.clone()));
         sample(&server, gets.collect(), pace)
     })
 }
 
-fn lives(scenario: &'static str, program: &Path, connections: usize) -> Case {
-    ours(
-        scenario,
-        program,
-        SMALL,
-        connections,
-        "",
-        move |home, pace| {
-            let server = kjob::start(home.0, home.1)?;
-            let payload = kjob::payload(SMALL);
-            let lives = (0..connections).map(|_| Life::new(&payload)).collect();
-            sample(&server, lives, pace)
-        },
-    )
+fn lives(scenario: &'static str, kjob: &Kjob, connections: usize) -> Case {
+    let detail = detail(SMALL, connections);
+    ours(scenario, detail, kjob, "", move |kjob, home, pace| {
+        let server = kjob.start(home)?;
+        let payload = kjob::payload(SMALL);
+        let lives = (0..connections).map(|_| Life::new(&payload)).collect();
+        sample(&server, lives, pace)
+    })
 }
 
 fn ours(
     scenario: &'static str,
-    program: &Path,
-    len: usize,
-    connections: usize,
+    detail: String,
+    kjob: &Kjob,
     mode: &'static str,
-    measure: impl Fn((&Path, &Path), Pace) -> Result<Sample> + 'static,
+    measure: impl Fn(&Kjob, &Path, Pace) -> Result<Sample> + 'static,
 ) -> Case {
-    let program: PathBuf = program.to_owned();
+    let kjob = kjob.clone();
     Case {
         scenario,
-        detail: detail(len, connections),
+        detail,
         whose: Whose::Ours,
         program: "kjob",
         mode,
-        measure: Box::new(move |home, pace| measure((&program, home), pace)),
+        measure: Box::new(move |home, pace| measure(&kjob, home, pace)),
     }
 }

@@ -6,15 +6,20 @@ mod life;
 mod server;
 mod submit;
 
-pub(crate) use get::Get;
+pub(crate) use get::{Get, Request};
 pub(crate) use life::Life;
 pub(crate) use server::start;
 pub(crate) use submit::{Submit, Tags};
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 /// What is called: it answers with the bytes of its payload.
-const ENDPOINT: &str = "/demo/echo";
+pub(crate) const ENDPOINT: &str = "/demo/echo";
+
+/// How long jobs wait that are not to start while a load goes on.
+pub(crate) const TOMORROW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A payload of so many bytes, at least 128, for [`ENDPOINT`]: one string, and no options.
 pub(crate) fn payload(len: usize) -> Bytes {

@@ -7,15 +7,19 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cases;
+mod facts;
+mod fill;
 mod floor;
 mod generator;
 mod http;
+mod kept;
 mod kjob;
 mod machine;
 mod peers;
 mod process;
 mod rounds;
 mod sample;
+mod small;
 mod table;
 mod uuids;
 
@@ -26,13 +30,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{Case, SCENARIOS};
+use crate::cases::{Case, Kjob, SCENARIOS};
+use crate::facts::Facts;
+use crate::fill::Count;
 use crate::generator::Pace;
+use crate::kept::Kept;
 use crate::peers::PEERS;
 
 /// The allocator of kjob-server, as this program is the floor's server too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What a server costs that has nothing to do.
+const REST: &str = "small";
 
 /// What `--only` may name if no peer is to be measured.
 const OURS: &str = "kjob";
@@ -77,6 +87,12 @@ struct RunArgs {
     /// Threads of the load
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Measure kjob on a store with so many jobs that are done, and without peers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    stored: u64,
+    /// Measure kjob on a store with so many jobs that wait, and without peers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    queued: u64,
     /// Only these scenarios, or these peers (may be repeated); `kjob` stands for no peers
     #[arg(long, value_name = "NAME", value_parser = names())]
     only: Vec<String>,
@@ -87,7 +103,8 @@ struct RunArgs {
 
 fn names() -> Vec<&'static str> {
     let programs = PEERS.into_iter().map(|(name, _)| name).chain([OURS]);
-    SCENARIOS.into_iter().chain(programs).collect()
+    let scenarios = SCENARIOS.into_iter().chain([REST]);
+    scenarios.chain(programs).collect()
 }
 
 fn main() -> ExitCode {
@@ -115,33 +132,55 @@ impl RunArgs {
             time,
             threads: self.threads,
         };
-        let cases = self.cases();
+        let mut facts = Facts::default();
+        if self.is_wanted(REST) {
+            small::measure(&self.server, &self.home, &mut facts)?;
+        }
+        let filled = tempfile::tempdir_in(&self.home)?;
+        let count = Count {
+            stored: self.stored,
+            queued: self.queued,
+        };
+        let kept = match count.all() {
+            0 => None,
+            _ => Some(Kept::new(&self.server, filled.path(), count, &mut facts)?),
+        };
+        let kjob = Kjob {
+            program: self.server.clone(),
+            kept,
+        };
         let told = |round, row: &rounds::Row| {
             let figures = table::figures(std::slice::from_ref(row), row);
             println!("round {round}: {} |{figures}", row.name());
         };
-        let rows = rounds::run(cases, self.rounds, pace, &self.home, told)?;
-        let table = table::table(&rows);
-        println!("\n{table}");
+        let rows = rounds::run(self.cases(&kjob), self.rounds, pace, &self.home, told)?;
+        let tables = format!("{}\n{}", table::table(&rows), facts.table());
+        println!("\n{tables}");
         if let Some(path) = &self.markdown {
-            let text = format!("{machine}\n\n{table}");
+            let text = format!("{machine}\n\n{tables}");
             std::fs::write(path, text).with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self, kjob: &Kjob) -> Vec<Case> {
         let is_named = |name: &str| self.only.iter().any(|it| it == name);
-        let names_scenarios = SCENARIOS.into_iter().any(is_named);
         let names_programs = PEERS.iter().any(|(name, _)| is_named(name)) || is_named(OURS);
-        let mut cases = cases::own(&self.server, &self.connections);
+        let mut cases = cases::own(kjob, &self.connections);
         for (name, of_peer) in PEERS {
-            if !names_programs || is_named(name) {
+            // Peers begin with nothing stored.
+            if is_named(name) || (!names_programs && kjob.kept.is_none()) {
                 cases.extend(of_peer(&self.peers));
             }
         }
-        cases.retain(|case| !names_scenarios || is_named(case.scenario));
+        cases.retain(|case| self.is_wanted(case.scenario));
         cases::sort(&mut cases);
         cases
+    }
+
+    /// Whether a scenario is to be measured: all are where none is named.
+    fn is_wanted(&self, scenario: &str) -> bool {
+        let is_named = |name: &str| self.only.iter().any(|it| it == name);
+        is_named(scenario) || !SCENARIOS.into_iter().chain([REST]).any(is_named)
     }
 }

@@ -23,6 +23,8 @@ const TICKS: f64 = 100.0;
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// From its start until it was ready.
+    pub(crate) ready_in: Duration,
 }
 
 impl Server {
@@ -45,14 +47,20 @@ impl Drop for Server {
 /// It ends before that.
 pub(crate) fn announced(mut command: Command, home: &Path) -> Result<Server> {
     command.stdout(Stdio::piped());
+    let began = Instant::now();
     let mut child = spawn(command, home)?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout).read_line(&mut line)?;
     }
+    let ready_in = began.elapsed();
     let address = line.rsplit([' ', '/']).next().unwrap_or_default().trim();
     match address.parse() {
-        Ok(address) => Ok(Server { child, address }),
+        Ok(address) => Ok(Server {
+            child,
+            address,
+            ready_in,
+        }),
         Err(_) => {
             let _ = child.kill();
             let _ = child.wait();
@@ -71,6 +79,7 @@ pub(crate) fn listening(mut command: Command, home: &Path, address: SocketAddr) 
     let mut server = Server {
         child: spawn(command, home)?,
         address,
+        ready_in: Duration::ZERO,
     };
     while TcpStream::connect(address).is_err() {
         if let Some(status) = server.child.try_wait()? {
@@ -81,6 +90,7 @@ pub(crate) fn listening(mut command: Command, home: &Path, address: SocketAddr) 
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+    server.ready_in = began.elapsed();
     Ok(server)
 }
 
@@ -114,6 +124,17 @@ pub(crate) fn processor(id: u32) -> Result<Duration> {
         ticks += word.parse::<f64>()?;
     }
     Ok(Duration::from_secs_f64(ticks / TICKS))
+}
+
+/// A process's resident memory, in bytes.
+///
+/// # Errors
+/// It has ended, or this is not Linux.
+pub(crate) fn memory(id: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let word = line.and_then(|rest| rest.split_whitespace().next());
+    Ok(word.context("VmRSS")?.parse::<u64>()? << 10)
 }
 
 fn spawn(mut command: Command, home: &Path) -> Result<Child> {

@@ -6,8 +6,11 @@ use std::time::Duration;
 use crate::cases::Whose;
 use crate::rounds::{Row, beside};
 
-/// All rows, as Markdown.
+/// All rows, as Markdown; empty if there are none.
 pub(crate) fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
     let mut out = String::from(
         "| scenario | server | per s | p50 | p99 | × floor | × kjob | its processor time for each |\n\
          |---|---|---|---|---|---|---|---|\n",

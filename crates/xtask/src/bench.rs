@@ -47,6 +47,12 @@ pub(crate) struct BenchArgs {
     /// lists all
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Measure kjob on a store with so many jobs that are done
+    #[arg(long, value_name = "N")]
+    stored: Option<u64>,
+    /// Measure kjob on a store with so many jobs that wait
+    #[arg(long, value_name = "N")]
+    queued: Option<u64>,
     /// Write the table here as well
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -68,6 +74,11 @@ pub(crate) fn run(args: &BenchArgs, workspace: &Workspace) -> Result<bool> {
     let seconds = args.seconds.unwrap_or(seconds);
     command.args(["--rounds", &rounds.to_string()]);
     command.args(["--seconds", &seconds.to_string()]);
+    for (flag, count) in [("--stored", args.stored), ("--queued", args.queued)] {
+        if let Some(count) = count {
+            command.args([flag, &count.to_string()]);
+        }
+    }
     for count in &args.connections {
         command.args(["--connections", &count.to_string()]);
     }

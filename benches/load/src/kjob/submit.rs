@@ -4,14 +4,11 @@ use anyhow::Result;
 use bytes::Bytes;
 use kjob_proto::{CreateJobRequest, CreateJobResponse, Record, StringMap, Text};
 
-use super::ENDPOINT;
 use super::answers::{Expected, job_id};
+use super::{ENDPOINT, TOMORROW};
 use crate::generator::{Conversation, Heard};
 use crate::http;
 use crate::uuids::{PLACE, Uuids};
-
-/// So that no job starts while the load goes on.
-const DELAY_MILLIS: &str = "86400000";
 
 /// Who gives jobs their tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +26,13 @@ pub(crate) struct Submit {
     /// Gives the request a new tag each time.
     tags: Option<Uuids>,
     expected: Expected,
+    /// Of all that were accepted.
+    pub(crate) ids: Vec<i64>,
 }
 
 impl Submit {
     pub(crate) fn new(payload: &Bytes, tags: Tags) -> Result<Self> {
-        let mut options = StringMap::from_iter([("delay_ms", DELAY_MILLIS)]);
+        let mut options = StringMap::from_iter([("delay_ms", TOMORROW.as_millis().to_string())]);
         if tags == Tags::Client {
             options.insert("job_tag", PLACE);
         }
@@ -46,6 +45,7 @@ impl Submit {
             request,
             tags,
             expected: Expected::submitted(),
+            ids: Vec::new(),
         })
     }
 }
@@ -59,7 +59,8 @@ impl Conversation for Submit {
         let Some(answer) = http::answer(input)? else {
             return Ok(Heard::Part);
         };
-        job_id(self.expected.check::<CreateJobResponse>(answer.body)?)?;
+        let id = job_id(self.expected.check::<CreateJobResponse>(answer.body)?)?;
+        self.ids.push(id);
         if let Some(tags) = &mut self.tags {
             tags.draw(&mut self.request);
         }
