@@ -16,6 +16,7 @@ mod kept;
 mod kjob;
 mod machine;
 mod peers;
+mod plot;
 mod process;
 mod rounds;
 mod sample;
@@ -58,7 +59,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Measure, and print a table
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Be the floor's server
     #[command(name = floor::SERVER_WORD, hide = true)]
     FloorServer,
@@ -99,6 +100,9 @@ struct RunArgs {
     /// Write the table here as well
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Draw what is measured beside peers, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 fn names() -> Vec<&'static str> {
@@ -159,6 +163,9 @@ impl RunArgs {
         if let Some(path) = &self.markdown {
             let text = format!("{machine}\n\n{tables}");
             std::fs::write(path, text).with_context(|| path.display().to_string())?;
+        }
+        if let Some(path) = &self.plot {
+            plot::plot(&rows, path)?;
         }
         Ok(())
     }

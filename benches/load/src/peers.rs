@@ -34,6 +34,9 @@ enum Task {
     Lives,
 }
 
+/// The mode of a peer whose jobs are gone with it.
+pub(crate) const IN_MEMORY: &str = "in memory";
+
 /// The scenarios that peers are measured in, each with its number of connections.
 const SCENARIOS: [(&str, Task, usize); 3] = [
     ("submit", Task::Submits, SOME),

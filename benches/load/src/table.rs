@@ -70,7 +70,8 @@ pub(crate) fn figures(rows: &[Row], row: &Row) -> String {
     out
 }
 
-fn shown_count(count: f64) -> String {
+/// With three digits or more.
+pub(crate) fn shown_count(count: f64) -> String {
     match count {
         ..10_000.0 => format!("{count:.0}"),
         _ => format!("{:.1} k", count / 1_000.0),

@@ -56,6 +56,9 @@ pub(crate) struct BenchArgs {
     /// Write the table here as well
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Draw what is measured beside peers, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 /// `cargo xtask bench`. Whether kjob could be measured.
@@ -85,9 +88,11 @@ pub(crate) fn run(args: &BenchArgs, workspace: &Workspace) -> Result<bool> {
     for name in &args.only {
         command.args(["--only", name]);
     }
-    if let Some(file) = &args.markdown {
-        // Ours is another working directory than that of who typed it.
-        command.arg("--markdown").arg(std::path::absolute(file)?);
+    for (flag, file) in [("--markdown", &args.markdown), ("--plot", &args.plot)] {
+        if let Some(file) = file {
+            // Ours is another working directory than that of who typed it.
+            command.arg(flag).arg(std::path::absolute(file)?);
+        }
     }
     process::run_watched(&mut command, |_| {})
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Task, in_all_scenarios};
+use super::{IN_MEMORY, Task, in_all_scenarios};
 use crate::cases::{Case, SMALL};
 use crate::generator::{Conversation, Heard, Pace};
 use crate::process::{Server, free_address, listening, program};
@@ -21,7 +21,7 @@ pub(crate) fn cases(_: &Path) -> Vec<Case> {
     });
     cases.extend(in_all_scenarios(
         NAME,
-        "in memory",
+        IN_MEMORY,
         |home, task, count, pace| measure(home, false, task, count, pace),
     ));
     cases

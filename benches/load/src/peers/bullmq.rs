@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Task, in_all_scenarios, script};
+use super::{IN_MEMORY, Task, in_all_scenarios, script};
 use crate::cases::Case;
 use crate::generator::Pace;
 use crate::process::{Server, free_address, listening, program};
@@ -20,7 +20,7 @@ pub(crate) fn cases(installed: &Path) -> Vec<Case> {
         })
     };
     let mut cases = case("appendfsync always", true);
-    cases.extend(case("in memory", false));
+    cases.extend(case(IN_MEMORY, false));
     cases
 }
 
