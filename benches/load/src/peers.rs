@@ -5,6 +5,7 @@
 mod beanstalkd;
 mod bullmq;
 mod gearmand;
+mod postgres;
 mod script;
 
 use std::path::Path;
@@ -21,10 +22,12 @@ use crate::sample::Sample;
 pub(crate) type Peer = (&'static str, fn(&Path) -> Vec<Case>);
 
 /// All of them.
-pub(crate) const PEERS: [Peer; 3] = [
+pub(crate) const PEERS: [Peer; 5] = [
     (beanstalkd::NAME, beanstalkd::cases),
     (gearmand::NAME, gearmand::cases),
     (bullmq::NAME, bullmq::cases),
+    (postgres::PG_BOSS, postgres::pg_boss),
+    (postgres::GRAPHILE_WORKER, postgres::graphile_worker),
 ];
 
 /// What peers are asked to do.

@@ -80,6 +80,7 @@ pub(crate) fn shown_count(count: f64) -> String {
 
 fn shown_ratio(ratio: f64) -> String {
     match ratio {
+        ..0.01 => format!("{ratio:.4}"),
         ..0.1 => format!("{ratio:.3}"),
         ..10.0 => format!("{ratio:.2}"),
         _ => format!("{ratio:.1}"),

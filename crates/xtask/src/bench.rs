@@ -18,16 +18,17 @@ const WHOLE: (usize, f64) = (3, 5.0);
 const QUICK: (usize, f64) = (1, 2.0);
 
 /// The programs of peers that systems have packages of.
-const PROGRAMS: [Packaged; 5] = [
+const PROGRAMS: [Packaged; 6] = [
     packaged("beanstalkd", "beanstalkd"),
     packaged("gearmand", "gearman-job-server"),
     packaged("redis-server", "redis-server"),
+    packaged("psql", "postgresql"),
     packaged("node", "nodejs"),
     packaged("npm", "npm"),
 ];
 
 /// Those that have packages of Node, below `benches/peers`.
-const ON_NODE: [&str; 1] = ["bullmq"];
+const ON_NODE: [&str; 3] = ["bullmq", "graphile-worker", "pg-boss"];
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
