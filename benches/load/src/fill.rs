@@ -146,3 +146,33 @@ fn millis_now() -> Result<i64> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     Ok(i64::try_from(since.as_millis())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::SMALL;
+    use kjob_core::Parts;
+
+    #[test]
+    fn stored_jobs_are_done_and_queued_ones_wait_for_tomorrow() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = Count {
+            stored: 30,
+            queued: 10,
+        };
+        let ids = fill(dir.path(), count, SMALL).unwrap();
+        assert_eq!(ids.len(), 30);
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        assert_eq!(store.statistics().live_jobs, 10);
+        let now = Timestamp::from_millis(millis_now().unwrap());
+        runtime.unwrap().block_on(async {
+            for id in ids {
+                let id = JobId::new(id).unwrap();
+                let job = store.get(id, Parts::RESULT, now).await.unwrap().unwrap();
+                let done = Some(kjob_core::Ending::Done(Output::binary(payload(SMALL))));
+                assert_eq!(job.ending, done);
+            }
+        });
+    }
+}

@@ -233,7 +233,7 @@ impl<C: Conversation> Connection<C> {
         };
         if len != self.filled {
             let excess = String::from_utf8_lossy(input.get(len..).unwrap_or_default());
-            bail!("more came than was asked for: {excess:.200}");
+            bail!("more than was asked for: {excess:.200}");
         }
         self.filled = 0;
         self.sent = 0;
@@ -243,5 +243,105 @@ impl<C: Conversation> Connection<C> {
             self.begun = now;
         }
         self.send()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Longer than any test takes that ends by itself.
+    const LONG: Pace = Pace {
+        warm_up: Duration::ZERO,
+        time: Duration::from_secs(60),
+        threads: 2,
+    };
+
+    /// Asks for an echo of some bytes, a number of times, and then has had enough.
+    struct Echo {
+        request: Vec<u8>,
+        left: usize,
+    }
+
+    impl Conversation for Echo {
+        fn request(&self) -> &[u8] {
+            &self.request
+        }
+
+        fn hear(&mut self, input: &[u8]) -> Result<Heard> {
+            if input.len() < self.request.len() {
+                return Ok(Heard::Part);
+            }
+            self.left = self.left.checked_sub(1).context("enough")?;
+            let len = self.request.len();
+            if !input.starts_with(&self.request) {
+                bail!("no echo");
+            }
+            Ok(Heard::Answer { len, ends: true })
+        }
+    }
+
+    /// A server that sends back what `back` makes of what comes.
+    fn server(back: fn(&[u8]) -> Vec<u8>) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    let mut buffer = vec![0; 1 << 20];
+                    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                        if stream.write_all(&back(&buffer[..read])).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn error(back: fn(&[u8]) -> Vec<u8>, request_len: usize) -> String {
+        let echo = |_| Echo {
+            request: vec![b'e'; request_len],
+            left: 100,
+        };
+        let conversations = (0..3).map(echo).collect();
+        let error = load(server(back), conversations, LONG, || ()).err();
+        format!("{:#}", error.unwrap())
+    }
+
+    /// Requests and answers that do not fit a buffer or a socket come in parts.
+    #[test]
+    fn all_is_sent_and_read_whatever_its_size() {
+        for len in [1, 100, INPUT, INPUT + 1, 3 << 20] {
+            assert_eq!(error(<[u8]>::to_vec, len), "enough", "{len}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_ends_the_load() {
+        let wrong = |bytes: &[u8]| vec![b'x'; bytes.len()];
+        assert_eq!(error(wrong, 10), "no echo");
+        let more = |bytes: &[u8]| [bytes, b"more"].concat();
+        assert!(error(more, 10).contains("more than"), "{}", error(more, 10));
+    }
+
+    #[test]
+    fn a_server_that_goes_ends_the_load() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || drop(listener.accept()));
+        let echo = Echo {
+            request: vec![b'e'; 10],
+            left: 1,
+        };
+        let error = load(address, vec![echo], LONG, || ()).err().unwrap();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("closed") || error.contains("reset"),
+            "{error}"
+        );
     }
 }

@@ -191,3 +191,46 @@ impl RunArgs {
         is_named(scenario) || !SCENARIOS.into_iter().chain([REST]).any(is_named)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What is measured with these arguments: scenarios and programs.
+    fn chosen(arguments: &[&str]) -> (BTreeSet<&'static str>, BTreeSet<&'static str>) {
+        let fixed = ["kjob-load", "run", "--server=s", "--home=h", "--peers=p"];
+        let cli = Cli::try_parse_from(fixed.iter().chain(arguments)).unwrap();
+        let Command::Run(args) = cli.command else {
+            panic!("not a run");
+        };
+        let kjob = Kjob {
+            program: args.server.clone(),
+            kept: None,
+        };
+        let cases = args.cases(&kjob);
+        let scenarios = cases.iter().map(|case| case.scenario).collect();
+        (scenarios, cases.iter().map(|case| case.program).collect())
+    }
+
+    #[test]
+    fn scenarios_and_peers_are_chosen_by_name() {
+        let (scenarios, programs) = chosen(&[]);
+        assert_eq!(scenarios, BTreeSet::from(SCENARIOS));
+        assert!(PEERS.iter().all(|(name, _)| programs.contains(name)));
+
+        let (scenarios, programs) = chosen(&["--only=submit", "--only=gearmand"]);
+        assert_eq!(scenarios, BTreeSet::from(["submit"]));
+        assert_eq!(
+            programs,
+            BTreeSet::from(["disk", "gearmand", "hyper", "kjob"])
+        );
+
+        let (scenarios, programs) = chosen(&["--only=kjob"]);
+        assert_eq!(scenarios, BTreeSet::from(SCENARIOS));
+        assert_eq!(programs, BTreeSet::from(["disk", "hyper", "kjob"]));
+
+        let (scenarios, _) = chosen(&["--only=small"]);
+        assert!(scenarios.is_empty());
+    }
+}

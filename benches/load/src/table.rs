@@ -96,3 +96,20 @@ fn shown_time(time: Duration) -> String {
         _ => format!("{:.1} ms", micros / 1e3),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_as_many_digits_as_they_mean() {
+        assert_eq!(shown_count(4.2), "4");
+        assert_eq!(shown_count(12_345.0), "12.3 k");
+        assert_eq!(shown_ratio(0.000_21), "0.0002");
+        assert_eq!(shown_ratio(0.0421), "0.042");
+        assert_eq!(shown_ratio(0.421), "0.42");
+        assert_eq!(shown_time(Duration::from_nanos(7_640)), "7.6 µs");
+        assert_eq!(shown_time(Duration::from_micros(129)), "129 µs");
+        assert_eq!(shown_time(Duration::from_micros(1_290)), "1.29 ms");
+    }
+}
