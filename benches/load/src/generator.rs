@@ -332,7 +332,11 @@ mod tests {
     fn a_server_that_goes_ends_the_load() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        thread::spawn(move || drop(listener.accept()));
+        thread::spawn(move || {
+            // What is not read would make a close a reset.
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 10]).unwrap();
+        });
         let echo = Echo {
             request: vec![b'e'; 10],
             left: 1,

@@ -6,6 +6,8 @@ mod beanstalkd;
 mod bullmq;
 mod gearmand;
 mod postgres;
+mod redis;
+mod rq;
 mod script;
 
 use std::path::Path;
@@ -22,10 +24,11 @@ use crate::sample::Sample;
 pub(crate) type Peer = (&'static str, fn(&Path) -> Vec<Case>);
 
 /// All of them.
-pub(crate) const PEERS: [Peer; 5] = [
+pub(crate) const PEERS: [Peer; 6] = [
     (beanstalkd::NAME, beanstalkd::cases),
     (gearmand::NAME, gearmand::cases),
     (bullmq::NAME, bullmq::cases),
+    (rq::NAME, rq::cases),
     (postgres::PG_BOSS, postgres::pg_boss),
     (postgres::GRAPHILE_WORKER, postgres::graphile_worker),
 ];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::build;
@@ -10,6 +10,7 @@ use crate::debian::{self, Packaged, packaged};
 use crate::metadata::Workspace;
 use crate::npm;
 use crate::process::{self, Tool};
+use crate::tools;
 
 /// Rounds and seconds where nothing is told.
 const WHOLE: (usize, f64) = (3, 5.0);
@@ -105,9 +106,26 @@ fn install(workspace: &Workspace, peers: &Path) -> Result<()> {
     std::fs::create_dir_all(peers)?;
     std::fs::copy(sources.join("lanes.mjs"), peers.join("lanes.mjs"))?;
     for peer in ON_NODE {
-        if let Err(error) = npm::install(&sources.join(peer), &peers.join(peer)) {
+        let home = peers.join(peer);
+        let installed = copy(&sources.join(peer), &home).and_then(|()| npm::install(&home));
+        if let Err(error) = installed {
             println!("{peer} is left out: {error:#}");
         }
+    }
+    let installed = tools::RQ.ensure(workspace, "python");
+    if let Err(error) = installed.and_then(|_| copy(&sources.join("rq"), &peers.join("rq/scripts")))
+    {
+        println!("rq is left out: {error:#}");
+    }
+    Ok(())
+}
+
+/// Copies files, for programs that leave others beside them.
+fn copy(source: &Path, home: &Path) -> Result<()> {
+    std::fs::create_dir_all(home)?;
+    for entry in std::fs::read_dir(source).with_context(|| source.display().to_string())? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), home.join(entry.file_name()))?;
     }
     Ok(())
 }

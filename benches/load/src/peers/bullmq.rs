@@ -1,13 +1,12 @@
-//! BullMQ on Redis. What it keeps is as durable as Redis is told to be.
+//! BullMQ on Redis, with a client and a worker on Node.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{IN_MEMORY, Task, in_all_scenarios, script};
+use super::{IN_MEMORY, Task, in_all_scenarios, redis, script};
 use crate::cases::Case;
 use crate::generator::Pace;
-use crate::process::{Server, free_address, listening, program};
 use crate::sample::Sample;
 
 pub(crate) const NAME: &str = "bullmq";
@@ -19,7 +18,7 @@ pub(crate) fn cases(installed: &Path) -> Vec<Case> {
             measure(&installed, home, synced, task, count, pace)
         })
     };
-    let mut cases = case("appendfsync always", true);
+    let mut cases = case(redis::SYNCED, true);
     cases.extend(case(IN_MEMORY, false));
     cases
 }
@@ -33,20 +32,7 @@ fn measure(
     pace: Pace,
 ) -> Result<Sample> {
     let mut command = script::node(installed, NAME)?;
-    let redis = start(home, synced)?;
+    let redis = redis::start(home, synced)?;
     command.arg(redis.address.port().to_string());
     script::run(command, task, count, pace)
-}
-
-fn start(home: &Path, synced: bool) -> Result<Server> {
-    let address = free_address()?;
-    let mut command = program("redis-server");
-    command
-        .args(["--bind", "127.0.0.1", "--save", ""])
-        .args(["--port", &address.port().to_string(), "--dir"])
-        .arg(home);
-    if synced {
-        command.args(["--appendonly", "yes", "--appendfsync", "always"]);
-    }
-    listening(command, home, address)
 }
