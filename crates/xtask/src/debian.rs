@@ -31,7 +31,8 @@ pub(crate) fn ensure(wanted: &[Packaged]) -> Result<()> {
     if can_install() {
         println!("installing {}", packages.join(" "));
         let rule = NoStart::begin();
-        let installed = install(&packages);
+        // Lists of packages that are old, or not there at all, are the usual reason to fail.
+        let installed = install(&packages).or_else(|_| update().and_then(|()| install(&packages)));
         drop(rule);
         if let Err(error) = installed {
             println!("could not install: {error:#}");
@@ -61,6 +62,10 @@ fn install(packages: &[&str]) -> Result<()> {
     install.args(["install", "--yes", "--no-install-recommends"]);
     install.env("DEBIAN_FRONTEND", "noninteractive");
     process::run(install.args(packages))
+}
+
+fn update() -> Result<()> {
+    process::run(Command::new("apt-get").arg("update"))
 }
 
 /// Debian's own way to say that no service is to be started, unless it is said already.
