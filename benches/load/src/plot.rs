@@ -77,7 +77,7 @@ fn draw(rows: &[&Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>
         .filter_map(|row| Some((*row, row.median(|sample| sample.per_second)?)))
         .collect();
     let most = bars.iter().map(|(_, count)| *count).fold(10.0, f64::max);
-    let title = format!("{}, {}", first.case.scenario, first.case.detail);
+    let title = format!("{}, {}: per second", first.case.scenario, first.case.detail);
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 16))
         .margin(8)
@@ -91,7 +91,6 @@ fn draw(rows: &[&Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>
         .disable_y_axis()
         .x_labels(6)
         .x_label_formatter(&|count| shown_count(*count))
-        .x_desc("per second")
         .light_line_style(TRANSPARENT)
         .draw()?;
     let place = |at: usize| (bars.len() - at) as f64;
