@@ -36,6 +36,13 @@ pub(crate) fn counted(name: &str) -> Result<PathBuf> {
     program(build, name, true)
 }
 
+/// Builds the load of the benchmark; optimised, as it is measured with.
+pub(crate) fn load() -> Result<PathBuf> {
+    let mut build = Tool::Cargo.command();
+    build.args(["build", "--package", "kjob-load"]);
+    program(build, "kjob-load", true)
+}
+
 /// Builds a program: where it is.
 fn program(mut build: Command, name: &str, release: bool) -> Result<PathBuf> {
     build.args(["--bin", name]);

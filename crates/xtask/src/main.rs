@@ -6,12 +6,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod acceptance;
+mod bench;
 mod build;
 mod counts;
+mod debian;
 mod features;
 mod fuzz;
 mod instructions;
 mod metadata;
+mod npm;
 mod process;
 mod runner;
 mod siege;
@@ -63,6 +66,8 @@ enum Command {
     Fuzz(FuzzArgs),
     /// Count the instructions of the codecs, beside the counts that were accepted
     Instructions(instructions::InstructionsArgs),
+    /// Measure an optimised server beside its floors and its peers, and print a table
+    Bench(bench::BenchArgs),
     /// Besiege an optimised server with load and bad input, and print how it stood
     Siege(siege::SiegeArgs),
     /// Kill servers while clients work, and check what clients were told
@@ -116,6 +121,7 @@ impl Command {
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
             Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),
+            Command::Bench(args) => bench::run(&args, &Workspace::load()?),
             Command::Siege(args) => siege::run(&args),
             Command::Soak(args) => soak::run(args),
             Command::Fuzz(args) => {

@@ -90,6 +90,13 @@ pub(crate) const SCHEMATHESIS: PythonTools = PythonTools {
     home: "schemathesis-venv",
 };
 
+/// A peer of the benchmark.
+pub(crate) const RQ: PythonTools = PythonTools {
+    name: "RQ",
+    requirements: "benches/peers/rq/requirements.txt",
+    home: "bench-peers/rq",
+};
+
 impl PythonTools {
     /// The path of a program of theirs. All are installed first if anything of them is absent.
     pub(crate) fn ensure(&self, workspace: &Workspace, program: &str) -> Result<PathBuf> {

@@ -1,0 +1,72 @@
+//! Other servers of jobs, with data of their own, as much like kjob as each of them can be used.
+//!
+//! What a life is for each, and what it lacks, is told in docs/benchmarks.md.
+
+mod beanstalkd;
+mod bullmq;
+mod gearmand;
+mod postgres;
+mod redis;
+mod rq;
+mod script;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::cases::{Case, SMALL, SOME, Whose, detail};
+use crate::generator::Pace;
+use crate::sample::Sample;
+
+/// A peer's name, and its cases.
+/// Its packages are below a directory, where it has any.
+pub(crate) type Peer = (&'static str, fn(&Path) -> Vec<Case>);
+
+/// All of them.
+pub(crate) const PEERS: [Peer; 6] = [
+    (beanstalkd::NAME, beanstalkd::cases),
+    (gearmand::NAME, gearmand::cases),
+    (bullmq::NAME, bullmq::cases),
+    (rq::NAME, rq::cases),
+    (postgres::PG_BOSS, postgres::pg_boss),
+    (postgres::GRAPHILE_WORKER, postgres::graphile_worker),
+];
+
+/// What peers are asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Submits,
+    Lives,
+}
+
+/// The mode of a peer whose jobs are gone with it.
+pub(crate) const IN_MEMORY: &str = "in memory";
+
+/// The scenarios that peers are measured in, each with its number of connections.
+const SCENARIOS: [(&str, Task, usize); 3] = [
+    ("submit", Task::Submits, SOME),
+    ("one", Task::Lives, 1),
+    ("together", Task::Lives, SOME),
+];
+
+/// One case for each scenario.
+fn in_all_scenarios(
+    program: &'static str,
+    mode: &'static str,
+    measure: impl Fn(&Path, Task, usize, Pace) -> Result<Sample> + 'static,
+) -> Vec<Case> {
+    let measure = Rc::new(measure);
+    let case = |(scenario, task, connections)| {
+        let measure = Rc::clone(&measure);
+        Case {
+            scenario,
+            detail: detail(SMALL, connections),
+            whose: Whose::Peers,
+            program,
+            mode,
+            measure: Box::new(move |home, pace| measure(home, task, connections, pace)),
+        }
+    };
+    SCENARIOS.into_iter().map(case).collect()
+}

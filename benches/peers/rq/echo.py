@@ -1,0 +1,5 @@
+"""What jobs call."""
+
+
+def echo(message):
+    return message
