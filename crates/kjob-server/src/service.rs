@@ -589,3 +589,19 @@ async fn while_admitted<T>(
 async fn drain(body: Incoming, bounds: BodyBounds, bytes_max: usize, _in_flight: InFlight) {
     discard(pin!(body), &bounds, bytes_max).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Tens of thousands of calls may wait, and each request is moved about once at least.
+    #[test]
+    fn a_request_in_progress_is_small() {
+        let answer = size(Service::answer);
+        assert!(answer <= 6 << 10, "{answer} bytes");
+    }
+}
