@@ -71,6 +71,22 @@ async fn a_submit_whose_caller_goes_away_still_runs() {
     assert_eq!(runs.recv().await.unwrap().payload, Payload::binary("in"));
 }
 
+/// So its end is on its way into the store while the answer is on its way to the client.
+#[tokio::test]
+async fn a_cooperative_job_begins_before_its_submit_is_answered() {
+    let mut registry = Registry::default();
+    let options = RouteOptions::default();
+    registry.route("/own-task", echo, options.clone()).unwrap();
+    let options = options.cooperative();
+    registry.route("/cooperative", echo, options).unwrap();
+    let bed = bed(EngineConfig::default(), registry).await;
+    let [later, at_once] = ["/own-task", "/cooperative"].map(|endpoint| call(endpoint, "in"));
+    let at_once = bed.submit(at_once).await.id;
+    assert_eq!(bed.phase(at_once).await, Phase::Done);
+    let later = bed.submit(later).await.id;
+    assert_eq!(bed.phase(later).await, Phase::Running);
+}
+
 async fn futures_now<T>(future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;

@@ -1,6 +1,7 @@
 //! Taking a job in.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use kjob_proto::{Encoding, Text};
 
@@ -173,7 +174,13 @@ impl Inner {
         match begun {
             Some((place, payload)) if state.phase == Phase::Running => {
                 self.no_longer_waits(&live);
-                tokio::spawn(self.clone().run(live, route, state, payload, place));
+                let cooperative = route.options.cooperative;
+                let run = self.clone().run(live, route, state, payload, place);
+                if cooperative {
+                    begin_here(run);
+                } else {
+                    tokio::spawn(run);
+                }
             }
             // It was found out about late, and cancelled meanwhile: the handler need not begin.
             _ if state.phase == Phase::Cancelling => {
@@ -275,6 +282,17 @@ impl Inner {
         if live.stop_waiting() {
             self.room.leave(&live.header.owner);
         }
+    }
+}
+
+/// Does what a run can do at once, and spawns the rest: a job that waits for nothing is on its way into the
+/// store before its submit is answered, and not after.
+fn begin_here(run: impl Future<Output = ()> + Send + 'static) {
+    let mut run = Box::pin(run);
+    // Whatever it waits for is told whom to wake when the task has its first turn.
+    let mut nobody = Context::from_waker(Waker::noop());
+    if run.as_mut().poll(&mut nobody).is_pending() {
+        tokio::spawn(run);
     }
 }
 
