@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
     pub(crate) opened_at: Option<i64>,
     /// Over its tags.
     pub(crate) filter: Arc<Filter>,
-    /// Known of a sealed segment only: others change.
+    /// What comes after it was seen is the writer's own.
     pub(crate) tags_whole: TagsWhole,
     /// Whether rows were found missing or damaged: then the file is not rewritten.
     pub(crate) damaged: bool,

@@ -329,6 +329,7 @@ fn read_segment(
         let (filter, tags) =
             tags::scan(&connection, "tags").map_err(sql("read a segment's tags"))?;
         totals::same(record.number, "tags", tags, ledger.totals.tags)?;
+        ledger.tags_whole.set_known();
         ledger.filter = Arc::new(filter);
     }
     let due = callback_row::due(&connection, record.number, ledger.totals.callbacks_due)?;

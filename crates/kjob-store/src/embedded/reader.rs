@@ -132,17 +132,11 @@ impl Reader {
             if !entry.filter.may_hold(hash) {
                 continue;
             }
-            let newest = table
-                .segments
-                .last()
-                .is_some_and(|last| last.number == entry.number);
             let found = self.in_segment(entry.number, |segment| {
                 let found = segment.tagged(owner, tag)?;
                 if found.is_none() && !entry.tags_whole.is_known() {
                     segment.prove_tags(None)?;
-                    if !newest {
-                        entry.tags_whole.set_known();
-                    }
+                    entry.tags_whole.set_known();
                 }
                 Ok(found)
             })?;

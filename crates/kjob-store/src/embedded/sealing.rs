@@ -44,7 +44,10 @@ impl Writer {
         let connection = segment::create(&self.shared.layout, number, 0)?;
         layout::sync_names(&self.shared.layout.segments(), "begin a segment")?;
         self.catalogue.begin_segment(number, first_id)?;
-        self.segments.insert(number, Ledger::new(number, first_id));
+        let ledger = Ledger::new(number, first_id);
+        // It has none yet, and those that come are this writer's.
+        ledger.tags_whole.set_known();
+        self.segments.insert(number, ledger);
         self.connections.insert(number, connection);
         if let Some(ledger) = self.segments.get_mut(&sealed) {
             ledger.sealed = true;
@@ -123,5 +126,53 @@ impl Writer {
                 ledger.summary_stale = false;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use kjob_core::Store;
+
+    use super::super::store::tests::{inspect, job};
+    use super::super::{EmbeddedOptions, EmbeddedStore};
+
+    /// Whether the newest segment's tags pass, once with and once without one of their rows.
+    async fn tags_pass(store: &EmbeddedStore) -> [bool; 2] {
+        let (tell, told) = std::sync::mpsc::channel();
+        inspect(store, move |writer| {
+            let (number, connection) = writer.connections.last_key_value().unwrap();
+            let number = *number;
+            connection.execute_batch("BEGIN; DELETE FROM tags").unwrap();
+            let without = writer.prove_tags(number).is_ok();
+            let (_, connection) = writer.connections.last_key_value().unwrap();
+            connection.execute_batch("ROLLBACK").unwrap();
+            tell.send([writer.prove_tags(number).is_ok(), without])
+                .unwrap();
+        })
+        .await;
+        store.reserve_ids(1).await.unwrap();
+        told.recv().unwrap()
+    }
+
+    /// Those of a file that was there before are looked at until they have passed; what this process
+    /// writes itself it need not read all over.
+    #[tokio::test]
+    async fn tags_of_the_newest_segment_are_proven_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let store = open();
+        let id = store.reserve_ids(1).await.unwrap().take().unwrap();
+        store
+            .submit(job(id, "tag", Bytes::new()), false)
+            .await
+            .unwrap();
+        assert_eq!(tags_pass(&store).await, [true, true]);
+        store.close().await.unwrap();
+        drop(store);
+
+        let store = open();
+        assert_eq!(tags_pass(&store).await, [true, false]);
+        assert_eq!(tags_pass(&store).await, [true, true]);
     }
 }

@@ -63,7 +63,7 @@ pub(crate) struct SegmentEntry {
     pub(crate) settled: Option<(Sum, Sum)>,
 }
 
-/// Whether all tags of a sealed segment were read since the store was opened, and none was lost.
+/// Whether all tags that a segment had when the store was opened were read since, and none was lost.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TagsWhole(Arc<AtomicBool>);
 

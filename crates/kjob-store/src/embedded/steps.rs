@@ -196,21 +196,19 @@ impl Writer {
 
     /// A filter knows a tag that the segment's file does not show: sees to it that this is the
     /// filter's doing.
-    fn prove_tags(&mut self, number: u32) -> Result<(), StoreError> {
+    pub(crate) fn prove_tags(&mut self, number: u32) -> Result<(), StoreError> {
         let Some(ledger) = self.segments.get(&number) else {
             return Ok(());
         };
-        let (sealed, whole) = (ledger.sealed, ledger.tags_whole.clone());
-        if sealed && whole.is_known() {
+        let whole = ledger.tags_whole.clone();
+        if whole.is_known() {
             return Ok(());
         }
         let pending = self.pending.get(&number).map(|pending| pending.totals.tags);
         let right = ledger.totals.tags.plus(pending.unwrap_or_default());
         let proven = self.reading(number)?.prove_tags(Some(right));
         proven.map_err(in_segment(number))?;
-        if sealed {
-            whole.set_known();
-        }
+        whole.set_known();
         Ok(())
     }
 

@@ -650,7 +650,10 @@ pub(crate) mod tests {
     }
 
     /// Does something inside the writer, before any step asked for later.
-    async fn inspect(store: &EmbeddedStore, inspect: impl FnOnce(&mut Writer) + Send + 'static) {
+    pub(crate) async fn inspect(
+        store: &EmbeddedStore,
+        inspect: impl FnOnce(&mut Writer) + Send + 'static,
+    ) {
         let requests = store.requests.as_ref().unwrap();
         let request = Request::Inspect(Inspect(Box::new(inspect)));
         assert!(requests.send(request).await.is_ok());
