@@ -50,6 +50,22 @@ const SCENARIOS: [(&str, Task, usize); 3] = [
     ("together", Task::Lives, SOME),
 ];
 
+/// Each scenario with jobs that are durable, in the mode of this name, and with jobs that are not.
+fn in_both_modes(
+    program: &'static str,
+    durable: &'static str,
+    measure: impl Fn(&Path, bool, Task, usize, Pace) -> Result<Sample> + Clone + 'static,
+) -> Vec<Case> {
+    let in_mode = |(mode, is_durable)| {
+        let measure = measure.clone();
+        in_all_scenarios(program, mode, move |home, task, count, pace| {
+            measure(home, is_durable, task, count, pace)
+        })
+    };
+    let modes = [(durable, true), (IN_MEMORY, false)];
+    modes.into_iter().flat_map(in_mode).collect()
+}
+
 /// One case for each scenario.
 fn in_all_scenarios(
     program: &'static str,

@@ -22,11 +22,11 @@ pub(crate) const fn packaged(program: &'static str, package: &'static str) -> Pa
 ///
 /// Debian starts a server with its package, on its usual port. A rule keeps it from that while we
 /// install, as nobody asked for a server that goes on.
-pub(crate) fn ensure(wanted: &[Packaged]) -> Result<()> {
+pub(crate) fn ensure(wanted: &[Packaged]) {
     let absent = || wanted.iter().filter(|it| !is_there(it.program));
     let packages: Vec<&str> = absent().map(|it| it.package).collect();
     if packages.is_empty() {
-        return Ok(());
+        return;
     }
     if can_install() {
         println!("installing {}", packages.join(" "));
@@ -41,7 +41,6 @@ pub(crate) fn ensure(wanted: &[Packaged]) -> Result<()> {
     for Packaged { program, package } in absent() {
         println!("there is no {program} (Debian: apt install {package})");
     }
-    Ok(())
 }
 
 /// Whether a program is in the search path, or where systems keep servers.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::debian::{self, packaged};
 use crate::fuzz;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
@@ -137,32 +138,11 @@ impl PythonTools {
     }
 }
 
-/// Why there is no valgrind on this machine, if so. It is installed where that is ours to do: as root, on Debian.
+/// Why there is no valgrind on this machine, if so. It is installed where that can be done.
 pub(crate) fn missing_valgrind() -> Option<String> {
-    let is_there =
-        || process::output(Tool::At("valgrind".into()).command().arg("--version")).is_ok();
-    if !is_there() && is_root_on_debian() {
-        println!("installing valgrind");
-        let mut install = Tool::At("apt-get".into()).command();
-        install
-            .args([
-                "install",
-                "--yes",
-                "--quiet",
-                "--no-install-recommends",
-                "valgrind",
-            ])
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        if let Err(error) = process::run(&mut install) {
-            return Some(format!("valgrind could not be installed: {error:#}"));
-        }
-    }
-    (!is_there()).then(|| "there is no valgrind (Debian: apt install valgrind)".to_owned())
-}
-
-fn is_root_on_debian() -> bool {
-    let user = process::output(Tool::At("id".into()).command().arg("-u"));
-    Path::new("/etc/debian_version").exists() && user.is_ok_and(|user| user.trim() == "0")
+    debian::ensure(&[packaged("valgrind", "valgrind")]);
+    (!debian::is_there("valgrind"))
+        .then(|| "there is no valgrind (Debian: apt install valgrind)".to_owned())
 }
 
 /// `cargo xtask setup`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::{IN_MEMORY, Task, in_all_scenarios};
+use super::{Task, in_both_modes};
 use crate::cases::{Case, SMALL};
 use crate::generator::{Conversation, Heard, Pace};
 use crate::process::{Server, free_address, listening, program};
@@ -16,15 +16,7 @@ pub(crate) const NAME: &str = "beanstalkd";
 const TIME_TO_RUN: u32 = 60;
 
 pub(crate) fn cases(_: &Path) -> Vec<Case> {
-    let mut cases = in_all_scenarios(NAME, "a sync for each write", |home, task, count, pace| {
-        measure(home, true, task, count, pace)
-    });
-    cases.extend(in_all_scenarios(
-        NAME,
-        IN_MEMORY,
-        |home, task, count, pace| measure(home, false, task, count, pace),
-    ));
-    cases
+    in_both_modes(NAME, "a sync for each write", measure)
 }
 
 fn measure(home: &Path, synced: bool, task: Task, count: usize, pace: Pace) -> Result<Sample> {

@@ -1,10 +1,10 @@
 //! BullMQ on Redis, with a client and a worker on Node.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
-use super::{IN_MEMORY, Task, in_all_scenarios, redis, script};
+use super::{Task, in_both_modes, redis, script};
 use crate::cases::Case;
 use crate::generator::Pace;
 use crate::sample::Sample;
@@ -12,15 +12,12 @@ use crate::sample::Sample;
 pub(crate) const NAME: &str = "bullmq";
 
 pub(crate) fn cases(installed: &Path) -> Vec<Case> {
-    let case = |mode, synced| {
-        let installed: PathBuf = installed.to_owned();
-        in_all_scenarios(NAME, mode, move |home, task, count, pace| {
-            measure(&installed, home, synced, task, count, pace)
-        })
-    };
-    let mut cases = case(redis::SYNCED, true);
-    cases.extend(case(IN_MEMORY, false));
-    cases
+    let installed = installed.to_owned();
+    in_both_modes(
+        NAME,
+        redis::SYNCED,
+        move |data, synced, task, count, pace| measure(&installed, data, synced, task, count, pace),
+    )
 }
 
 fn measure(

@@ -1,10 +1,10 @@
 //! RQ on Redis, with a client and workers in Python.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::{IN_MEMORY, Task, in_all_scenarios, redis, script};
+use super::{Task, in_both_modes, redis, script};
 use crate::cases::Case;
 use crate::generator::Pace;
 use crate::process::program;
@@ -13,15 +13,12 @@ use crate::sample::Sample;
 pub(crate) const NAME: &str = "rq";
 
 pub(crate) fn cases(installed: &Path) -> Vec<Case> {
-    let case = |mode, synced| {
-        let home: PathBuf = installed.join(NAME);
-        in_all_scenarios(NAME, mode, move |data, task, count, pace| {
-            measure(&home, data, synced, task, count, pace)
-        })
-    };
-    let mut cases = case(redis::SYNCED, true);
-    cases.extend(case(IN_MEMORY, false));
-    cases
+    let home = installed.join(NAME);
+    in_both_modes(
+        NAME,
+        redis::SYNCED,
+        move |data, synced, task, count, pace| measure(&home, data, synced, task, count, pace),
+    )
 }
 
 fn measure(
