@@ -4,6 +4,7 @@
 
 mod backup;
 mod blobs;
+mod cache;
 mod callback_row;
 mod callbacks;
 mod catalogue;
@@ -49,7 +50,6 @@ mod tag_moves;
 mod tags;
 mod take_up;
 mod totals;
-mod waiting;
 mod writer;
 
 pub use backup::{BackupError, BackupReport};

@@ -82,7 +82,7 @@ pub(crate) struct Pending {
     /// Payloads of new jobs that wait, where they are kept in memory for a while.
     pub(crate) payloads: Vec<(JobId, Bytes)>,
     /// Jobs that end, where they are kept in memory for a while.
-    pub(crate) ended: Vec<Job>,
+    pub(crate) ended: Vec<Arc<Job>>,
     pub(crate) blobs: Vec<NewBlob>,
     /// Tags that the new jobs take from jobs of older segments.
     pub(crate) taken: Vec<HeldTag>,

@@ -3,85 +3,59 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kjob_core::{Ending, Header, Job, JobId, Output, Parts, Payload, State, Timestamp};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 
 use super::blobs::Content;
+use super::cache::{Cache, Kept};
 use super::state_row::NewEnding;
 
-/// Larger results are read from their file: the copy would cost more than it saves.
-const RESULT_LEN_MAX: usize = 64 << 10;
+/// The jobs that ended last, each without its payload.
+pub(crate) type Recent = Cache<Arc<Job>>;
 
-/// What a job takes in memory beside its texts and bytes, roughly.
-const JOB_BYTES: usize = 512;
+impl Kept for Arc<Job> {
+    const LEAST: usize = 512;
 
-/// The jobs that ended last, as far as there is room for them.
-pub(crate) struct Recent(Option<Cache<JobId, Arc<Job>, Bytesize>>);
-
-#[derive(Clone)]
-struct Bytesize;
-
-impl Weighter<JobId, Arc<Job>> for Bytesize {
-    fn weight(&self, _: &JobId, job: &Arc<Job>) -> u64 {
-        let message = match &job.ending {
+    fn len(&self) -> usize {
+        let message = match &self.ending {
             Some(Ending::Failed(message)) => message.len(),
             _ => 0,
         };
-        (JOB_BYTES + message + job.result_len() + job.header.options.user_data.len()) as u64
+        message + self.result_len() + self.header.options.user_data.len()
     }
 }
 
-impl Recent {
-    /// With 0 bytes, none are kept.
-    pub(crate) fn new(bytes: u64) -> Self {
-        let jobs = usize::try_from(bytes).unwrap_or(usize::MAX) / (2 * JOB_BYTES);
-        Self((bytes > 0).then(|| Cache::with_weighter(jobs, bytes, Bytesize)))
+/// The job, unless it is not at hand or has expired, which the files tell.
+pub(crate) fn get(recent: &Recent, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
+    if parts.payload {
+        return None;
     }
-
-    /// The job without its payload, unless it is not at hand or has expired, which the files tell.
-    pub(crate) fn get(&self, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
-        if parts.payload {
-            return None;
-        }
-        let job = self.0.as_ref()?.get(&id)?;
-        if job.expires_at.is_none_or(|at| at <= now) {
-            return None;
-        }
-        let mut job = Job::clone(&job);
-        if let (false, Some(Ending::Done(output))) = (parts.result, &mut job.ending) {
-            *output = output.without_bytes();
-        }
-        Some(job)
+    let job = recent.get(id)?;
+    if job.expires_at.is_none_or(|at| at <= now) {
+        return None;
     }
-
-    pub(crate) fn put(&self, job: Job) {
-        if let Self(Some(cache)) = self {
-            cache.insert(job.header.id, Arc::new(job));
-        }
+    let mut job = Job::clone(&job);
+    if let (false, Some(Ending::Done(output))) = (parts.result, &mut job.ending) {
+        *output = output.without_bytes();
     }
-
-    pub(crate) fn remove(&self, id: JobId) {
-        if let Self(Some(cache)) = self {
-            cache.remove(&id);
-        }
-    }
+    Some(job)
 }
 
 /// The job as it ended, if it is worth keeping. One that somebody is to be told of changes yet.
 pub(crate) fn ended(
+    recent: &Recent,
     header: &Header,
     state: &State,
     ending: &NewEnding,
     expires_at: Timestamp,
-) -> Option<Job> {
+) -> Option<Arc<Job>> {
+    if header.options.callback_url.is_some() {
+        return None;
+    }
     let ending = match ending {
-        NewEnding::Done(encoding, info, Content::Inline(data)) if data.len() <= RESULT_LEN_MAX => {
+        NewEnding::Done(encoding, info, Content::Inline(data)) => {
             let payload = Payload {
                 encoding: *encoding,
-                // Its own memory: it may be a small piece of much.
-                data: Bytes::copy_from_slice(data),
+                data: recent.copy(data)?,
             };
             let info = info.clone();
             Ending::Done(Output { payload, info })
@@ -90,18 +64,22 @@ pub(crate) fn ended(
         NewEnding::Failed(message) => Ending::Failed(message.clone()),
         NewEnding::Cancelled => Ending::Cancelled,
     };
-    header.options.callback_url.is_none().then(|| Job {
+    Some(Arc::new(Job {
         header: header.clone(),
         state: *state,
         payload: None,
         ending: Some(ending),
         expires_at: Some(expires_at),
         callback: None,
-    })
+    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use kjob_proto::Encoding;
+
+    use super::super::cache::LEN_MAX;
     use super::super::live::detached;
     use super::super::store::tests::job;
     use super::*;
@@ -109,18 +87,18 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
     const LATER: Timestamp = Timestamp::from_millis(1_700_000_001_000);
 
-    fn done(len: usize) -> Option<Job> {
+    fn done(recent: &Recent, len: usize) -> Option<Arc<Job>> {
         let header = detached(&job(JobId::FIRST, "tag", Bytes::new()));
         let content = Content::Inline(vec![7; len].into());
-        let ending = NewEnding::Done(kjob_proto::Encoding::Binary, Default::default(), content);
-        ended(&header, &State::queued(None), &ending, LATER)
+        let ending = NewEnding::Done(Encoding::Binary, Default::default(), content);
+        ended(recent, &header, &State::queued(None), &ending, LATER)
     }
 
     #[test]
     fn a_job_is_there_until_it_expires_with_what_was_asked_for() {
         let recent = Recent::new(1 << 20);
-        recent.put(done(10).unwrap());
-        let get = |parts, now| recent.get(JobId::FIRST, parts, now);
+        recent.put(JobId::FIRST, done(&recent, 10).unwrap());
+        let get = |parts, now| get(&recent, JobId::FIRST, parts, now);
         assert_eq!(get(Parts::RESULT, NOW).unwrap().result_len(), 10);
         assert_eq!(get(Parts::NONE, NOW).unwrap().result_len(), 0);
         let payload = Parts {
@@ -135,18 +113,16 @@ mod tests {
 
     #[test]
     fn memory_has_a_bound() {
-        assert!(done(RESULT_LEN_MAX + 1).is_none());
         let recent = Recent::new(1 << 20);
+        assert!(done(&recent, LEN_MAX + 1).is_none());
         let ids = (1..=100).filter_map(JobId::new);
         for id in ids.clone() {
-            let mut job = done(RESULT_LEN_MAX).unwrap();
-            job.header.id = id;
-            recent.put(job);
+            recent.put(id, done(&recent, LEN_MAX).unwrap());
         }
-        let kept = ids.filter(|id| recent.get(*id, Parts::NONE, NOW).is_some());
+        let kept = ids.filter(|id| get(&recent, *id, Parts::NONE, NOW).is_some());
         assert!((1..=16).contains(&kept.count()));
         let none = Recent::new(0);
-        none.put(done(1).unwrap());
-        assert_eq!(none.get(JobId::FIRST, Parts::NONE, NOW), None);
+        none.put(JobId::FIRST, done(&recent, 1).unwrap());
+        assert_eq!(get(&none, JobId::FIRST, Parts::NONE, NOW), None);
     }
 }

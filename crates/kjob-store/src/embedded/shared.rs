@@ -7,9 +7,11 @@ use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 
+use bytes::Bytes;
 use kjob_core::{CallbackQueue, Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
 use super::EmbeddedOptions;
+use super::cache::Cache;
 use super::deletions::Deletions;
 use super::error::is_fatal;
 use super::filter::Filter;
@@ -19,7 +21,6 @@ use super::recent::Recent;
 use super::room::{self, Room};
 use super::summary::OwnerUsage;
 use super::totals::Sum;
-use super::waiting::Waiting;
 
 /// Shared by the handle, the writer and the readers.
 pub(crate) struct Shared {
@@ -28,8 +29,11 @@ pub(crate) struct Shared {
     table: RwLock<Arc<Table>>,
     live: RwLock<BTreeMap<JobId, Live>>,
     headers: Mutex<HeaderCache>,
+    /// Jobs that ended a short while ago.
     pub(crate) recent: Recent,
-    pub(crate) waiting: Waiting,
+    /// Payloads of jobs that were submitted a short while ago, and wait. The writer alone puts them in
+    /// and takes them out, after the commit that makes it so.
+    pub(crate) waiting: Cache<Bytes>,
     usage: Mutex<UsageBook>,
     callbacks: Mutex<CallbackQueue>,
     /// Whether the disk is full.
@@ -96,7 +100,7 @@ impl Shared {
         Self {
             layout,
             recent: Recent::new(options.recent_bytes),
-            waiting: Waiting::new(options.waiting_bytes),
+            waiting: Cache::new(options.waiting_bytes),
             options,
             table: RwLock::default(),
             live: RwLock::default(),

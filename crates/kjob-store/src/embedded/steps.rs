@@ -265,7 +265,7 @@ impl Writer {
                 if state.started_at.is_none()
                     && let Content::Inline(data) = &payload
                 {
-                    let kept = self.shared.waiting.kept(data);
+                    let kept = self.shared.waiting.copy(data);
                     pending.payloads.extend(kept.map(|data| (id, data)));
                 }
                 pending.headers.push(header);
@@ -421,7 +421,9 @@ impl Writer {
             _ => 0,
         };
         let header = self.shared.header(id);
-        let ended = header.and_then(|header| recent::ended(&header, state, &ending, expires_at));
+        let ended = header.and_then(|header| {
+            recent::ended(&self.shared.recent, &header, state, &ending, expires_at)
+        });
         let callback = live.has_callback.then(|| CallbackState::pending(at));
         let (connection, pending) = self.writing(number)?;
         let store = || {

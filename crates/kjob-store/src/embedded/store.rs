@@ -23,6 +23,7 @@ use super::live::detached;
 use super::lock::DirLock;
 use super::pool::Pool;
 use super::reader::Reader;
+use super::recent;
 use super::requests::{Action, NewFinish, Reply, Request, Step, Submit, Thoroughness};
 use super::reserve::Reserve;
 use super::rewrite::{Progress, Rewrite, RewritePlan};
@@ -306,7 +307,7 @@ impl EmbeddedStore {
     /// A job that is in memory: it lives, or ended a short while ago.
     fn at_hand(&self, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
         let live = self.live_job(id, parts);
-        live.or_else(|| self.shared.recent.get(id, parts, now))
+        live.or_else(|| recent::get(&self.shared.recent, id, parts, now))
     }
 
     /// A live job whose header is at hand, from memory, on the spot; none if its payload is asked for,
