@@ -59,7 +59,7 @@ pub struct Waiting {
 ///         since: now,
 ///     });
 /// }
-/// let order: Vec<i64> = std::iter::from_fn(|| queue.pop(now, |_| true)).map(|(id, _)| id.get()).collect();
+/// let order: Vec<i64> = std::iter::from_fn(|| queue.pop(now, |_| true)).map(|job| job.id.get()).collect();
 /// assert_eq!(order, [1, 3, 2], "bob does not wait for all of ann's");
 /// ```
 #[derive(Debug)]
@@ -161,12 +161,8 @@ impl Scheduler {
         true
     }
 
-    /// The next job on a route for which `free` holds, taken out of the queue, and that route.
-    pub fn pop(
-        &mut self,
-        now: Timestamp,
-        free: impl Fn(RouteId) -> bool,
-    ) -> Option<(JobId, RouteId)> {
+    /// The next job on a route for which `free` holds, taken out of the queue.
+    pub fn pop(&mut self, now: Timestamp, free: impl Fn(RouteId) -> bool) -> Option<Waiting> {
         let (_, number) = (0..Priority::COUNT)
             .filter_map(|number| {
                 let since = self.levels[number].oldest_head(&free)?;
@@ -174,9 +170,17 @@ impl Scheduler {
                 Some((aged + number as u128, number))
             })
             .max()?;
-        let (id, owner, route) = self.levels[number].pop(&free)?;
-        self.gone(owner);
-        Some((id, route))
+        let priority = Priority::new(number as u8)?;
+        let (key, route, id, since) = self.levels[number].pop(&free)?;
+        let owner = self.owners.name(key)?;
+        self.gone(key);
+        Some(Waiting {
+            id,
+            owner,
+            route,
+            priority,
+            since,
+        })
     }
 
     /// One job of `owner` fewer.
@@ -231,7 +235,10 @@ impl Level {
             .min()
     }
 
-    fn pop(&mut self, free: &impl Fn(RouteId) -> bool) -> Option<(JobId, OwnerKey, RouteId)> {
+    fn pop(
+        &mut self,
+        free: &impl Fn(RouteId) -> bool,
+    ) -> Option<(OwnerKey, RouteId, JobId, Timestamp)> {
         let lanes = self.routes.iter().filter(|(route, _)| free(**route));
         // An owner may head several lanes with the same turn: the smallest id decides.
         let (turn, id, owner, route) = lanes
@@ -250,9 +257,10 @@ impl Level {
                     .min()
                     .map(|(id, route)| (turn, id, owner, route))
             })?;
+        let since = self.since(owner, route, id)?;
         self.remove(owner, route, id);
         self.served(owner, turn);
-        Some((id, owner, route))
+        Some((owner, route, id, since))
     }
 
     /// Sends `owner` to the end of the round.
@@ -348,7 +356,7 @@ mod tests {
             now: Timestamp,
             ageing: Duration,
             full: &BTreeSet<RouteId>,
-        ) -> Option<JobId> {
+        ) -> Option<Waiting> {
             let runnable: Vec<_> = self
                 .jobs
                 .iter()
@@ -378,13 +386,13 @@ mod tests {
                     let turn = self.turns[&(level, job.owner.as_str().to_owned())];
                     (turn, self.numbers.key(&job.owner), job.id)
                 })?;
-            let (id, owner) = (best.id, best.owner.as_str().to_owned());
+            let (best, owner) = (Waiting::clone(best), best.owner.as_str().to_owned());
             let turn = self.turns[&(level, owner.clone())];
             let served = &mut self.served[usize::from(level)];
             *served = turn.max(*served);
             self.turns.insert((level, owner), *served + 1);
-            self.remove(id);
-            Some(id)
+            self.remove(best.id);
+            Some(best)
         }
     }
 
@@ -440,7 +448,8 @@ mod tests {
                     Step::Pop { full } => {
                         let full = full.into_iter().map(RouteId).collect::<BTreeSet<_>>();
                         let popped = queue.pop(now, |route| !full.contains(&route));
-                        prop_assert_eq!(popped.map(|(id, _)| id), model.pop(now, ageing, &full));
+                        let expected = model.pop(now, ageing, &full);
+                        prop_assert_eq!(popped, expected);
                     }
                     Step::Wait { millis } => now = now.after(Duration::from_millis(millis.into())),
                 }
@@ -468,7 +477,9 @@ mod tests {
                 });
             }
             let mut served: Vec<_> =
-                std::iter::from_fn(|| queue.pop(Timestamp::from_millis(0), |_| true)).collect();
+                std::iter::from_fn(|| queue.pop(Timestamp::from_millis(0), |_| true))
+                    .map(|job| job.id)
+                    .collect();
             served.sort();
             prop_assert_eq!(served.len(), jobs.len());
             served.dedup();
@@ -497,7 +508,7 @@ mod tests {
             queue
                 .pop(Timestamp::from_millis(9_000), |_| true)
                 .unwrap()
-                .0
+                .id
                 .get(),
             2
         );
@@ -506,7 +517,7 @@ mod tests {
             queue
                 .pop(Timestamp::from_millis(10_000), |_| true)
                 .unwrap()
-                .0
+                .id
                 .get(),
             1
         );

@@ -304,6 +304,17 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// All jobs that have not ended, `limit` at a time.
+    pub fn live(limit: usize) -> Self {
+        Self {
+            owner: None,
+            statuses: vec![Status::Running],
+            endpoint: None,
+            after: None,
+            limit,
+        }
+    }
+
     /// Whether the job is one of those asked for, `after` and `limit` aside.
     pub fn matches(&self, job: &Job) -> bool {
         self.owner

@@ -39,6 +39,8 @@ impl Engine {
 
 impl Inner {
     async fn cancel(self: Arc<Self>, id: JobId) -> Result<CancelOutcome, StoreError> {
+        // Held, so that it does not doze: if it waits it is to be taken out of the queue.
+        let live = self.wake(id).await?;
         let request = self.store.request_cancel(id, self.now());
         let state = match self.step(request).await {
             Ok(state) => state,
@@ -48,7 +50,7 @@ impl Inner {
             Err(StepError::Store(error)) => self.cancelled_all_the_same(id, error).await?,
             Err(_) => return Ok(CancelOutcome::NotFound),
         };
-        let live = self.table.get(id);
+        let live = live.or_else(|| self.table.get(id));
         if state.phase != Phase::Cancelled {
             if let Some(live) = live {
                 // Tells the handler, too.
@@ -59,7 +61,7 @@ impl Inner {
         if let Some(live) = live {
             if let Some(route) = self.route_of(&live.header.endpoint) {
                 self.room
-                    .remove(&self.waiting(&live, &route), live.state().not_before);
+                    .remove(&self.waiting(&live.header, &route), live.state().not_before);
             }
             self.settle(&live, state, Ending::Cancelled);
         }

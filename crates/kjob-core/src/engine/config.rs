@@ -21,6 +21,10 @@ pub struct EngineConfig {
     pub max_stored_jobs: u64,
     /// How many jobs of one owner may be stored. Default: as many as of all.
     pub max_stored_jobs_per_owner: u64,
+    /// How many jobs that have not ended are kept whole in memory. Past that, one that comes to wait is
+    /// kept as a mark of under 200 bytes, and read from the store again when it is its turn or somebody
+    /// waits for it. Default 4,096.
+    pub whole_jobs: usize,
     /// How many bytes of payloads and results may be stored, in all, for a submit to be accepted.
     /// Results of jobs that were accepted are stored in any case, so there may be more by
     /// [`max_result`](Self::max_result) for each job that has not ended. Default 64 GiB.
@@ -69,6 +73,7 @@ impl Default for EngineConfig {
             max_queued_per_owner: usize::MAX,
             max_stored_jobs: 100_000_000,
             max_stored_jobs_per_owner: u64::MAX,
+            whole_jobs: 4_096,
             max_stored_bytes: 64 << 30,
             max_stored_bytes_per_owner: u64::MAX,
             max_result: 64 << 20,

@@ -1,14 +1,12 @@
-//! The jobs that have not ended, as this engine sees them.
+//! A job that has not ended, as this engine sees it.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::Attachment;
-use crate::{Age, CallbackState, Ending, Header, Job, JobId, JobTag, Owner, Phase, State};
+use crate::{Age, CallbackState, Ending, Header, Job, Phase, State};
 
 /// A job from just before its submit is durable until just after its end is.
 ///
@@ -176,6 +174,14 @@ impl Live {
         self.cell().ended.is_some()
     }
 
+    /// Whether all that there is to know of the job is in the store, and nothing is under way.
+    pub(super) fn may_doze(&self) -> bool {
+        let cell = self.cell();
+        let waits = cell.stored && cell.waiting && cell.state.phase == Phase::Queued;
+        // What came with a submit for its handler's eyes only is in no store.
+        waits && cell.ended.is_none() && !cell.void && self.attachment.is_none()
+    }
+
     /// The newest state.
     pub(super) fn state(&self) -> State {
         self.cell().state
@@ -244,93 +250,4 @@ impl Cell {
             run.cancel();
         }
     }
-}
-
-/// All live jobs, by id and by given tag.
-#[derive(Debug)]
-pub(super) struct LiveTable {
-    ids: Vec<Mutex<HashMap<JobId, Arc<Live>>>>,
-    tags: Vec<Mutex<HashMap<(Owner, JobTag), JobId>>>,
-    hasher: RandomState,
-}
-
-/// Enough that a few dozen cores seldom meet.
-const SHARDS: usize = 64;
-
-impl LiveTable {
-    pub(super) fn new() -> Self {
-        Self {
-            ids: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            tags: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-        }
-    }
-
-    pub(super) fn insert(&self, live: &Arc<Live>) {
-        self.ids_of(live.header.id)
-            .insert(live.header.id, live.clone());
-    }
-
-    pub(super) fn get(&self, id: JobId) -> Option<Arc<Live>> {
-        self.ids_of(id).get(&id).cloned()
-    }
-
-    /// Makes the job findable by its tag. A generated tag carries the id and needs no entry.
-    pub(super) fn name(&self, live: &Live) {
-        let header = &live.header;
-        if header.tag.carried_id() != Some(header.id) {
-            let key = (header.owner.clone(), header.tag.clone());
-            self.tags_of(&key).insert(key, header.id);
-        }
-    }
-
-    /// The live job that `tag` names.
-    pub(super) fn named(&self, owner: &Owner, tag: &JobTag) -> Option<Arc<Live>> {
-        let key = (owner.clone(), tag.clone());
-        let given = self.tags_of(&key).get(&key).copied();
-        let live = given
-            .or_else(|| tag.carried_id())
-            .and_then(|id| self.get(id))?;
-        (live.header.owner == *owner && live.header.tag == *tag).then_some(live)
-    }
-
-    pub(super) fn remove(&self, live: &Live) {
-        let header = &live.header;
-        self.ids_of(header.id).remove(&header.id);
-        if header.tag.carried_id() != Some(header.id) {
-            let key = (header.owner.clone(), header.tag.clone());
-            let mut tags = self.tags_of(&key);
-            if tags.get(&key) == Some(&header.id) {
-                tags.remove(&key);
-            }
-        }
-    }
-
-    /// How many live jobs there are.
-    pub(super) fn len(&self) -> usize {
-        self.ids.iter().map(|shard| lock(shard).len()).sum()
-    }
-
-    /// Calls `each` for every live job.
-    pub(super) fn for_each(&self, each: impl Fn(&Arc<Live>)) {
-        for shard in &self.ids {
-            let mut lives: Vec<_> = lock(shard).values().cloned().collect();
-            // Not in the order of a hash, so that a simulation can be repeated.
-            lives.sort_by_key(|live| live.header.id);
-            lives.iter().for_each(&each);
-        }
-    }
-
-    fn ids_of(&self, id: JobId) -> MutexGuard<'_, HashMap<JobId, Arc<Live>>> {
-        lock(&self.ids[id.get() as usize % SHARDS])
-    }
-
-    fn tags_of(&self, key: &(Owner, JobTag)) -> MutexGuard<'_, HashMap<(Owner, JobTag), JobId>> {
-        lock(&self.tags[self.hasher.hash_one(key) as usize % SHARDS])
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No map is left half changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

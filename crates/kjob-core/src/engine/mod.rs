@@ -42,6 +42,7 @@ mod callbacks;
 mod cancel;
 mod clock;
 mod config;
+mod doze;
 mod handler;
 mod heavy;
 mod ids;
@@ -59,6 +60,7 @@ mod schemas;
 mod settle;
 mod submission;
 mod submit;
+mod table;
 mod to_end;
 
 use std::fmt;
@@ -85,9 +87,10 @@ pub use submission::{Accepted, Submission, SubmitError};
 
 use budget::Budget;
 use ids::Ids;
-use live::{LiveTable, Stop};
+use live::Stop;
 use registry::{Route, RouteIds};
 use room::Room;
+use table::LiveTable;
 
 use crate::{Clock, Owner, Store, StoreError, StoreUsage, Timestamp};
 
@@ -112,6 +115,8 @@ pub(crate) struct Inner {
     config: EngineConfig,
     clock: Arc<dyn Clock>,
     table: LiveTable,
+    /// Held while the jobs that doze are brought to other routes: one change of routes after the other.
+    rerouting: tokio::sync::Mutex<()>,
     room: Room,
     budget: Budget,
     ids: Ids,
@@ -133,8 +138,10 @@ pub(crate) struct Inner {
 pub struct EngineStats {
     /// Jobs that wait, those on their way into the store included.
     pub queued: usize,
-    /// Jobs that have not ended: all that the engine keeps in memory.
+    /// Jobs that have not ended.
     pub live: usize,
+    /// Those of them that are whole in memory.
+    pub whole: usize,
     /// Handlers that run.
     pub running: usize,
     /// Those of them whose job has ended, but which hold on to their thread: each takes the place
@@ -173,6 +180,7 @@ impl Engine {
             config,
             clock,
             table: LiveTable::new(),
+            rerouting: tokio::sync::Mutex::default(),
             room,
             budget,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -231,6 +239,7 @@ impl Engine {
         EngineStats {
             queued,
             live: self.inner.table.len(),
+            whole: self.inner.table.whole(),
             running,
             stuck,
             draining: self.inner.is_draining(),

@@ -1,9 +1,11 @@
 //! Looking at jobs, each caller at its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_proto::{Encoding, Text};
 
+use super::live::Live;
 use super::schemas::Side;
 use super::{Engine, Inner};
 use crate::{
@@ -70,17 +72,7 @@ impl Engine {
         patience: Duration,
     ) -> Result<Option<Job>, StoreError> {
         let inner = &self.inner;
-        let live = match inner.live(caller, key) {
-            Some(live) if !patience.is_zero() => live,
-            _ => return inner.get(caller, key).await,
-        };
-        tokio::select! {
-            biased;
-            () = live.ended() => {}
-            () = inner.clock.sleep(patience) => {}
-            () = inner.closed.cancelled() => {}
-        }
-        match live.job() {
+        match inner.watch(caller, key, Age::LIVE_MAX, patience).await? {
             Some(job) => Ok(Some(job)),
             None => inner.get(caller, key).await,
         }
@@ -107,21 +99,13 @@ impl Engine {
         patience: Duration,
     ) -> Result<Option<Job>, StoreError> {
         let inner = &self.inner;
-        if let Some(live) = inner.live(caller, key)
-            && !patience.is_zero()
-        {
-            tokio::select! {
-                biased;
-                () = live.newer_than(seen) => {}
-                () = inner.clock.sleep(patience) => {}
-                () = inner.closed.cancelled() => {}
-            }
-            if let Some(mut job) = live.job() {
+        match inner.watch(caller, key, seen, patience).await? {
+            Some(mut job) => {
                 clear_result(&mut job);
-                return Ok(Some(job));
+                Ok(Some(job))
             }
+            None => inner.get_parts(caller, key, Parts::NONE).await,
         }
-        inner.get_parts(caller, key, Parts::NONE).await
     }
 
     /// Completes when the engine was shut down: nothing changes any more.
@@ -237,6 +221,52 @@ impl Inner {
         Ok(Some(job))
     }
 
+    /// Waits until there is something newer than `seen` to be told of a job of the caller's, or `patience`
+    /// is over, and gives the job as it is then. `None` if there is nothing to wait for: the store has it,
+    /// or nobody.
+    async fn watch(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+        seen: Age,
+        patience: Duration,
+    ) -> Result<Option<Job>, StoreError> {
+        if patience.is_zero() {
+            return Ok(None);
+        }
+        let live = match self.live(caller, key) {
+            Some(live) => live,
+            None => match self.woken(caller, key).await? {
+                Some(live) => live,
+                None => return Ok(None),
+            },
+        };
+        tokio::select! {
+            biased;
+            () = live.newer_than(seen) => {}
+            () = self.clock.sleep(patience) => {}
+            () = self.closed.cancelled() => {}
+        }
+        let job = live.job();
+        self.doze(&live);
+        Ok(job)
+    }
+
+    /// A job of the caller's that dozed.
+    async fn woken(&self, caller: &Caller, key: &JobKey) -> Result<Option<Arc<Live>>, StoreError> {
+        if !self.table.has_dozing() {
+            return Ok(None);
+        }
+        // As it is looked for if nobody waits: whose job it is makes no difference to how long that takes.
+        let Some(id) = self.id_of(caller, key).await? else {
+            return Ok(None);
+        };
+        match self.stored(caller, id, Parts::NONE).await? {
+            Some(job) if !job.state.phase.is_terminal() => self.wake(id).await,
+            _ => Ok(None),
+        }
+    }
+
     /// What is told of a live job. Whatever the store says of it gives way to that: the store may
     /// be a step ahead of what it has answered so far, and a job must not go back for those who
     /// look twice.
@@ -253,8 +283,8 @@ impl Inner {
         clear_result(job);
     }
 
-    /// The live job, if it is one and the caller's.
-    fn live(&self, caller: &Caller, key: &JobKey) -> Option<std::sync::Arc<super::live::Live>> {
+    /// The live job, if it is one, whole, and the caller's.
+    fn live(&self, caller: &Caller, key: &JobKey) -> Option<Arc<Live>> {
         let live = match key {
             JobKey::Id(id) => self.table.get(*id),
             JobKey::Tag(tag) => self.table.named(&caller.owner, tag),

@@ -7,21 +7,13 @@ use kjob_proto::Text;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
-use crate::{
-    Filter, Finish, Job, OnInterrupt, Parts, Phase, Refused, Status, StepError, StoreError,
-};
+use crate::{Filter, Finish, Job, OnInterrupt, Parts, Phase, Refused, StepError, StoreError};
 
 /// Brings every job that has not ended into memory: queued ones wait again, those that ran follow
 /// their route's rule.
 pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
     const PAGE: usize = 1_000;
-    let mut filter = Filter {
-        owner: None,
-        statuses: vec![Status::Running],
-        endpoint: None,
-        after: None,
-        limit: PAGE,
-    };
+    let mut filter = Filter::live(PAGE);
     let (mut queued, mut interrupted) = (0u64, 0u64);
     let mut patience = std::pin::pin!(inner.clock.sleep(super::RETRY_AFTER));
     let mut is_stuck = false;
@@ -62,16 +54,13 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
 }
 
 fn wait_again(inner: &Arc<Inner>, job: Job) {
-    let live = Live::stored(job.header, job.state);
-    let Some(route) = inner.route_of(&live.header.endpoint) else {
+    let Some(route) = inner.route_of(&job.header.endpoint) else {
         return;
     };
-    inner.table.insert(&live);
-    inner.table.name(&live);
-    inner.room.readmit(&live.header.owner);
-    inner
-        .room
-        .enqueue(inner.waiting(&live, &route), job.state.not_before);
+    let waiting = inner.waiting(&job.header, &route);
+    inner.room.readmit(&job.header.owner);
+    inner.take_in_waiting(job.header, job.state);
+    inner.room.enqueue(waiting, job.state.not_before);
 }
 
 /// Ends a run whose server is gone, or a job whose endpoint is no longer served.

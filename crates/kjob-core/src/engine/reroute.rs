@@ -4,7 +4,10 @@ use std::sync::{Arc, PoisonError};
 
 use super::live::Live;
 use super::{Engine, Inner, Registry, RouteError, recovery};
-use crate::Phase;
+use crate::{Filter, Header, Phase, State, StoreError};
+
+/// Jobs that are read at a time.
+const PAGE: usize = 1_000;
 
 impl Engine {
     /// Puts other routes in place of those that it has.
@@ -30,6 +33,10 @@ impl Engine {
         // Whatever comes into the queue from here on by the old routes is set right when it is
         // started.
         inner.table.for_each(|live| inner.reroute(live, &old, &new));
+        if inner.table.has_dozing() {
+            let reroute = inner.clone().reroute_dozing(old, new);
+            inner.clone().in_background(reroute);
+        }
         inner.dispatch();
         Ok(())
     }
@@ -38,22 +45,80 @@ impl Engine {
 impl Inner {
     /// Lets a job that waits do so for the route that it has now.
     fn reroute(self: &Arc<Self>, live: &Arc<Live>, old: &Registry, new: &Registry) {
-        let state = live.state();
-        let endpoint = &live.header.endpoint;
-        let (Phase::Queued, Some(old)) = (state.phase, old.find(endpoint)) else {
-            return;
-        };
-        let waiting = self.waiting(live, old);
-        match new.find(endpoint) {
-            Some(new) if new.id == old.id => {}
-            Some(new) => self.room.reroute(&waiting, state.not_before, new.id),
-            // Who finds it gone starts it, or ends it, and sees by itself that it has no route.
-            None if self.room.remove(&waiting, state.not_before) => {
-                self.no_longer_waits(live);
-                let (inner, live) = (self.clone(), live.clone());
-                tokio::spawn(async move { recovery::fail_unserved(&inner, &live).await });
+        if self.is_taken_out(&live.header, &live.state(), old, new) {
+            self.no_longer_waits(live);
+            let (inner, live) = (self.clone(), live.clone());
+            tokio::spawn(async move { recovery::fail_unserved(&inner, &live).await });
+        }
+    }
+
+    /// As [`reroute`](Self::reroute), for the jobs of which the store alone knows the endpoint. Until their
+    /// page has its turn they wait for the route that they had, and are set right when they are started.
+    async fn reroute_dozing(self: Arc<Self>, old: Arc<Registry>, new: Arc<Registry>) {
+        let _one_at_a_time = self.rerouting.lock().await;
+        let mut filter = Filter::live(PAGE);
+        loop {
+            let list = self.store.list(&filter, self.now());
+            let page = match self.step(list).await {
+                Ok(page) => page,
+                Err(error) if self.is_hopeless(&error) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "jobs that wait cannot be brought to other routes; will try again");
+                    self.pause_between_tries(super::RETRY_AFTER).await;
+                    continue;
+                }
+            };
+            for job in page.jobs {
+                // What was whole, or came since, is in the queue of its new route already: nothing is done.
+                if !self.is_taken_out(&job.header, &job.state, &old, &new) {
+                    continue;
+                }
+                if !self.clone().fail_woken(&job.header).await {
+                    return;
+                }
             }
-            None => {}
+            match page.next {
+                Some(last) => filter.after = Some(last),
+                None => break,
+            }
+        }
+        self.dispatch();
+    }
+
+    /// Fails a job that was taken out of the queue; `false` if there is no time for that any more.
+    async fn fail_woken(self: Arc<Self>, header: &Header) -> bool {
+        loop {
+            match self.wake(header.id).await {
+                Ok(Some(live)) => {
+                    self.no_longer_waits(&live);
+                    recovery::fail_unserved(&self, &live).await;
+                    return true;
+                }
+                Ok(None) => return true,
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    self.give_up(header.id, &header.owner, &error);
+                    return true;
+                }
+                Err(error) if self.is_hopeless(&error) => return false,
+                Err(_) => self.pause_between_tries(super::RETRY_AFTER).await,
+            }
+        }
+    }
+
+    /// Brings a job, if it waits, to the queue of its new route. Whether there is none and it was taken out
+    /// of the old one: who finds it gone starts it, or ends it, and sees by itself that it has no route.
+    fn is_taken_out(&self, header: &Header, state: &State, old: &Registry, new: &Registry) -> bool {
+        let (Phase::Queued, Some(old)) = (state.phase, old.find(&header.endpoint)) else {
+            return false;
+        };
+        let waiting = self.waiting(header, old);
+        match new.find(&header.endpoint) {
+            Some(new) if new.id == old.id => false,
+            Some(new) => {
+                self.room.reroute(&waiting, state.not_before, new.id);
+                false
+            }
+            None => self.room.remove(&waiting, state.not_before),
         }
     }
 }

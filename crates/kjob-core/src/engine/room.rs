@@ -226,7 +226,7 @@ impl Room {
     }
 
     /// The next job to run, with a place taken for it.
-    pub(super) fn next(&self, now: Timestamp) -> Option<(JobId, RouteId)> {
+    pub(super) fn next(&self, now: Timestamp) -> Option<Waiting> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let may_start = inner.open && !inner.paused && inner.running < self.workers;
@@ -235,7 +235,7 @@ impl Room {
         }
         let routes = &inner.routes;
         let next = inner.queue.pop(now, |route| has_room(routes, route))?;
-        inner.take(next.1);
+        inner.take(next.route);
         Some(next)
     }
 

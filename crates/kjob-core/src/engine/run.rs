@@ -17,7 +17,7 @@ use super::registry::{Interrupted, Route};
 use super::schemas::{Schemas, Side};
 use crate::{
     Finish, JobId, OnInterrupt, Output, Parts, Payload, Phase, Refused, RouteId, Started, State,
-    StepError, StoreError, Timestamp,
+    StepError, StoreError, Timestamp, Waiting,
 };
 
 /// How long a handler whose future was to be dropped may take to let go of its thread.
@@ -65,15 +65,24 @@ impl Drop for Place {
 impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
-        while let Some((id, route)) = self.room.next(self.now()) {
-            let place = Place::taken(self, route);
-            tokio::spawn(self.clone().start(id, place));
+        while let Some(job) = self.room.next(self.now()) {
+            let place = Place::taken(self, job.route);
+            tokio::spawn(self.clone().start(job, place));
         }
     }
 
-    async fn start(self: Arc<Self>, id: JobId, place: Place) {
-        let Some(live) = self.table.get(id) else {
-            return;
+    async fn start(self: Arc<Self>, job: Waiting, place: Place) {
+        let id = job.id;
+        let live = match self.wake(id).await {
+            Ok(Some(live)) => live,
+            Ok(None) => return,
+            Err(error @ StoreError::Corrupt { .. }) => {
+                return self.give_up(id, &job.owner, &error);
+            }
+            Err(error) => {
+                self.pause(&error);
+                return self.room.enqueue(job, None);
+            }
         };
         let Some(route) = self.route_of(&live.header.endpoint) else {
             drop(place);
@@ -82,7 +91,8 @@ impl Inner {
         };
         if route.id != place.route {
             // The routes were replaced while it was on its way into the queue.
-            return self.room.enqueue(self.waiting(&live, &route), None);
+            let route = route.id;
+            return self.room.enqueue(Waiting { route, ..job }, None);
         }
         let started = match self.step(self.store.start(id, self.now())).await {
             // An earlier try was done, though its answer was an error.
@@ -97,8 +107,7 @@ impl Inner {
                 self.begin(live, route, started, place).await;
             }
             Err(StepError::Refused(Refused::TooEarly { not_before })) => {
-                self.room
-                    .enqueue(self.waiting(&live, &route), Some(not_before));
+                self.room.enqueue(job, Some(not_before));
             }
             // It was cancelled while it was on its way here. Whoever did that settles it, unless
             // the answer was an error.
@@ -109,7 +118,7 @@ impl Inner {
             // All jobs wait a moment: one after another would fail the same way.
             Err(StepError::Store(error)) => {
                 self.pause(&error);
-                self.room.enqueue(self.waiting(&live, &route), None);
+                self.room.enqueue(job, None);
             }
         }
     }

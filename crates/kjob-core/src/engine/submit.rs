@@ -261,18 +261,19 @@ impl Inner {
     }
 
     /// Queues a job that counts as waiting, and starts what can start.
-    pub(super) fn enqueue(self: &Arc<Self>, live: &Live, route: &Route) {
+    pub(super) fn enqueue(self: &Arc<Self>, live: &Arc<Live>, route: &Route) {
         self.room
-            .enqueue(self.waiting(live, route), live.state().not_before);
+            .enqueue(self.waiting(&live.header, route), live.state().not_before);
         self.dispatch();
+        self.doze(live);
     }
 
-    pub(super) fn waiting(&self, live: &Live, route: &Route) -> Waiting {
+    pub(super) fn waiting(&self, header: &Header, route: &Route) -> Waiting {
         Waiting {
-            id: live.header.id,
-            owner: live.header.owner.clone(),
+            id: header.id,
+            owner: header.owner.clone(),
             route: route.id,
-            priority: live.header.options.priority,
+            priority: header.options.priority,
             since: self.now(),
         }
     }

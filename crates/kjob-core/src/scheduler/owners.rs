@@ -54,6 +54,12 @@ impl Owners {
         }
     }
 
+    /// The owner with this key.
+    pub(super) fn name(&self, key: OwnerKey) -> Option<Owner> {
+        let slot = self.slots.get(key as usize)?;
+        slot.as_ref().map(|(owner, _)| owner.clone())
+    }
+
     pub(super) fn key(&self, owner: &Owner) -> Option<OwnerKey> {
         self.keys.get(owner).copied()
     }

@@ -64,6 +64,7 @@ events! {
     AdminLooked,
     ListedAll,
     ListWasBehind,
+    Dozed,
     // Retention.
     Expired,
     Deleted,

@@ -488,11 +488,12 @@ impl History {
                 late.push(format!("{id} was told to stop and has not"));
             }
             let timeout = self.timeout(known).as_micros() as u64;
-            if runs && is_past(known.began, timeout + grace) {
+            // An earlier attempt's handler may be long ago.
+            let has_begun = known.began >= known.started;
+            if runs && has_begun && is_past(known.began, timeout + grace) {
                 late.push(format!("{id} runs past its deadline"));
             }
-            let waits_for_handler =
-                known.state.phase == Phase::Running && known.began < known.started;
+            let waits_for_handler = known.state.phase == Phase::Running && !has_begun;
             if waits_for_handler && is_past(known.started, 0) {
                 late.push(format!("{id} was started, but no handler has begun"));
             }

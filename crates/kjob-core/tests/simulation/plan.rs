@@ -165,6 +165,9 @@ fn config(rng: &mut StdRng) -> EngineConfig {
     config.retry_backoff_max = Duration::from_secs(4);
     config.expire_interval = millis(rng, 500, 10_000);
     config.id_block = rng.random_range(1..=40);
+    if rng.random_bool(0.5) {
+        config.whole_jobs = rng.random_range(0..4);
+    }
     config
 }
 

@@ -368,6 +368,9 @@ impl User {
         let busy = stats.queued >= self.sim.plan.config.max_queued;
         let mut history = self.sim.history();
         history.who_waits_is_counted(stats.queued);
+        if stats.whole < stats.live {
+            Event::Dozed.happened();
+        }
         let mut before = history.before(&self.caller.owner, tag, wall);
         before.busy = busy;
         before

@@ -58,6 +58,12 @@ pub(crate) fn config(change: impl FnOnce(&mut EngineConfig)) -> EngineConfig {
     config
 }
 
+/// Does a test twice: with all jobs whole in memory, and with all that wait kept as marks.
+pub(crate) async fn whole_and_dozing(test: impl AsyncFn(EngineConfig)) {
+    test(EngineConfig::default()).await;
+    test(config(|config| config.whole_jobs = 0)).await;
+}
+
 /// Lets every task go on until all of them wait for something.
 pub(crate) async fn settle() {
     for _ in 0..200 {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use kjob_core::{
@@ -24,6 +24,8 @@ pub(crate) struct Switch {
     pub(crate) has_failed: AtomicBool,
     /// Steps are done, but answered with an error; jobs cannot be looked at.
     pub(crate) loses_answers: AtomicBool,
+    /// This job is damaged: reading it fails.
+    pub(crate) damaged: AtomicI64,
     /// Answers come a turn of the runtime later, as those of a store on a disk do.
     pub(crate) is_slow: AtomicBool,
     pub(crate) refused: AtomicUsize,
@@ -114,6 +116,10 @@ impl Store for Troubled {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.answer()?;
+        if self.switch.damaged.load(Ordering::SeqCst) == id.get() {
+            let what = format!("the row of job {id}");
+            return Err(StoreError::Corrupt { what });
+        }
         self.inner.get(id, parts, now).await
     }
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
