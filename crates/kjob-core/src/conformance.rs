@@ -153,6 +153,7 @@ macro_rules! store_conformance {
             reads::get_of_an_owner_gives_theirs_alone,
             reads::find_of_no_tag_gives_nothing,
             reads::list_gives_jobs_by_rising_id,
+            reads::live_gives_what_it_takes_to_queue,
             reads::list_keeps_to_each_filter,
             reads::list_comes_in_pages_that_lead_to_the_end,
             reads::list_gives_no_bytes,

@@ -9,6 +9,7 @@ pub mod engine;
 mod id;
 mod job;
 mod memory;
+mod names;
 mod output;
 mod phase;
 #[cfg(feature = "engine")]
@@ -25,14 +26,15 @@ pub use callback_queue::CallbackQueue;
 pub use id::{IdBlock, JobId};
 pub use job::{Ending, Header, Job, JobOptions, NewJob, Owner, Payload, Priority, TagReuse};
 pub use memory::MemoryStore;
+pub use names::{NameKey, Names};
 pub use output::{Info, InfoError, Output};
 pub use phase::{BadStatus, Phase, Status};
 pub use query::{BadQueryId, QueryId, TraceParent};
 pub use scheduler::{RouteId, Scheduler, Waiting};
 pub use state::{Age, End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
 pub use store::{
-    Difference, Expired, Filter, Finish, Page, Parts, Started, StepError, Store, StoreError,
-    StoreUsage, Submitted, Usage,
+    Difference, Expired, Filter, Finish, LiveJob, LivePage, Page, Parts, Started, StepError, Store,
+    StoreError, StoreUsage, Submitted, Usage,
 };
 pub use tag::{JobTag, TagError};
 pub use time::{Clock, Timestamp};

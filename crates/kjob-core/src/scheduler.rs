@@ -2,14 +2,10 @@
 //!
 //! Pure: no clock, no tasks, no store; time and the state of the routes are handed in.
 
-mod owners;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use owners::{OwnerKey, Owners};
-
-use crate::{JobId, Owner, Priority, Timestamp};
+use crate::{JobId, NameKey as OwnerKey, Names, Owner, Priority, Timestamp};
 
 /// A route, by its place in the registry. Jobs of one route share a concurrency limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,7 +62,7 @@ pub struct Waiting {
 pub struct Scheduler {
     ageing: Duration,
     levels: [Level; Priority::COUNT],
-    owners: Owners,
+    owners: Names<Owner>,
     len: usize,
 }
 
@@ -97,7 +93,7 @@ impl Scheduler {
         Self {
             ageing: ageing.max(Duration::from_millis(1)),
             levels: Default::default(),
-            owners: Owners::default(),
+            owners: Names::default(),
             len: 0,
         }
     }
@@ -114,7 +110,7 @@ impl Scheduler {
 
     /// How many of `owner`'s jobs wait.
     pub fn len_of(&self, owner: &Owner) -> usize {
-        self.owners.jobs_of(owner)
+        self.owners.uses(owner)
     }
 
     /// Adds a job. A job that waits already (same id, owner, route and priority) stays as it is.
@@ -172,7 +168,7 @@ impl Scheduler {
             .max()?;
         let priority = Priority::new(number as u8)?;
         let (key, route, id, since) = self.levels[number].pop(&free)?;
-        let owner = self.owners.name(key)?;
+        let owner = self.owners.name(key)?.clone();
         self.gone(key);
         Some(Waiting {
             id,
@@ -322,7 +318,7 @@ mod tests {
         turns: HashMap<(u8, String), u64>,
         served: [u64; Priority::COUNT],
         /// Ties between owners of one turn are broken as the scheduler numbers them.
-        numbers: Owners,
+        numbers: Names<Owner>,
     }
 
     impl Model {

@@ -9,7 +9,7 @@ use kjob_proto::Text;
 
 use crate::{
     CallbackState, CallbackTry, ClaimedCallbacks, End, Header, IdBlock, Job, JobId, JobTag, Lease,
-    NewJob, OnInterrupt, Output, Owner, Refused, State, Status, Timestamp,
+    NewJob, OnInterrupt, Output, Owner, Priority, Refused, State, Status, Timestamp,
 };
 
 /// A durable home for jobs.
@@ -106,6 +106,35 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Jobs in the order of their ids, without payloads and results.
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError>;
+
+    /// Jobs that have not ended, in the order of their ids, with no more than it takes to queue them. A
+    /// store that has that in memory should say so itself: an engine that opens asks for all of them.
+    async fn live(
+        &self,
+        after: Option<JobId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<LivePage, StoreError> {
+        let filter = Filter {
+            owner: None,
+            statuses: vec![Status::Running],
+            endpoint: None,
+            after,
+            limit,
+        };
+        let page = self.list(&filter, now).await?;
+        let lives = page.jobs.into_iter().map(|job| LiveJob {
+            id: job.header.id,
+            owner: job.header.owner,
+            endpoint: job.header.endpoint,
+            priority: job.header.options.priority,
+            state: job.state,
+        });
+        Ok(LivePage {
+            jobs: lives.collect(),
+            next: page.next,
+        })
+    }
 
     /// How many bytes a job's payload and result have together; `None` if there is no such job. A
     /// store that knows without reading them should say so itself.
@@ -304,17 +333,6 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// All jobs that have not ended, `limit` at a time.
-    pub fn live(limit: usize) -> Self {
-        Self {
-            owner: None,
-            statuses: vec![Status::Running],
-            endpoint: None,
-            after: None,
-            limit,
-        }
-    }
-
     /// Whether the job is one of those asked for, `after` and `limit` aside.
     pub fn matches(&self, job: &Job) -> bool {
         self.owner
@@ -333,6 +351,30 @@ impl Filter {
 pub struct Page {
     /// The jobs, by rising id.
     pub jobs: Vec<Job>,
+    /// Whether there may be more: ask again with `after` = this id.
+    pub next: Option<JobId>,
+}
+
+/// A job that has not ended, as far as it matters for the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveJob {
+    /// Its id.
+    pub id: JobId,
+    /// Who submitted it.
+    pub owner: Owner,
+    /// What it calls.
+    pub endpoint: Text,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// A piece of what [`Store::live`] gives.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct LivePage {
+    /// The jobs, by rising id.
+    pub jobs: Vec<LiveJob>,
     /// Whether there may be more: ask again with `after` = this id.
     pub next: Option<JobId>,
 }

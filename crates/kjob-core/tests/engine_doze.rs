@@ -190,7 +190,7 @@ async fn what_came_for_the_handler_alone_keeps_a_job_whole() {
 }
 
 #[tokio::test]
-async fn an_engine_takes_up_what_is_beyond_the_number_as_marks() {
+async fn an_engine_takes_up_those_that_wait_as_marks() {
     let store: Arc<MemoryStore> = Arc::default();
     let (registry, _runs) = one("/held", RouteOptions::default(), true);
     let clock = ManualClock::at(T0);
@@ -201,12 +201,9 @@ async fn an_engine_takes_up_what_is_beyond_the_number_as_marks() {
         first.submit(delayed).await;
     }
     let (registry, mut runs) = one("/held", RouteOptions::default(), true);
-    let two = config(|config| {
-        config.whole_jobs = 2;
-        config.workers = 1;
-    });
-    let bed = bed_on(store, clock, two, registry).await;
-    assert_eq!(whole(&bed), (4, 2));
+    let one_worker = config(|config| config.workers = 1);
+    let bed = bed_on(store, clock, one_worker, registry).await;
+    assert_eq!(whole(&bed), (4, 0));
     assert_eq!(bed.engine.stats().queued, 4);
     bed.advance(LONG).await;
     for left in (0..4).rev() {

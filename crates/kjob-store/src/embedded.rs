@@ -23,6 +23,7 @@ mod job_row;
 mod layout;
 mod ledger;
 mod live;
+mod lives;
 mod lock;
 mod log_file;
 mod open;

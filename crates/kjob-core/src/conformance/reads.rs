@@ -3,7 +3,9 @@
 use kjob_proto::Text;
 
 use super::{Trial, at, complete, fail};
-use crate::{Ending, Filter, JobId, Output, Owner, Page, Parts, Status, Timestamp};
+use crate::{
+    Ending, Filter, JobId, LiveJob, Output, Owner, Page, Parts, Priority, Status, Timestamp,
+};
 
 const ALL: Filter = Filter {
     owner: None,
@@ -125,6 +127,60 @@ pub async fn list_gives_jobs_by_rising_id(trial: &mut Trial) {
     assert_eq!(list(trial, &running, at(0)).await, ids);
     if trial.reopen().await {
         assert_eq!(list(trial, &ALL, at(0)).await, ids);
+    }
+}
+
+pub async fn live_gives_what_it_takes_to_queue(trial: &mut Trial) {
+    let mut urgent = trial.job("urgent").await;
+    urgent.header.owner = Owner::new("ann");
+    urgent.header.endpoint = Text::from("/demo/sleep");
+    urgent.header.options.priority = Priority::new(9).unwrap();
+    urgent.header.options.not_before = Some(at(500));
+    trial.submit(urgent).await;
+    trial.queued("queued").await;
+    trial.ended("done", complete(b"")).await;
+    let (running, lease) = trial.running("running").await;
+    trial
+        .store
+        .progress(running, lease, 40, at(9))
+        .await
+        .unwrap();
+    trial.cancelled("cancelled").await;
+    let (cancelling, _) = trial.running("cancelling").await;
+    trial.store.request_cancel(cancelling, at(0)).await.unwrap();
+    let filter = Filter {
+        statuses: vec![Status::Running],
+        ..ALL
+    };
+    for reopened in [false, true] {
+        if reopened && !trial.reopen().await {
+            break;
+        }
+        let listed = trial.store.list(&filter, at(0)).await.unwrap().jobs;
+        let listed: Vec<_> = listed
+            .into_iter()
+            .map(|job| LiveJob {
+                id: job.header.id,
+                owner: job.header.owner,
+                endpoint: job.header.endpoint,
+                priority: job.header.options.priority,
+                state: job.state,
+            })
+            .collect();
+        assert_eq!(listed.len(), 4);
+        for limit in [1, 3, 100] {
+            let mut jobs = Vec::new();
+            let mut after = None;
+            loop {
+                let page = trial.store.live(after, limit, at(0)).await.unwrap();
+                assert!(page.jobs.len() <= limit);
+                jobs.extend(page.jobs);
+                let Some(next) = page.next else { break };
+                assert!(Some(next) > after, "every page leads on");
+                after = Some(next);
+            }
+            assert_eq!(jobs, listed);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub struct EngineConfig {
     pub max_stored_jobs_per_owner: u64,
     /// How many jobs that have not ended are kept whole in memory. Past that, one that comes to wait is
     /// kept as a mark of under 200 bytes, and read from the store again when it is its turn or somebody
-    /// waits for it. Default 4,096.
+    /// waits for it; so is one that waits when an engine opens. Default 4,096.
     pub whole_jobs: usize,
     /// How many bytes of payloads and results may be stored, in all, for a submit to be accepted.
     /// Results of jobs that were accepted are stored in any case, so there may be more by

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Inner;
 use super::live::Live;
 use super::table::{Found, Woken};
-use crate::{Header, JobId, Owner, Parts, State, StoreError};
+use crate::{JobId, Owner, Parts, StoreError};
 
 impl Inner {
     /// Lets a job that waits doze if more jobs are whole than need be.
@@ -49,16 +49,5 @@ impl Inner {
         tracing::error!(job_id = id.get(), %error, "a job that waits cannot be read; it is not run");
         self.table.forget(id);
         self.room.leave(owner);
-    }
-
-    /// Takes up a job that waits: whole, or as a mark if many are.
-    pub(super) fn take_in_waiting(&self, header: Header, state: State) {
-        if self.table.whole() >= self.config.whole_jobs {
-            self.table.insert_dozing(header.id);
-        } else {
-            let live = Live::stored(header, state);
-            self.table.insert(&live);
-            self.table.name(&live);
-        }
     }
 }

@@ -42,6 +42,7 @@ mod callbacks;
 mod cancel;
 mod clock;
 mod config;
+mod delayed;
 mod doze;
 mod handler;
 mod heavy;

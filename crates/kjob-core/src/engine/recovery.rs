@@ -7,25 +7,26 @@ use kjob_proto::Text;
 use super::Inner;
 use super::live::Live;
 use super::log::job_log;
-use crate::{Filter, Finish, Job, OnInterrupt, Parts, Phase, Refused, StepError, StoreError};
+use crate::{
+    Finish, Job, JobId, LiveJob, OnInterrupt, Parts, Phase, Refused, StepError, StoreError,
+};
 
-/// Brings every job that has not ended into memory: queued ones wait again, those that ran follow
-/// their route's rule.
+/// Takes up every job that has not ended: queued ones wait again, those that ran follow their route's
+/// rule.
 pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
-    const PAGE: usize = 1_000;
-    let mut filter = Filter::live(PAGE);
+    const PAGE: usize = 10_000;
+    let mut after = None;
     let (mut queued, mut interrupted) = (0u64, 0u64);
     let mut patience = std::pin::pin!(inner.clock.sleep(super::RETRY_AFTER));
     let mut is_stuck = false;
     loop {
-        let list = inner.store.list(&filter, inner.now());
-        let page = inner.step(list).await?;
+        let live = inner.store.live(after, PAGE, inner.now());
+        let page = inner.step(live).await?;
         let mut ends = tokio::task::JoinSet::new();
         for job in page.jobs {
-            if job.state.phase == Phase::Queued && inner.registry().serves(&job.header.endpoint) {
+            if wait_again(inner, &job) {
                 queued += 1;
-                wait_again(inner, job);
-            } else {
+            } else if let Some(job) = read(inner, job.id).await? {
                 interrupted += 1;
                 // All of a page at once, so that they share the store's commits.
                 ends.spawn(end_run(inner.clone(), job));
@@ -42,7 +43,7 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
         // has can be looked at.
         ends.detach_all();
         match page.next {
-            Some(last) => filter.after = Some(last),
+            Some(last) => after = Some(last),
             None => break,
         }
     }
@@ -53,14 +54,29 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn wait_again(inner: &Arc<Inner>, job: Job) {
-    let Some(route) = inner.route_of(&job.header.endpoint) else {
-        return;
+/// Lets a job wait again, if that is what it did and can do.
+fn wait_again(inner: &Inner, job: &LiveJob) -> bool {
+    let route = inner.route_of(&job.endpoint);
+    let Some(route) = route.filter(|_| job.state.phase == Phase::Queued) else {
+        return false;
     };
-    let waiting = inner.waiting(&job.header, &route);
-    inner.room.readmit(&job.header.owner);
-    inner.take_in_waiting(job.header, job.state);
+    inner.room.readmit(&job.owner);
+    inner.table.insert_dozing(job.id);
+    let waiting = inner.waiting_of(job, &route);
     inner.room.enqueue(waiting, job.state.not_before);
+    true
+}
+
+/// The job; `None` if it is damaged, which keeps nobody else back.
+async fn read(inner: &Inner, id: JobId) -> Result<Option<Job>, StoreError> {
+    let get = inner.store.get(id, Parts::NONE, inner.now());
+    match inner.step(get).await {
+        Err(error @ StoreError::Corrupt { .. }) => {
+            tracing::error!(job_id = id.get(), %error, "a job that ran cannot be read; it stays as it is");
+            Ok(None)
+        }
+        job => job,
+    }
 }
 
 /// Ends a run whose server is gone, or a job whose endpoint is no longer served.

@@ -4,10 +4,10 @@ use std::sync::{Arc, PoisonError};
 
 use super::live::Live;
 use super::{Engine, Inner, Registry, RouteError, recovery};
-use crate::{Filter, Header, Phase, State, StoreError};
+use crate::{LiveJob, Phase, StoreError};
 
 /// Jobs that are read at a time.
-const PAGE: usize = 1_000;
+const PAGE: usize = 10_000;
 
 impl Engine {
     /// Puts other routes in place of those that it has.
@@ -45,7 +45,15 @@ impl Engine {
 impl Inner {
     /// Lets a job that waits do so for the route that it has now.
     fn reroute(self: &Arc<Self>, live: &Arc<Live>, old: &Registry, new: &Registry) {
-        if self.is_taken_out(&live.header, &live.state(), old, new) {
+        let header = &live.header;
+        let job = LiveJob {
+            id: header.id,
+            owner: header.owner.clone(),
+            endpoint: header.endpoint.clone(),
+            priority: header.options.priority,
+            state: live.state(),
+        };
+        if self.is_taken_out(&job, old, new) {
             self.no_longer_waits(live);
             let (inner, live) = (self.clone(), live.clone());
             tokio::spawn(async move { recovery::fail_unserved(&inner, &live).await });
@@ -56,10 +64,10 @@ impl Inner {
     /// page has its turn they wait for the route that they had, and are set right when they are started.
     async fn reroute_dozing(self: Arc<Self>, old: Arc<Registry>, new: Arc<Registry>) {
         let _one_at_a_time = self.rerouting.lock().await;
-        let mut filter = Filter::live(PAGE);
+        let mut after = None;
         loop {
-            let list = self.store.list(&filter, self.now());
-            let page = match self.step(list).await {
+            let live = self.store.live(after, PAGE, self.now());
+            let page = match self.step(live).await {
                 Ok(page) => page,
                 Err(error) if self.is_hopeless(&error) => return,
                 Err(error) => {
@@ -70,15 +78,12 @@ impl Inner {
             };
             for job in page.jobs {
                 // What was whole, or came since, is in the queue of its new route already: nothing is done.
-                if !self.is_taken_out(&job.header, &job.state, &old, &new) {
-                    continue;
-                }
-                if !self.clone().fail_woken(&job.header).await {
+                if self.is_taken_out(&job, &old, &new) && !self.clone().fail_woken(&job).await {
                     return;
                 }
             }
             match page.next {
-                Some(last) => filter.after = Some(last),
+                Some(last) => after = Some(last),
                 None => break,
             }
         }
@@ -86,9 +91,9 @@ impl Inner {
     }
 
     /// Fails a job that was taken out of the queue; `false` if there is no time for that any more.
-    async fn fail_woken(self: Arc<Self>, header: &Header) -> bool {
+    async fn fail_woken(self: Arc<Self>, job: &LiveJob) -> bool {
         loop {
-            match self.wake(header.id).await {
+            match self.wake(job.id).await {
                 Ok(Some(live)) => {
                     self.no_longer_waits(&live);
                     recovery::fail_unserved(&self, &live).await;
@@ -96,7 +101,7 @@ impl Inner {
                 }
                 Ok(None) => return true,
                 Err(error @ StoreError::Corrupt { .. }) => {
-                    self.give_up(header.id, &header.owner, &error);
+                    self.give_up(job.id, &job.owner, &error);
                     return true;
                 }
                 Err(error) if self.is_hopeless(&error) => return false,
@@ -107,18 +112,19 @@ impl Inner {
 
     /// Brings a job, if it waits, to the queue of its new route. Whether there is none and it was taken out
     /// of the old one: who finds it gone starts it, or ends it, and sees by itself that it has no route.
-    fn is_taken_out(&self, header: &Header, state: &State, old: &Registry, new: &Registry) -> bool {
-        let (Phase::Queued, Some(old)) = (state.phase, old.find(&header.endpoint)) else {
+    fn is_taken_out(&self, job: &LiveJob, old: &Registry, new: &Registry) -> bool {
+        let (Phase::Queued, Some(old)) = (job.state.phase, old.find(&job.endpoint)) else {
             return false;
         };
-        let waiting = self.waiting(header, old);
-        match new.find(&header.endpoint) {
+        let waiting = self.waiting_of(job, old);
+        let not_before = job.state.not_before;
+        match new.find(&job.endpoint) {
             Some(new) if new.id == old.id => false,
             Some(new) => {
-                self.room.reroute(&waiting, state.not_before, new.id);
+                self.room.reroute(&waiting, not_before, new.id);
                 false
             }
-            None => self.room.remove(&waiting, state.not_before),
+            None => self.room.remove(&waiting, not_before),
         }
     }
 }

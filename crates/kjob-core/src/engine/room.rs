@@ -1,13 +1,14 @@
 //! The waiting room: who waits, who runs, and who may still come in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::config::EngineConfig;
+use super::delayed::{Delayed, Next};
 use super::submission::SubmitError;
-use crate::{JobId, Owner, RouteId, Scheduler, Timestamp, Waiting};
+use crate::{Owner, RouteId, Scheduler, Timestamp, Waiting};
 
 /// Counts and queues, behind one lock that is never held for long.
 ///
@@ -33,7 +34,7 @@ struct Inner {
     /// Whether the newest start failed for the store.
     failing: bool,
     queue: Scheduler,
-    delayed: BTreeMap<(Timestamp, JobId), Waiting>,
+    delayed: Delayed,
     running: usize,
     routes: Vec<Lane>,
     /// Places of runs that are over but for their thread, which their handler does not let go.
@@ -69,7 +70,7 @@ impl Room {
             paused: false,
             failing: false,
             queue: Scheduler::new(config.ageing),
-            delayed: BTreeMap::new(),
+            delayed: Delayed::default(),
             running: 0,
             routes: limits.iter().map(lane).collect(),
             stuck: 0,
@@ -149,9 +150,7 @@ impl Room {
         match not_before {
             None => inner.queue.push(job),
             Some(at) => {
-                let key = (at, job.id);
-                inner.delayed.insert(key, job);
-                let is_next = inner.delayed.first_key_value().map(|(first, _)| *first) == Some(key);
+                let is_next = inner.delayed.insert(at, &job);
                 drop(inner);
                 // Whoever waits for the next one waits for the right one otherwise.
                 if is_next {
@@ -164,8 +163,7 @@ impl Room {
     /// Takes a waiting job out, and says whether it waited: who took it out is alone with it.
     pub(super) fn remove(&self, job: &Waiting, not_before: Option<Timestamp>) -> bool {
         let mut inner = self.lock();
-        let was_delayed =
-            not_before.is_some_and(|at| inner.delayed.remove(&(at, job.id)).is_some());
+        let was_delayed = not_before.is_some_and(|at| inner.delayed.remove(at, job.id));
         inner.queue.remove(job) || was_delayed
     }
 
@@ -184,10 +182,8 @@ impl Room {
     /// Lets a waiting job wait for another route, no less long than so far.
     pub(super) fn reroute(&self, job: &Waiting, not_before: Option<Timestamp>, to: RouteId) {
         let mut inner = self.lock();
-        if let Some(at) = not_before
-            && let Some(delayed) = inner.delayed.get_mut(&(at, job.id))
-        {
-            delayed.route = to;
+        if let Some(at) = not_before {
+            inner.delayed.reroute(at, job.id, to);
         }
         inner.queue.reroute(job, to);
     }
@@ -196,14 +192,12 @@ impl Room {
     pub(super) fn release_delayed(&self, now: Timestamp) -> Option<Timestamp> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        while let Some(entry) = inner.delayed.first_entry() {
-            let (at, _) = *entry.key();
-            if at > now {
-                return Some(at);
+        loop {
+            match inner.delayed.next(now) {
+                Next::Due(job) => inner.queue.push(job),
+                Next::At(at) => return at,
             }
-            inner.queue.push(entry.remove());
         }
-        None
     }
 
     /// Starts nothing until [`Room::resume`]: the store could not be written to.

@@ -16,8 +16,8 @@ use super::submission::{Accepted, Submission, SubmitError};
 use super::to_end::ToEnd;
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
-    Finish, Header, JobOptions, JobTag, NewJob, Parts, Payload, Phase, QueryId, State, Submitted,
-    TagReuse, Waiting,
+    Finish, Header, JobOptions, JobTag, LiveJob, NewJob, Parts, Payload, Phase, QueryId, State,
+    Submitted, TagReuse, Waiting,
 };
 
 impl Engine {
@@ -274,6 +274,16 @@ impl Inner {
             owner: header.owner.clone(),
             route: route.id,
             priority: header.options.priority,
+            since: self.now(),
+        }
+    }
+
+    pub(super) fn waiting_of(&self, job: &LiveJob, route: &Route) -> Waiting {
+        Waiting {
+            id: job.id,
+            owner: job.owner.clone(),
+            route: route.id,
+            priority: job.priority,
             since: self.now(),
         }
     }

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use kjob_core::{Filter, Job, JobId, JobTag, Owner, Page, Parts, Status, StoreError, Timestamp};
+use kjob_core::{
+    Filter, Job, JobId, JobTag, LivePage, Owner, Page, Parts, Status, StoreError, Timestamp,
+};
 use rusqlite::{Connection, Row};
 
 use super::error::{in_segment, sql};
 use super::job_row;
-use super::live::Live;
 use super::query::{Segment, Stored};
 use super::segment::{self, Access};
 use super::shared::{SegmentEntry, Shared};
@@ -96,7 +97,7 @@ impl Reader {
             return Ok(self.shared.absent(id).map(|()| None));
         };
         if job.expires_at.is_none() {
-            let live = self.shared.live().get(&id).map(Live::state);
+            let live = self.shared.live().get(id).map(|job| job.state());
             let Some(state) = live else {
                 return Ok(Err(self.shared.lost_end(id)));
             };
@@ -159,7 +160,7 @@ impl Reader {
     /// The job that a tag led to, if it is sound.
     fn found(&mut self, stored: Stored, now: Timestamp) -> Result<Option<JobId>, StoreError> {
         let id = stored.job.header.id;
-        if stored.state.end.is_some() || self.shared.live().contains_key(&id) {
+        if stored.state.end.is_some() || self.shared.live().contains(id) {
             return Ok(Some(id));
         }
         let job = self.get(id, Parts::NONE, now)?;
@@ -232,7 +233,8 @@ impl Reader {
         let unseen = |id: &JobId| seen.binary_search(&id.get()).is_err();
         let mut lost: Vec<JobId> = {
             let live = self.shared.live();
-            let ids = live.range((above, up_to)).map(|(id, _)| *id);
+            let ids = live.above(JobId::new(after)).map(|job| job.id);
+            let ids = ids.take_while(|id| JobId::new(last).is_none_or(|last| *id <= last));
             ids.filter(unseen).collect()
         };
         let damaged = self.shared.damaged().range((above, up_to));
@@ -253,20 +255,15 @@ impl Reader {
         let mut more = false;
         {
             let live = self.shared.live();
-            let above = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
-            let candidates = live.range((above, Bound::Unbounded));
-            for (looked, (id, job)) in candidates.enumerate() {
+            for (looked, job) in live.above(filter.after).enumerate() {
                 if looked >= SCANNED_MAX || ids.len() >= limit {
                     more = true;
                     break;
                 }
-                after = Some(*id);
-                if filter
-                    .owner
-                    .as_ref()
-                    .is_none_or(|owner| *owner == job.owner)
-                {
-                    ids.insert(*id);
+                after = Some(job.id);
+                let is_owners = filter.owner.as_ref().is_none_or(|owner| job.is_of(owner));
+                if is_owners && filter.endpoint.as_ref().is_none_or(|it| job.calls(it)) {
+                    ids.insert(job.id);
                 }
             }
         }
@@ -281,6 +278,22 @@ impl Reader {
         }
         page.next = after.filter(|_| more);
         Ok(page)
+    }
+
+    /// The jobs that have not ended, as memory has them.
+    pub(crate) fn live(&self, after: Option<JobId>, limit: usize) -> LivePage {
+        let limit = limit.max(1);
+        let live = self.shared.live();
+        let jobs: Vec<_> = live
+            .above(after)
+            .take(limit)
+            .map(|job| job.brief())
+            .collect();
+        let last = jobs.last().map(|job| job.id);
+        LivePage {
+            next: last.filter(|_| jobs.len() == limit),
+            jobs,
+        }
     }
 
     fn in_segment_of<T>(

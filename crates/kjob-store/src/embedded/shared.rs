@@ -16,7 +16,7 @@ use super::deletions::Deletions;
 use super::error::is_fatal;
 use super::filter::Filter;
 use super::layout::Layout;
-use super::live::Live;
+use super::lives::Lives;
 use super::recent::Recent;
 use super::room::{self, Room};
 use super::summary::OwnerUsage;
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) layout: Layout,
     pub(crate) options: EmbeddedOptions,
     table: RwLock<Arc<Table>>,
-    live: RwLock<BTreeMap<JobId, Live>>,
+    live: RwLock<Lives>,
     headers: Mutex<HeaderCache>,
     /// Jobs that ended a short while ago.
     pub(crate) recent: Recent,
@@ -162,11 +162,11 @@ impl Shared {
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 
-    pub(crate) fn live(&self) -> RwLockReadGuard<'_, BTreeMap<JobId, Live>> {
+    pub(crate) fn live(&self) -> RwLockReadGuard<'_, Lives> {
         self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn live_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<JobId, Live>> {
+    pub(crate) fn live_mut(&self) -> RwLockWriteGuard<'_, Lives> {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,7 +206,7 @@ impl Shared {
     pub(crate) fn absent(&self, id: JobId) -> Result<(), StoreError> {
         let what = match self.damaged().get(&id) {
             Some(what) => what.clone(),
-            None if self.live().contains_key(&id) => format!("the row of job {id} is out of reach"),
+            None if self.live().contains(id) => format!("the row of job {id} is out of reach"),
             None => return Ok(()),
         };
         Err(StoreError::Corrupt { what })

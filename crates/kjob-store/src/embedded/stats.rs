@@ -161,7 +161,7 @@ impl Writer {
             }
         });
         let segments = segments.collect();
-        for live in self.shared.live().values() {
+        for live in self.shared.live().iter() {
             match live.state().phase {
                 Phase::Queued => jobs.queued += 1,
                 Phase::Cancelling => jobs.cancelling += 1,

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_core::{
     CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
-    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
-    StoreUsage, Submitted, Timestamp,
+    JobTag, Lease, LivePage, NewJob, Owner, Page, Parts, Started, State, StepError, Store,
+    StoreError, StoreUsage, Submitted, Timestamp,
 };
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
@@ -316,7 +316,7 @@ impl EmbeddedStore {
         if parts.payload {
             return None;
         }
-        let state = self.shared.live().get(&id)?.state();
+        let state = self.shared.live().get(id)?.state();
         let header = (*self.shared.header(id)?).clone();
         Some(Job {
             header,
@@ -520,6 +520,15 @@ impl Store for EmbeddedStore {
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         let filter = filter.clone();
         self.read(move |reader| reader.list(&filter, now)).await
+    }
+
+    async fn live(
+        &self,
+        after: Option<JobId>,
+        limit: usize,
+        _now: Timestamp,
+    ) -> Result<LivePage, StoreError> {
+        self.read(move |reader| Ok(reader.live(after, limit))).await
     }
 
     async fn bytes_of(&self, id: JobId, now: Timestamp) -> Result<Option<u64>, StoreError> {

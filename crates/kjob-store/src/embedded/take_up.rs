@@ -9,13 +9,14 @@ use super::error::sql;
 use super::job_row::{self, JobRow};
 use super::ledger::Ledger;
 use super::live::Live;
+use super::lives::Lives;
 use super::state_row::{self, StateRow};
 use super::totals::Sum;
 
 /// What was found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) live: BTreeMap<JobId, Live>,
+    pub(crate) live: Lives,
     /// Jobs that are not to be run, as nobody knows how they stand; and what is wrong with them.
     pub(crate) damaged: BTreeMap<JobId, String>,
 }
@@ -66,7 +67,7 @@ fn scan(
                 visit(&job.header);
                 let state = stored.unwrap_or(job.first_state);
                 let live = Live::of(&job.header, &state, stored.is_some());
-                found.live.insert(id, live);
+                found.live.insert(id, &live);
             }
             (Err(StoreError::Corrupt { what }), Some(id)) => {
                 found.damaged.insert(id, what);
@@ -86,7 +87,8 @@ fn hold_to_jobs(
     found: &mut Found,
 ) -> Result<(), StoreError> {
     let mut sum = Sum::default();
-    for id in found.live.keys().chain(found.damaged.keys()) {
+    let live = found.live.iter().map(|live| live.id);
+    for id in live.chain(found.damaged.keys().copied()) {
         sum.add(id.get(), 0);
     }
     let mut missing = ledger.totals.live().minus(sum);
@@ -94,7 +96,7 @@ fn hold_to_jobs(
         // Ended ones are among them, whose rows of `expiries` are out of reach.
         for id in ended(connection, found)? {
             let what = format!("the expiry of job {id}, which has ended, is out of reach");
-            found.live.remove(&id);
+            found.live.remove(id);
             found.damaged.insert(id, what);
             missing.rows += 1;
             missing.ids = missing.ids.wrapping_add(id.get());
@@ -117,7 +119,7 @@ fn hold_to_jobs(
         }
     }
     match JobId::new(missing.ids).filter(|_| missing.rows == 1) {
-        Some(id) if !found.live.contains_key(&id) => {
+        Some(id) if !found.live.contains(id) => {
             let what = format!("the row of job {id} is out of reach");
             found.damaged.insert(id, what);
             Ok(())
@@ -141,7 +143,7 @@ fn ended(connection: &Connection, found: &Found) -> Result<Vec<JobId>, StoreErro
     let mut ended = Vec::new();
     while let Some(row) = rows.next().map_err(doing())? {
         let id = JobId::new(row.get(0).map_err(doing())?);
-        ended.extend(id.filter(|id| found.live.contains_key(id)));
+        ended.extend(id.filter(|id| found.live.contains(*id)));
     }
     Ok(ended)
 }
@@ -153,8 +155,9 @@ fn hold_to_states(
     found: &mut Found,
 ) -> Result<(), StoreError> {
     let mut sum = Sum::default();
-    for (id, live) in found.live.iter().filter(|(_, live)| live.has_row) {
-        sum.add(id.get(), state_row::state_checksum(*id, &live.state()));
+    for live in found.live.iter().filter(|live| live.has_row()) {
+        let crc = state_row::state_checksum(live.id, &live.state());
+        sum.add(live.id.get(), crc);
     }
     let mut missing = ledger.totals.states.minus(sum);
     if missing == Sum::default() {
@@ -178,16 +181,16 @@ fn hold_to_states(
     let lost = JobId::new(missing.ids).filter(|_| missing.rows == 1);
     let suspects: Vec<JobId> = match lost {
         Some(id) if found.damaged.contains_key(&id) => return Ok(()),
-        Some(id) if found.live.contains_key(&id) => vec![id],
+        Some(id) if found.live.contains(id) => vec![id],
         // It may be that of any job that seems to be as it was submitted.
         _ => {
-            let rowless = found.live.iter().filter(|(_, live)| !live.has_row);
-            rowless.map(|(id, _)| *id).collect()
+            let rowless = found.live.iter().filter(|live| !live.has_row());
+            rowless.map(|live| live.id).collect()
         }
     };
     for id in suspects {
         let what = format!("the state of job {id} is out of reach");
-        found.live.remove(&id);
+        found.live.remove(id);
         found.damaged.insert(id, what);
     }
     Ok(())

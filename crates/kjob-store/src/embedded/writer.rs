@@ -238,9 +238,9 @@ impl Writer {
                 self.shared.waiting.remove(id);
             }
             match state {
-                Some(state) => drop(live.insert(id, state)),
+                Some(state) => live.insert(id, &state),
                 None => {
-                    live.remove(&id);
+                    live.remove(id);
                     self.shared.drop_header(id);
                 }
             }
@@ -290,7 +290,7 @@ impl Writer {
             .and_then(|pending| pending.states.get(&id))
         {
             Some(state) => state.clone(),
-            None => self.shared.live().get(&id).cloned(),
+            None => self.shared.live().get(id).map(|job| job.live()),
         }
     }
 
@@ -308,9 +308,9 @@ impl Writer {
         } else {
             table.segments.get(at).map(|e| e.first_id)
         };
-        let first = first.and_then(JobId::new).unwrap_or(JobId::FIRST);
-        let live = self.shared.live();
-        let (lowest, _) = live.range(first..).next()?;
+        // Those above the one below it.
+        let below = first.and_then(|first| JobId::new(first - 1));
+        let lowest = self.shared.live().above(below).next()?.id;
         Some(lowest.get()).filter(|lowest| next.is_none_or(|next| *lowest < next))
     }
 
