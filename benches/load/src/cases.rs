@@ -98,7 +98,7 @@ pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &count in connections {
         cases.push(floor("submit", SMALL, count));
-        cases.extend((count == 1).then(|| syncs("submit")));
+        cases.extend((count == 1).then(|| syncs("submit", SMALL, 1)));
         for tags in [Tags::Server, Tags::Client] {
             cases.push(submit(kjob, SMALL, count, tags));
         }
@@ -106,6 +106,7 @@ pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
     // A store that is kept would grow by gigabytes.
     if kjob.kept.is_none() {
         cases.push(floor("submit", LARGE, SOME));
+        cases.push(syncs("submit", LARGE, SOME));
         cases.push(submit(kjob, LARGE, SOME, Tags::Server));
     }
     for &count in connections {
@@ -113,7 +114,7 @@ pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
         cases.push(get(kjob, count));
     }
     cases.push(floor("one", SMALL, 1));
-    cases.push(syncs("one"));
+    cases.push(syncs("one", SMALL, 1));
     cases.push(lives("one", kjob, 1));
     for &count in connections.iter().filter(|count| **count > 1) {
         cases.push(floor("together", SMALL, count));
@@ -152,16 +153,20 @@ pub(crate) fn detail(len: usize, connections: usize) -> String {
     }
 }
 
-/// What an answer that waits for the disk waits for at least.
-fn syncs(scenario: &'static str) -> Case {
+/// What answers that wait for the disk wait for at least, if those of all connections share a sync.
+fn syncs(scenario: &'static str, len: usize, connections: usize) -> Case {
     Case {
         scenario,
-        detail: detail(SMALL, 1),
+        detail: detail(len, connections),
         whose: Whose::Floor,
         program: "disk",
-        mode: "256 B appended and synced",
-        measure: Box::new(|home, pace| {
-            Ok(Sample::from(&floor::syncs(home, &[7; SMALL], pace.time)?))
+        mode: match connections {
+            1 => "appended and synced",
+            _ => "appended once for each, and synced",
+        },
+        measure: Box::new(move |home, pace| {
+            let load = floor::syncs(home, &vec![7; len], connections, pace.time)?;
+            Ok(Sample::from(&load))
         }),
     }
 }

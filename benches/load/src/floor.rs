@@ -99,20 +99,22 @@ impl Conversation for Post {
     }
 }
 
-/// Appends bytes to a file and syncs, again and again.
+/// Appends bytes so many times to a file, then syncs all of them at once, again and again.
 ///
 /// # Errors
 /// The disk's.
-pub(crate) fn syncs(home: &Path, bytes: &[u8], time: Duration) -> Result<Load> {
+pub(crate) fn syncs(home: &Path, bytes: &[u8], together: usize, time: Duration) -> Result<Load> {
     let mut file = File::create_new(home.join("appended")).context("a file to append to")?;
     let mut latencies: Histogram<u64> = histogram()?;
     let begin = Instant::now();
     let mut now = begin;
     while now - begin < time {
-        file.write_all(bytes)?;
+        for _ in 0..together {
+            file.write_all(bytes)?;
+        }
         file.sync_data()?;
         let then = Instant::now();
-        latencies.saturating_record((then - now).as_nanos() as u64);
+        latencies.saturating_record_n((then - now).as_nanos() as u64, together as u64);
         now = then;
     }
     Ok(Load { latencies, time })
