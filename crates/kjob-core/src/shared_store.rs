@@ -48,6 +48,9 @@ pub trait SharedStore: Store {
     /// Each `ageing` that the first of a priority has waited lifts that priority by one, so that none is
     /// starved. Over several nodes the order is kept as well as what they know of each other allows; a job
     /// is handed out once in any case.
+    ///
+    /// What was claimed runs on this node even where the answer was lost, or the future dropped; see
+    /// [`running`](Self::running).
     async fn claim(
         &self,
         wanted: &[Wanted],
@@ -65,6 +68,10 @@ pub trait SharedStore: Store {
     /// Takes over up to `limit` jobs that run on nodes whose leases have ended. Each goes to one node
     /// alone, which ends its run by its route's rule with the lease it is given here.
     async fn take_over(&self, limit: usize) -> Result<Vec<Orphan>, StoreError>;
+
+    /// All jobs that run on this node. An engine that had no answer to a start or a claim, and so cannot know
+    /// what was started for it, finds here what it does not run.
+    async fn running(&self) -> Result<Vec<Orphan>, StoreError>;
 
     /// The states of those of these jobs that exist at `now`, in no order.
     async fn watch(&self, ids: &[JobId], now: Timestamp)
@@ -124,7 +131,8 @@ pub enum Beat {
     Lost,
 }
 
-/// A job whose node is gone, taken over by this one.
+/// A job that runs on this node by the store's book, and that no handler here runs: that of a node that is
+/// gone, taken over by this one, or one of which this node never heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
     /// What was submitted.

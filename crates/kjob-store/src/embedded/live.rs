@@ -4,9 +4,9 @@ use kjob_core::{
     Event, Header, JobId, Lease, NewJob, Owner, Phase, State, Timestamp, Transition, apply,
 };
 
-use super::job_row::millis;
 use super::state_row;
 use super::totals::Totals;
+use crate::values::millis;
 
 /// A live job in memory, with what its end will need.
 #[derive(Clone, Debug)]
