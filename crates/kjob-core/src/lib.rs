@@ -16,6 +16,7 @@ mod phase;
 pub mod purge;
 mod query;
 mod scheduler;
+mod shared_store;
 mod state;
 mod store;
 mod tag;
@@ -31,6 +32,9 @@ pub use output::{Info, InfoError, Output};
 pub use phase::{BadStatus, Phase, Status};
 pub use query::{BadQueryId, QueryId, TraceParent};
 pub use scheduler::{RouteId, Scheduler, Waiting};
+pub use shared_store::{
+    Beat, Claimed, Node, NodeId, Orphan, SharedStore, WaitingCounts, Wanted, pattern_of,
+};
 pub use state::{Age, End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
 pub use store::{
     Difference, Expired, Filter, Finish, LiveJob, LivePage, Page, Parts, Started, StepError, Store,

@@ -127,6 +127,9 @@ pub enum Event {
     },
     /// Somebody wants it to stop.
     RequestCancel,
+    /// Whoever ran it is gone, and somebody else answers for the run now: as a start, but for that the
+    /// handler is not called.
+    TakeOver,
     /// A run of it is over.
     End {
         /// The start that is over.
@@ -238,6 +241,11 @@ pub fn apply(state: &State, event: Event, at: Timestamp) -> Result<Transition, R
             }),
             _ => Transition::Unchanged,
         }),
+        Event::TakeOver if state.phase == Phase::Queued => Err(Refused::NotRunning(state.phase)),
+        Event::TakeOver => Ok(Transition::To(State {
+            lease: Lease(state.lease.0.saturating_add(1)),
+            ..*state
+        })),
         Event::End { lease, end } => {
             check_running(state, lease)?;
             end_run(state, end, at)
@@ -342,6 +350,7 @@ mod tests {
             4 => Just(Event::Start),
             2 => (lease(), any::<u8>()).prop_map(|(lease, percent)| Event::Progress { lease, percent }),
             1 => Just(Event::RequestCancel),
+            1 => Just(Event::TakeOver),
             4 => (lease(), end).prop_map(|(lease, end)| Event::End { lease, end }),
         ]
     }
@@ -362,6 +371,8 @@ mod tests {
             (Queued, Event::Start) => (!early).then_some(Running),
             (Running | Cancelling, Event::Start) => None,
             (Queued, Event::RequestCancel) => Some(Cancelled),
+            (Queued, Event::TakeOver) => None,
+            (Running | Cancelling, Event::TakeOver) => Some(phase),
             (Running | Cancelling, Event::RequestCancel) => Some(Cancelling),
             (Queued, Event::Progress { .. } | Event::End { .. }) => None,
             (_, Event::Progress { lease, .. } | Event::End { lease, .. }) if lease != current => {
@@ -419,7 +430,7 @@ mod tests {
                 prop_assert_eq!(next.progress == 100, next.phase == Phase::Done);
                 prop_assert_eq!(next.ended_at.is_some(), next.phase.is_terminal());
                 prop_assert!(next.lease >= state.lease && next.attempt <= next.lease.0);
-                let starts = u32::from(event == Event::Start);
+                let starts = u32::from(matches!(event, Event::Start | Event::TakeOver));
                 prop_assert_eq!(next.lease.0 - state.lease.0, starts);
                 prop_assert!(next.not_before.is_none() || next.phase == Phase::Queued);
                 state = next;

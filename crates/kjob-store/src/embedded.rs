@@ -18,7 +18,6 @@ mod deletions;
 mod due;
 mod error;
 mod filter;
-mod info_blob;
 mod job_row;
 mod layout;
 mod ledger;

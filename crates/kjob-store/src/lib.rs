@@ -2,3 +2,9 @@
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "embedded", feature = "postgres"))]
+mod info_blob;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(any(feature = "embedded", feature = "postgres"))]
+mod values;

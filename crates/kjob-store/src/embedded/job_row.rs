@@ -1,12 +1,10 @@
 //! A job as a row of `jobs`: written once by its submit.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use kjob_core::{
     Header, JobId, JobOptions, Owner, Priority, QueryId, State, StoreError, Timestamp,
 };
-use kjob_proto::{Encoding, Text};
+use kjob_proto::Text;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
@@ -14,6 +12,7 @@ use super::blobs::Content;
 use super::checksum::Checksum;
 use super::live::first_state;
 use super::tags::{TagKey, tag_from};
+use crate::values::{duration, encoding_from, encoding_to, millis};
 
 /// The columns that [`JobRow::read`] takes, of a table called `j`.
 pub(crate) const COLUMNS: &str = "j.id, j.tag, j.owner, j.endpoint, j.encoding, j.query_id, \
@@ -198,11 +197,6 @@ pub(crate) fn inline(
     Ok(Bytes::copy_from_slice(data))
 }
 
-/// Milliseconds of a duration; those longer than 292 million years are kept as that.
-pub(crate) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// A yes or no; `None` where it is neither, as the checksum has only what was read of it.
 fn flag(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<bool>> {
     Ok(match row.get(column)? {
@@ -210,24 +204,6 @@ fn flag(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<bool>> {
         1 => Some(true),
         _ => None,
     })
-}
-
-fn duration(millis: i64) -> Duration {
-    Duration::from_millis(millis.cast_unsigned())
-}
-
-pub(crate) fn encoding_to(encoding: Encoding) -> u8 {
-    match encoding {
-        Encoding::Binary => 0,
-        Encoding::Json => 1,
-        Encoding::Snappy => 2,
-    }
-}
-
-pub(crate) fn encoding_from(number: u8) -> Option<Encoding> {
-    Encoding::ALL
-        .into_iter()
-        .find(|encoding| encoding_to(*encoding) == number)
 }
 
 fn checksum(header: &Header, started: bool, payload: &Extent) -> u32 {

@@ -6,9 +6,9 @@ use kjob_core::{
 };
 use kjob_proto::Text;
 
-use super::job_row::millis;
 use super::state_row;
 use super::totals::Totals;
+use crate::values::millis;
 
 /// A live job in memory, with what its end will need.
 #[derive(Clone, Debug, PartialEq, Eq)]

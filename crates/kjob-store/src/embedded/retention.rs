@@ -6,13 +6,13 @@ use std::path::Path;
 
 use kjob_core::{Expired, StoreError, Timestamp};
 
-use super::job_row::millis;
 use super::layout::{self, Layout, ignore_missing};
 use super::requests::{Swept, Thoroughness};
 use super::rewrite::{Copied, RewritePlan, cutoff};
 use super::segment::{self, Access};
 use super::writer::Writer;
 use super::{blobs, error};
+use crate::values::millis;
 
 /// Segments that one sweep drops.
 const DROPPED_MAX: u64 = 4;

@@ -12,8 +12,9 @@ use super::blobs::Content;
 use super::callback_row;
 use super::checksum::Checksum;
 use super::error::sql;
-use super::info_blob;
-use super::job_row::{Extent, encoding_from, encoding_to};
+use super::job_row::Extent;
+use crate::info_blob;
+use crate::values::{encoding_from, encoding_to};
 
 /// The columns that [`StateRow::read`] takes, of tables called `s`, `x` and `e`; those of
 /// [`callback_row::COLUMNS`] follow.

@@ -12,7 +12,7 @@ use kjob_core::{
 use super::blobs::Content;
 use super::callback_row;
 use super::error::in_segment;
-use super::job_row::{self, millis};
+use super::job_row;
 use super::live::{Live, first_state};
 use super::query::Stored;
 use super::recent;
@@ -23,6 +23,7 @@ use super::summary::Expiries;
 use super::tag_moves::HeldTag;
 use super::tags::{self, TagKey};
 use super::writer::Writer;
+use crate::values::millis;
 
 /// Who has the tag of a submit.
 enum Holder {

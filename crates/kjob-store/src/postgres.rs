@@ -1,0 +1,32 @@
+//! A store in PostgreSQL, or in a database that speaks its protocol, for many processes at once.
+//!
+//! See docs/clustering.md for the tables, the statements and why they are so.
+
+mod callbacks;
+mod claim;
+mod connect;
+mod details;
+mod error;
+mod expiry;
+mod finish;
+mod lanes;
+mod lookup;
+mod nodes;
+mod options;
+mod parts;
+mod read;
+mod row;
+mod schema;
+mod session;
+mod shared;
+mod sharing;
+mod start;
+mod store;
+mod submit;
+mod tls;
+mod turns;
+mod usage;
+
+pub use error::OpenError;
+pub use options::PostgresOptions;
+pub use store::PostgresStore;

@@ -1,0 +1,125 @@
+//! Making connections: to which of the hosts of a URL, how, and in which thread they live.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kjob_core::StoreError;
+use tokio::runtime::Handle;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::error::sql;
+use super::tls::MakeTls;
+use super::{OpenError, PostgresOptions, tls};
+
+/// How long a peer may be silent before it is asked whether it lives.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(10);
+
+/// How long what was sent may stay unanswered.
+const SENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Settings of a connection that writes. Its statements find rows by their keys, a batch at a time; plans are
+/// made once, when nobody knows how large tables will be, so those that read whole tables are out of the
+/// question. Other databases have no such settings, and no such plans.
+const WRITER: &str = "SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
+     SET enable_mergejoin = off; SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan";
+
+const READER: &str = "SET jit = off";
+
+/// What is acknowledged is on disk, also where the server's default says otherwise.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
+     WHERE current_setting('synchronous_commit') = 'off'";
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Write,
+    Read,
+}
+
+/// Makes connections on a runtime.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    config: Config,
+    tls: Option<MakeTls>,
+    pub(crate) runtime: Handle,
+}
+
+impl Connector {
+    pub(crate) fn new(
+        url: &str,
+        options: &PostgresOptions,
+        runtime: Handle,
+    ) -> Result<Self, OpenError> {
+        let mut config: Config = url.parse().map_err(|source| OpenError::BadUrl { source })?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(options.connect_timeout);
+        }
+        if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("kjob");
+        }
+        config.keepalives_idle(KEEPALIVES_IDLE);
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SENT_TIMEOUT);
+        }
+        let tls = match (config.get_ssl_mode(), &options.tls) {
+            (SslMode::Disable, _) => None,
+            (_, Some(config)) => Some(MakeTls(Arc::clone(config))),
+            (_, None) => {
+                let config = tls::platform().map_err(|source| OpenError::Tls { source })?;
+                Some(MakeTls(config))
+            }
+        };
+        Ok(Self {
+            config,
+            tls,
+            runtime,
+        })
+    }
+
+    /// A new connection. May be awaited on any runtime; it lives on ours.
+    pub(crate) async fn connect(&self, purpose: Purpose) -> Result<Client, StoreError> {
+        let connector = self.clone();
+        let connecting = self
+            .runtime
+            .spawn(async move { connector.here(purpose).await });
+        // It ends early only with the runtime, so with the store.
+        connecting.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn here(&self, purpose: Purpose) -> Result<Client, StoreError> {
+        let failed = sql("connect to the database");
+        // The two kinds of connection are of different types, and do the same.
+        macro_rules! connect {
+            ($tls:expr) => {{
+                let (client, connection) = self.config.connect($tls).await.map_err(&failed)?;
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!("a connection to the database has ended: {error}");
+                    }
+                });
+                client
+            }};
+        }
+        let client = match &self.tls {
+            Some(tls) => connect!(tls.clone()),
+            None => connect!(NoTls),
+        };
+        let settings = match purpose {
+            Purpose::Write => WRITER,
+            Purpose::Read => READER,
+        };
+        for settings in [settings, DURABLE] {
+            // A database that knows no such setting needs none.
+            if let Err(error) = client.batch_execute(settings).await
+                && error.is_closed()
+            {
+                return Err(failed(error));
+            }
+        }
+        Ok(client)
+    }
+}

@@ -1,0 +1,140 @@
+//! What goes wrong when a store is opened, and what the database's errors mean for a step.
+
+use std::sync::Arc;
+
+use kjob_core::StoreError;
+use tokio_postgres::error::SqlState;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The URL is not one of a database.
+    #[error("the database's URL cannot be used: {source}")]
+    BadUrl {
+        /// What is wrong with it.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS for the database: {source}")]
+    Tls {
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The database has no tables of kjob.
+    #[error("the database has no tables of kjob: run kjob-server migrate")]
+    NoSchema,
+    /// The tables are of an older version.
+    #[error(
+        "the database's tables are of version {found}, this program needs {supported}: run kjob-server migrate"
+    )]
+    OlderSchema {
+        /// Their version.
+        found: i64,
+        /// What this program works with.
+        supported: i64,
+    },
+    /// The tables are of a newer version, which this program cannot work with.
+    #[error(
+        "the database's tables are of version {found}, which needs programs that know version {needed}; \
+         this one knows {supported}: use a newer kjob"
+    )]
+    NewerSchema {
+        /// Their version.
+        found: i64,
+        /// The oldest version whose programs can work with them.
+        needed: i64,
+        /// What this program knows.
+        supported: i64,
+    },
+    /// The thread of the connections cannot be started.
+    #[error("cannot start the thread of the database's connections: {source}")]
+    Thread {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database cannot be reached, or refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A [`StoreError`] of a failed statement.
+pub(crate) fn sql(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
+    move |error| match error.code() {
+        Some(code) if *code == SqlState::DISK_FULL => StoreError::Full,
+        _ => StoreError::Io {
+            doing,
+            source: Arc::new(Said(error)),
+        },
+    }
+}
+
+/// The driver's error with what the database said, which it leaves to its source.
+#[derive(Debug)]
+struct Said(tokio_postgres::Error);
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_db_error() {
+            Some(said) => write!(f, "{} ({})", said.message(), said.code().code()),
+            None => {
+                write!(f, "{}", self.0)?;
+                match std::error::Error::source(&self.0) {
+                    Some(source) => write!(f, ": {source}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for Said {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+pub(crate) fn corrupt(what: impl Into<String>) -> StoreError {
+    StoreError::Corrupt { what: what.into() }
+}
+
+/// Whether the statement was given up in favour of others, surely undone, and may be tried again.
+pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
+    let passing = [
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+    ];
+    error.code().is_some_and(|code| passing.contains(code))
+}
+
+/// Whether an end has no partition to go to.
+pub(crate) fn is_without_part(error: &tokio_postgres::Error) -> bool {
+    let is_check = error.code() == Some(&SqlState::CHECK_VIOLATION);
+    // No constraint of ours is checked, and this one has no name.
+    is_check
+        && error
+            .as_db_error()
+            .is_some_and(|said| said.constraint().is_none())
+}
+
+/// Whether it may be one row of many that the database does not take.
+pub(crate) fn is_of_a_row(error: &tokio_postgres::Error) -> bool {
+    // Data, integrity, limits of the program.
+    let classes = ["22", "23", "54"];
+    let class = error.code().and_then(|code| code.code().get(..2));
+    class.is_some_and(|class| classes.contains(&class))
+}
+
+/// Whether the connection leads to a server that takes no writes, or not any more.
+pub(crate) fn is_of_the_server(error: &tokio_postgres::Error) -> bool {
+    let states = [
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+    ];
+    error.code().is_some_and(|code| states.contains(code))
+}

@@ -1,0 +1,163 @@
+//! The tables: their versions, and how a database gets them.
+
+use tokio_postgres::Client;
+
+use super::OpenError;
+use super::error::sql;
+
+/// The version of the tables that this program works with.
+pub(crate) const VERSION: i64 = 1;
+
+/// A change of the tables. Once released it is never changed.
+struct Migration {
+    version: i64,
+    /// The oldest version whose programs can work with the tables afterwards. A migration that only adds
+    /// leaves it as it was, so that nodes can be brought up to date one after the other.
+    works_with: i64,
+    /// What every database takes.
+    text: &'static str,
+}
+
+const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    works_with: 1,
+    text: include_str!("migrations/0001.sql"),
+}];
+
+const ENDED: &str = include_str!("migrations/0001_ended.sql");
+const ENDED_INDEXES: &str = include_str!("migrations/0001_ended_indexes.sql");
+const POSTGRESQL: &str = include_str!("migrations/0001_postgresql.sql");
+
+const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS kjob_schema (
+        version bigint NOT NULL PRIMARY KEY,
+        works_with bigint NOT NULL,
+        is_partitioned boolean NOT NULL,
+        migrated_at timestamptz NOT NULL DEFAULT now()
+    )";
+
+/// What a database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Product {
+    PostgreSql,
+    /// PostgreSQL's own code on another store.
+    Yugabyte,
+    /// Neither partitions nor storage parameters are as PostgreSQL has them.
+    Cockroach,
+}
+
+/// What is known of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Schema {
+    pub(crate) is_partitioned: bool,
+}
+
+/// Brings the tables to [`VERSION`]; gives the versions that were made.
+pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i64>, OpenError> {
+    let failed = |error| OpenError::Store(sql("make the tables")(error));
+    let product = product(client).await?;
+    let is_partitioned = partitioned && product != Product::Cockroach;
+    client.batch_execute(VERSIONS).await.map_err(failed)?;
+    let mut made = Vec::new();
+    for migration in &MIGRATIONS {
+        let text = script(migration, product, is_partitioned);
+        // Two who migrate at once: the second waits for the first's row, and then does nothing.
+        let lock = "BEGIN; SELECT version FROM kjob_schema FOR UPDATE";
+        let run = async {
+            client.batch_execute(lock).await?;
+            let known = "SELECT 1 FROM kjob_schema WHERE version = $1";
+            if client
+                .query_opt(known, &[&migration.version])
+                .await?
+                .is_some()
+            {
+                client.batch_execute("ROLLBACK").await?;
+                return Ok(false);
+            }
+            client.batch_execute(&text).await?;
+            client.batch_execute("COMMIT").await?;
+            Ok(true)
+        };
+        match run.await {
+            Ok(true) => made.push(migration.version),
+            Ok(false) => {}
+            Err(error) => {
+                // The connection is not used again.
+                let _ = client.batch_execute("ROLLBACK").await;
+                return Err(failed(error));
+            }
+        }
+    }
+    Ok(made)
+}
+
+fn script(migration: &Migration, product: Product, is_partitioned: bool) -> String {
+    let Migration {
+        version,
+        works_with,
+        text,
+    } = migration;
+    // First, as it keeps others from doing the same.
+    let mut script = format!(
+        "INSERT INTO kjob_schema (version, works_with, is_partitioned)
+        VALUES ({version}, {works_with}, {is_partitioned});\n{text}"
+    );
+    if *version == 1 {
+        let by = if is_partitioned {
+            " PARTITION BY LIST (bucket)"
+        } else {
+            ""
+        };
+        script += &format!("{}{by};\n{ENDED_INDEXES}", ENDED.trim_end());
+        if product == Product::PostgreSql {
+            script += POSTGRESQL;
+        }
+    }
+    script
+}
+
+/// Looks whether this program can work with the tables.
+pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
+    let newest = "SELECT version, works_with, is_partitioned FROM kjob_schema
+        ORDER BY version DESC LIMIT 1";
+    let row = match client.query_opt(newest, &[]).await {
+        Ok(Some(row)) => row,
+        Ok(None) => return Err(OpenError::NoSchema),
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => {
+            return Err(OpenError::NoSchema);
+        }
+        Err(error) => return Err(sql("look at the tables")(error).into()),
+    };
+    let (found, needed): (i64, i64) = (row.get(0), row.get(1));
+    if found < VERSION {
+        return Err(OpenError::OlderSchema {
+            found,
+            supported: VERSION,
+        });
+    }
+    if needed > VERSION {
+        return Err(OpenError::NewerSchema {
+            found,
+            needed,
+            supported: VERSION,
+        });
+    }
+    Ok(Schema {
+        is_partitioned: row.get(2),
+    })
+}
+
+async fn product(client: &Client) -> Result<Product, OpenError> {
+    let failed = |error| OpenError::Store(sql("ask what database this is")(error));
+    let row = client
+        .query_one("SELECT version()", &[])
+        .await
+        .map_err(failed)?;
+    let version: &str = row.get(0);
+    Ok(if version.contains("CockroachDB") {
+        Product::Cockroach
+    } else if version.contains("-YB-") {
+        Product::Yugabyte
+    } else {
+        Product::PostgreSql
+    })
+}

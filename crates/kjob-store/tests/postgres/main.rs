@@ -1,0 +1,13 @@
+//! The store in PostgreSQL, on a real server.
+//!
+//! The server is that which `KJOB_TEST_POSTGRES` names (`cargo xtask test` sets it), or one that the tests start
+//! where PostgreSQL is installed. Each test has a schema of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+
+mod conformance;
+mod sharing;
+mod support;
