@@ -26,6 +26,9 @@ struct Cell {
     stored: bool,
     /// Whether the job counts as waiting.
     waiting: bool,
+    /// Whether this engine has it: it runs or waits here, or is on its way into the store. Of others' jobs
+    /// this is no more than what was heard last.
+    local: bool,
     stop: Option<Stop>,
     run: Option<CancellationToken>,
     ended: Option<Arc<Job>>,
@@ -38,6 +41,8 @@ struct Cell {
 pub(super) enum Stop {
     Deadline,
     Drain,
+    /// The job may be another node's by now.
+    Lost,
     Cancel,
 }
 
@@ -45,12 +50,19 @@ impl Live {
     /// A job that is about to be stored and counts as waiting.
     pub(super) fn new(header: Header, attachment: Option<Attachment>) -> Arc<Self> {
         let state = State::queued(header.options.not_before);
-        Self::with(header, attachment, state, false)
+        Self::with(header, attachment, state, false, true)
     }
 
     /// A job that the store has.
     pub(super) fn stored(header: Header, state: State) -> Arc<Self> {
-        Self::with(header, None, state, true)
+        Self::with(header, None, state, true, true)
+    }
+
+    /// A job that another engine has, if any.
+    pub(super) fn remote(header: Header, state: State) -> Arc<Self> {
+        let live = Self::with(header, None, state, true, false);
+        live.stop_waiting();
+        live
     }
 
     fn with(
@@ -58,11 +70,13 @@ impl Live {
         attachment: Option<Attachment>,
         state: State,
         stored: bool,
+        local: bool,
     ) -> Arc<Self> {
         let cell = Cell {
             state,
             stored,
             waiting: true,
+            local,
             stop: None,
             run: None,
             ended: None,
@@ -172,6 +186,16 @@ impl Live {
     /// Whether the job has ended.
     pub(super) fn is_over(&self) -> bool {
         self.cell().ended.is_some()
+    }
+
+    /// Whether this engine has the job.
+    pub(super) fn is_local(&self) -> bool {
+        self.cell().local
+    }
+
+    /// Says whether this engine has the job.
+    pub(super) fn set_local(&self, local: bool) {
+        self.cell().local = local;
     }
 
     /// Whether all that there is to know of the job is in the store, and nothing is under way.

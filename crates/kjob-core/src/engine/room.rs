@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::config::EngineConfig;
 use super::delayed::{Delayed, Next};
 use super::submission::SubmitError;
-use crate::{Owner, RouteId, Scheduler, Timestamp, Waiting};
+use crate::{Owner, RouteId, Scheduler, Timestamp, Waiting, WaitingCounts};
 
 /// Counts and queues, behind one lock that is never held for long.
 ///
@@ -36,6 +36,8 @@ struct Inner {
     queue: Scheduler,
     delayed: Delayed,
     running: usize,
+    /// Places that are kept for jobs that are being claimed.
+    reserved: usize,
     routes: Vec<Lane>,
     /// Places of runs that are over but for their thread, which their handler does not let go.
     stuck: usize,
@@ -47,7 +49,15 @@ struct Inner {
 #[derive(Clone, Copy, Debug, Default)]
 struct Lane {
     running: usize,
+    reserved: usize,
     limit: Option<usize>,
+}
+
+/// Places that are kept for jobs that are being claimed: in all, and at most so many of each route.
+#[derive(Debug, Default)]
+pub(super) struct Reservation {
+    pub(super) total: usize,
+    pub(super) routes: Vec<(RouteId, usize)>,
 }
 
 /// What [`Room::pause`] changed.
@@ -63,6 +73,7 @@ impl Room {
     pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>]) -> Self {
         let lane = |limit: &Option<usize>| Lane {
             running: 0,
+            reserved: 0,
             limit: *limit,
         };
         let inner = Inner {
@@ -72,6 +83,7 @@ impl Room {
             queue: Scheduler::new(config.ageing),
             delayed: Delayed::default(),
             running: 0,
+            reserved: 0,
             routes: limits.iter().map(lane).collect(),
             stuck: 0,
             waiting: 0,
@@ -92,18 +104,26 @@ impl Room {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more waiting job, if the budgets allow.
-    pub(super) fn admit(&self, owner: &Owner) -> Result<(), SubmitError> {
+    /// Counts one more waiting job, if the budgets allow beside those that wait elsewhere.
+    pub(super) fn admit(
+        &self,
+        owner: &Owner,
+        elsewhere: WaitingCounts,
+    ) -> Result<(), SubmitError> {
         let mut inner = self.lock();
+        let elsewhere_of_owner = usize::try_from(elsewhere.owner).unwrap_or(usize::MAX);
+        let elsewhere = usize::try_from(elsewhere.total).unwrap_or(usize::MAX);
         let of_owner = inner.waiting_of.get(owner).copied().unwrap_or(0);
+        let of_owner = of_owner.saturating_add(elsewhere_of_owner);
+        let waiting = inner.waiting.saturating_add(elsewhere);
         let busy = |what, found: usize, limit: usize| SubmitError::Busy {
             what,
             found: found as u64,
             limit: limit as u64,
             retry_after: super::RETRY_AFTER,
         };
-        if inner.waiting >= self.max_queued {
-            return Err(busy("queued jobs", inner.waiting + 1, self.max_queued));
+        if waiting >= self.max_queued {
+            return Err(busy("queued jobs", waiting + 1, self.max_queued));
         }
         if of_owner >= self.max_queued_per_owner {
             return Err(busy(
@@ -223,7 +243,7 @@ impl Room {
     pub(super) fn next(&self, now: Timestamp) -> Option<Waiting> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let may_start = inner.open && !inner.paused && inner.running < self.workers;
+        let may_start = inner.open && !inner.paused && inner.used() < self.workers;
         if !may_start || inner.queue.is_empty() {
             return None;
         }
@@ -231,6 +251,62 @@ impl Room {
         let next = inner.queue.pop(now, |route| has_room(routes, route))?;
         inner.take(next.route);
         Some(next)
+    }
+
+    /// Keeps the places that are free for jobs of these routes. Each reservation is to be
+    /// [given back](Self::release).
+    pub(super) fn reserve(&self, routes: impl Iterator<Item = RouteId>) -> Reservation {
+        let mut inner = self.lock();
+        let total = match inner.open && !inner.paused {
+            true => self.workers.saturating_sub(inner.used()),
+            false => 0,
+        };
+        let mut reservation = Reservation::default();
+        if total == 0 {
+            return reservation;
+        }
+        for route in routes {
+            if let Some(lane) = inner.routes.get_mut(usize::from(route.0)) {
+                let free = lane.free().min(total);
+                lane.reserved += free;
+                reservation.routes.push((route, free));
+            }
+        }
+        reservation.total = total;
+        inner.reserved += total;
+        reservation
+    }
+
+    /// Takes a kept place. One that was not kept is taken all the same: its job is started already.
+    pub(super) fn take_reserved(&self, reservation: &mut Reservation, route: RouteId) {
+        let mut inner = self.lock();
+        if reservation.total > 0 {
+            reservation.total -= 1;
+            inner.reserved -= 1;
+        }
+        let kept = reservation.routes.iter_mut().find(|(id, _)| *id == route);
+        if let Some((_, kept)) = kept.filter(|(_, kept)| *kept > 0) {
+            *kept -= 1;
+            if let Some(lane) = inner.routes.get_mut(usize::from(route.0)) {
+                lane.reserved -= 1;
+            }
+        }
+        inner.take(route);
+    }
+
+    /// Gives back what was kept and not taken.
+    pub(super) fn release(&self, reservation: Reservation) {
+        let mut inner = self.lock();
+        inner.reserved -= reservation.total;
+        for (route, kept) in reservation.routes {
+            if let Some(lane) = inner.routes.get_mut(usize::from(route.0)) {
+                lane.reserved -= kept;
+            }
+        }
+        if inner.is_idle() {
+            drop(inner);
+            self.idle.notify_waiters();
+        }
     }
 
     /// Gives a place back.
@@ -282,18 +358,32 @@ impl Room {
     }
 
     fn is_free(&self, inner: &Inner, route: RouteId) -> bool {
-        inner.running < self.workers && has_room(&inner.routes, route)
+        inner.used() < self.workers && has_room(&inner.routes, route)
     }
 }
 
 fn has_room(routes: &[Lane], route: RouteId) -> bool {
     let lane = routes.get(usize::from(route.0));
-    lane.is_none_or(|lane| lane.limit.is_none_or(|limit| lane.running < limit))
+    lane.is_none_or(|lane| lane.free() > 0)
+}
+
+impl Lane {
+    /// How many more may run, the server's own limit aside.
+    fn free(&self) -> usize {
+        let used = self.running + self.reserved;
+        self.limit
+            .map_or(usize::MAX, |limit| limit.saturating_sub(used))
+    }
 }
 
 impl Inner {
     fn is_idle(&self) -> bool {
-        self.running == self.stuck
+        // What is being claimed may run yet.
+        self.running == self.stuck && self.reserved == 0
+    }
+
+    fn used(&self) -> usize {
+        self.running + self.reserved
     }
 
     fn take(&mut self, route: RouteId) {

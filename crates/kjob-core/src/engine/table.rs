@@ -126,6 +126,37 @@ impl LiveTable {
         (live.header.owner == *owner && live.header.tag == *tag).then_some(live)
     }
 
+    /// The job, whole: as it is here already, or else this.
+    pub(super) fn adopt(&self, new: Arc<Live>) -> Arc<Live> {
+        let id = new.header.id;
+        let mut ids = self.ids_of(id);
+        if let Some(Entry::Whole(live)) = ids.get(&id) {
+            return live.clone();
+        }
+        if let Some(before) = ids.insert(id, Entry::Whole(new.clone())) {
+            self.count_of(&before).fetch_sub(1, Ordering::Relaxed);
+        }
+        self.whole.fetch_add(1, Ordering::Relaxed);
+        self.name(&new);
+        new
+    }
+
+    /// Drops another engine's job, if it is held here so many times and no more; says whether it is gone.
+    pub(super) fn let_go(&self, live: &Arc<Live>, held: usize) -> bool {
+        let id = live.header.id;
+        let mut ids = self.ids_of(id);
+        let is_ours =
+            matches!(ids.get(&id), Some(Entry::Whole(whole)) if Arc::ptr_eq(whole, live));
+        // While the shard is locked nobody else comes to hold it.
+        if !is_ours || live.is_local() || Arc::strong_count(live) > held {
+            return !is_ours;
+        }
+        ids.remove(&id);
+        self.whole.fetch_sub(1, Ordering::Relaxed);
+        self.unname(live);
+        true
+    }
+
     /// Lets a job that waits doze, if nobody but the caller holds it; says whether it does.
     pub(super) fn doze(&self, live: &Arc<Live>) -> bool {
         let id = live.header.id;

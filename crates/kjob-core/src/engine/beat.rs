@@ -1,0 +1,151 @@
+//! Being alive for other nodes, and taking over from those that are not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Inner;
+use super::cluster::Cluster;
+use super::live::Stop;
+use super::recovery::end_run;
+use crate::{Beat, JobId, Lease, Phase, State, StoreError};
+
+/// Jobs that are taken over at a time.
+const TAKEN_OVER_MAX: usize = 256;
+
+/// How many renewals there are to a look at who else is there.
+const BEATS_TO_A_LOOK: u32 = 4;
+
+impl Inner {
+    /// Becomes a node.
+    pub(super) async fn join(&self) -> Result<(), StoreError> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
+        let called = Instant::now();
+        let config = &cluster.config;
+        let node = cluster.store.join(&config.url, config.lease_time);
+        let node = self.step(node).await?;
+        self.step(cluster.store.serve(&self.registry().patterns()))
+            .await?;
+        cluster.trust(called);
+        tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
+        self.look_around(cluster).await;
+        Ok(())
+    }
+
+    async fn look_around(&self, cluster: &Cluster) {
+        match self.step(cluster.store.nodes()).await {
+            Ok(nodes) => cluster.set_nodes(nodes),
+            // Those who were there last are told meanwhile.
+            Err(error) => tracing::debug!(%error, "it cannot be seen which nodes there are"),
+        }
+    }
+
+    /// Renews the lease until it is lost.
+    async fn keep_lease(&self, cluster: &Cluster) {
+        let mut is_failing = false;
+        let mut beats = 0;
+        while let Some(until) = cluster.trusted_until() {
+            let called = Instant::now();
+            match timeout_at(until, self.step(cluster.store.beat())).await {
+                Ok(Ok(Beat::Alive { cancelling })) => {
+                    cluster.trust(called);
+                    if std::mem::take(&mut is_failing) {
+                        tracing::info!("the lease is renewed again");
+                    }
+                    for (id, lease) in cancelling {
+                        self.hear_cancel(id, lease);
+                    }
+                    beats += 1;
+                    if beats % BEATS_TO_A_LOOK == 0 {
+                        self.look_around(cluster).await;
+                    }
+                }
+                Ok(Err(error)) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::error!(%error, "the lease cannot be renewed; will try again");
+                    }
+                }
+                Ok(Ok(Beat::Lost)) | Err(_) => return,
+            }
+            let until = cluster.trusted_until().unwrap_or(called);
+            sleep_until(until.min(called + cluster.config.beat_interval)).await;
+            if Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    /// A cancel that was asked for on another node.
+    fn hear_cancel(&self, id: JobId, lease: Lease) {
+        let live = self.table.get(id).filter(|live| live.is_local());
+        let Some(live) = live else { return };
+        let state = live.state();
+        if state.lease == lease && state.phase == Phase::Running {
+            live.observe(State {
+                phase: Phase::Cancelling,
+                ..state
+            });
+        }
+    }
+
+    /// Lets go of all that runs, and completes when nothing does any more.
+    async fn let_go_of_all(&self, cluster: &Cluster) {
+        cluster.lose();
+        tracing::error!("the lease is lost: what runs here is stopped, and nothing is started");
+        self.table.for_each(|live| {
+            if live.is_local() {
+                live.stop(Stop::Lost);
+            }
+        });
+        self.room.idle().await;
+    }
+}
+
+/// Keeps this engine's node alive; when its lease is lost, becomes another one.
+pub(super) async fn keep_alive(inner: Arc<Inner>) {
+    let Some(cluster) = &inner.cluster else {
+        return;
+    };
+    loop {
+        inner.keep_lease(cluster).await;
+        inner.let_go_of_all(cluster).await;
+        while let Err(error) = inner.join().await {
+            tracing::debug!(%error, "the nodes of the store cannot be joined yet");
+            tokio::time::sleep(super::RETRY_AFTER).await;
+        }
+        cluster.work.notify_one();
+    }
+}
+
+/// Takes over from nodes whose lease has ended: each of their jobs ends by its route's rule.
+pub(super) async fn take_over(inner: Arc<Inner>) {
+    let Some(cluster) = &inner.cluster else {
+        return;
+    };
+    let interval = (cluster.config.lease_time / 4).max(Duration::from_millis(10));
+    loop {
+        tokio::time::sleep(interval).await;
+        while cluster.is_trusted() && !inner.is_draining() {
+            let orphans = match inner.step(cluster.store.take_over(TAKEN_OVER_MAX)).await {
+                Ok(orphans) => orphans,
+                Err(error) => {
+                    tracing::debug!(%error, "jobs of nodes that are gone cannot be taken over yet");
+                    break;
+                }
+            };
+            let count = orphans.len();
+            if count == 0 {
+                break;
+            }
+            tracing::warn!(jobs = count, "jobs are taken over from nodes that are gone");
+            let mut ends = tokio::task::JoinSet::new();
+            for orphan in orphans {
+                ends.spawn(end_run(inner.clone(), orphan.header, orphan.state));
+            }
+            while ends.join_next().await.is_some() {}
+        }
+    }
+}

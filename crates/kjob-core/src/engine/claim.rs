@@ -1,0 +1,176 @@
+//! Taking jobs that wait from a shared store, as many as there are places for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kjob_proto::Text;
+
+use super::Inner;
+use super::cluster::Cluster;
+use super::live::Live;
+use super::room::Reservation;
+use super::run::Place;
+use crate::{
+    Claimed, Finish, Header, OnInterrupt, Orphan, RouteId, Started, State, StoreError, Wanted,
+};
+
+/// What came of a look at the queue.
+enum Looked {
+    /// There was as much as there were places.
+    Full,
+    Some,
+    Nothing,
+    /// It could not be looked at, or there was no place.
+    Not,
+}
+
+/// Claims jobs for as long as the engine takes any.
+pub(super) async fn claim(inner: Arc<Inner>) {
+    let Some(cluster) = &inner.cluster else {
+        return;
+    };
+    let mut pause = cluster.config.poll_min;
+    let mut is_failing = false;
+    loop {
+        let mut work = std::pin::pin!(cluster.work.notified());
+        // Listen first, look second: what comes in between is not missed.
+        work.as_mut().enable();
+        match inner.look(cluster).await {
+            Ok(looked) => {
+                if std::mem::take(&mut is_failing) {
+                    tracing::info!("jobs can be claimed again");
+                }
+                pause = match looked {
+                    Looked::Full => continue,
+                    Looked::Some => cluster.config.poll_min,
+                    Looked::Nothing | Looked::Not => (pause * 2).min(cluster.config.poll_max),
+                };
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::error!(%error, "no jobs can be claimed; will try again");
+                }
+                tokio::time::sleep(super::RETRY_AFTER).await;
+                // What was started for us without our hearing of it waits again.
+                let gave_back = inner.give_back_unheard(cluster).await;
+                if let Err(error) = gave_back {
+                    tracing::debug!(%error, "it cannot be seen yet what was claimed");
+                }
+                continue;
+            }
+        }
+        tokio::select! {
+            () = work => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+impl Inner {
+    /// Claims as many jobs as there are places for, and begins them.
+    async fn look(self: &Arc<Self>, cluster: &Cluster) -> Result<Looked, StoreError> {
+        if self.is_draining() || !cluster.is_trusted() {
+            return Ok(Looked::Not);
+        }
+        let routes: HashMap<RouteId, Text> = self.registry().routes().collect();
+        let mut reserved = Reserved {
+            inner: self,
+            places: self.room.reserve(routes.keys().copied()),
+        };
+        let wanted = reserved.places.routes.iter().filter_map(|(id, limit)| {
+            let pattern = routes.get(id)?.clone();
+            let limit = *limit;
+            (limit > 0).then_some(Wanted { pattern, limit })
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let limit = reserved.places.total;
+        if wanted.is_empty() || limit == 0 {
+            return Ok(Looked::Not);
+        }
+        let claimed = cluster
+            .store
+            .claim(&wanted, limit, self.config.ageing, self.now());
+        let claimed = self.step(claimed).await?;
+        let looked = match claimed.len() {
+            0 => Looked::Nothing,
+            some if some < limit => Looked::Some,
+            _ => Looked::Full,
+        };
+        for job in claimed {
+            self.begin_claimed(job, &mut reserved.places);
+        }
+        Ok(looked)
+    }
+
+    fn begin_claimed(self: &Arc<Self>, job: Claimed, places: &mut Reservation) {
+        let Claimed {
+            header,
+            state,
+            payload,
+        } = job;
+        let Some(route) = self.route_of(&header.endpoint) else {
+            // The routes were replaced meanwhile; another node may have it still.
+            let inner = self.clone();
+            tokio::spawn(async move { inner.give_back(header, state).await });
+            return;
+        };
+        let live = self.table.adopt(Live::stored(header, state));
+        live.set_local(true);
+        live.observe(state);
+        live.stop_waiting();
+        self.room.take_reserved(places, route.id);
+        let place = Place::taken(self, route.id);
+        let started = Started { state, payload };
+        tokio::spawn(self.clone().begin(live, route, started, place));
+    }
+
+    /// Lets jobs wait again that were started for this node without its hearing of it. No handler of theirs
+    /// has begun.
+    pub(super) async fn give_back_unheard(
+        self: &Arc<Self>,
+        cluster: &Cluster,
+    ) -> Result<(), StoreError> {
+        // A submit that starts its job has it in the table before the store has it, and claims are made by
+        // this task alone. One that ends meanwhile is seen to have ended.
+        for Orphan { header, state } in self.step(cluster.store.running()).await? {
+            let is_known = self.table.get(header.id).is_some_and(|live| live.is_local());
+            if !is_known {
+                self.give_back(header, state).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a job wait again that was started for this node and has not begun: it costs no attempt,
+    /// whatever the rule of its route.
+    pub(super) async fn give_back(self: &Arc<Self>, header: Header, state: State) {
+        let live = self.table.adopt(Live::stored(header, state));
+        live.set_local(true);
+        live.stop_waiting();
+        self.finish(&live, state.lease, self.not_begun()).await;
+    }
+
+    /// How a run is over that has not begun.
+    pub(super) fn not_begun(&self) -> Finish {
+        Finish::Interrupt {
+            reason: Text::from_static("not begun"),
+            then: OnInterrupt::Retry {
+                max_attempts: u32::MAX,
+                not_before: self.now(),
+                charged: false,
+            },
+        }
+    }
+}
+
+/// Places that are given back whatever becomes of the claim.
+struct Reserved<'a> {
+    inner: &'a Arc<Inner>,
+    places: Reservation,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.inner.room.release(std::mem::take(&mut self.places));
+    }
+}

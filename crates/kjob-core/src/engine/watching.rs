@@ -1,0 +1,132 @@
+//! Jobs of other nodes that somebody waits for here: all of them are looked at together, now and then.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Inner;
+use super::cluster::Cluster;
+use super::live::Live;
+use crate::{Job, JobId, Parts, StoreError};
+
+/// The jobs that are looked at.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    jobs: Mutex<BTreeMap<JobId, Arc<Live>>>,
+    /// Told when there is one more.
+    more: Notify,
+}
+
+impl Watching {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Live>>> {
+        // No panic leaves it half changed.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How often a job is held that nobody waits for: by the table, here, and in the loop over both.
+const UNWATCHED: usize = 3;
+
+impl Inner {
+    /// A job of another node, which is looked at from now on for as long as it is held.
+    pub(super) fn watch_from_afar(&self, cluster: &Cluster, job: Job) -> Arc<Live> {
+        let live = self.table.adopt(Live::remote(job.header, job.state));
+        live.observe(job.state);
+        if !live.is_local() {
+            cluster.watching.lock().insert(live.header.id, live.clone());
+            cluster.watching.more.notify_one();
+        }
+        live
+    }
+
+    /// Those that are watched still.
+    fn watched(&self, cluster: &Cluster) -> Vec<Arc<Live>> {
+        let all: Vec<Arc<Live>> = cluster.watching.lock().values().cloned().collect();
+        let is_watched =
+            |live: &Arc<Live>| !live.is_local() && !self.table.let_go(live, UNWATCHED);
+        let (watched, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_watched);
+        let mut jobs = cluster.watching.lock();
+        for live in others {
+            let id = live.header.id;
+            if jobs.get(&id).is_some_and(|known| Arc::ptr_eq(known, &live)) {
+                jobs.remove(&id);
+            }
+        }
+        watched
+    }
+
+    /// Looks at all of them; whether there was news.
+    async fn look_from_afar(
+        &self,
+        cluster: &Cluster,
+        watched: &[Arc<Live>],
+    ) -> Result<bool, StoreError> {
+        let ids: Vec<JobId> = watched.iter().map(|live| live.header.id).collect();
+        let states = self.step(cluster.store.watch(&ids, self.now())).await?;
+        let states: BTreeMap<_, _> = states.into_iter().collect();
+        let mut is_news = false;
+        for live in watched.iter().filter(|live| !live.is_local()) {
+            let id = live.header.id;
+            match states.get(&id) {
+                Some(state) if !state.phase.is_terminal() => {
+                    is_news |= state.is_newer_than(&live.state());
+                    live.observe(*state);
+                }
+                // It has ended, or is gone.
+                _ => {
+                    is_news = true;
+                    let get = self.store.get(id, Parts::RESULT, self.now());
+                    match self.step(get).await? {
+                        Some(Job {
+                            state,
+                            ending: Some(ending),
+                            ..
+                        }) => {
+                            live.end(state, ending);
+                            self.table.remove(live);
+                        }
+                        Some(job) => drop(live.observe(job.state)),
+                        None => {
+                            self.table.remove(live);
+                            live.void();
+                        }
+                    }
+                }
+            }
+        }
+        Ok(is_news)
+    }
+}
+
+/// Looks at what is watched for as long as there is any, the more often the more changes.
+pub(super) async fn keep_watch(inner: Arc<Inner>) {
+    let Some(cluster) = &inner.cluster else {
+        return;
+    };
+    let (least, most) = (cluster.config.poll_min, cluster.config.poll_max);
+    let mut pause = least;
+    loop {
+        let mut more = std::pin::pin!(cluster.watching.more.notified());
+        more.as_mut().enable();
+        let watched = inner.watched(cluster);
+        if watched.is_empty() {
+            more.await;
+            pause = least;
+            continue;
+        }
+        pause = match inner.look_from_afar(cluster, &watched).await {
+            Ok(true) => least,
+            Ok(false) => (pause * 2).min(most),
+            Err(error) => {
+                tracing::debug!(%error, "jobs of other nodes cannot be looked at for now");
+                super::RETRY_AFTER
+            }
+        };
+        drop(watched);
+        tokio::select! {
+            () = &mut more => pause = least,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
