@@ -18,7 +18,7 @@ const REQUEST: u64 = 40 << 10;
 const REFUSED: u64 = 4 << 10;
 
 /// What a waiting job takes.
-const QUEUED: u64 = 1 << 10;
+const QUEUED: u64 = 256;
 
 /// The bound of a server that was given these arguments, with jobs as small as those of the siege.
 pub(crate) fn memory_bound(arguments: &[&str]) -> Result<u64> {
