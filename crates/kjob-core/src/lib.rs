@@ -9,6 +9,8 @@ pub mod engine;
 mod id;
 mod job;
 mod memory;
+#[cfg(feature = "engine")]
+mod memory_cluster;
 mod names;
 mod output;
 mod phase;
@@ -27,6 +29,8 @@ pub use callback_queue::CallbackQueue;
 pub use id::{IdBlock, JobId};
 pub use job::{Ending, Header, Job, JobOptions, NewJob, Owner, Payload, Priority, TagReuse};
 pub use memory::MemoryStore;
+#[cfg(feature = "engine")]
+pub use memory_cluster::{MemoryCluster, MemoryNode};
 pub use names::{NameKey, Names};
 pub use output::{Info, InfoError, Output};
 pub use phase::{BadStatus, Phase, Status};

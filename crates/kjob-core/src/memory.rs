@@ -12,7 +12,7 @@ use crate::{
     CallbackQueue, CallbackState, CallbackTry, ClaimedCallbacks, Difference, Ending, Event,
     Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts, Phase,
     Refused, Started, State, StepError, Store, StoreError, StoreUsage, Submitted, TagReuse,
-    Timestamp, Transition, Usage, apply,
+    Timestamp, Transition, Usage, WaitingCounts, apply,
 };
 
 /// Keeps the contract of [`Store`], but for durability: what it holds is gone with it.
@@ -63,6 +63,34 @@ impl MemoryStore {
         {
             callbacks.set(*id, callback.next_at);
         }
+    }
+
+    /// How many jobs wait.
+    #[cfg(feature = "engine")]
+    pub(crate) fn waiting(&self, owner: &Owner) -> WaitingCounts {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = WaitingCounts::default();
+        for job in inner.jobs.values() {
+            if job.state.phase == Phase::Queued {
+                counts.total += 1;
+                counts.owner += u64::from(job.header.owner == *owner);
+            }
+        }
+        counts
+    }
+
+    /// Makes the lease number of a running job larger, for a node that takes it over.
+    #[cfg(feature = "engine")]
+    pub(crate) fn take_over(&self, id: JobId, at: Timestamp) -> Result<Option<Job>, StoreError> {
+        let mut inner = self.open()?;
+        let Some(job) = inner.jobs.get_mut(&id) else {
+            return Ok(None);
+        };
+        let Ok(Transition::To(state)) = apply(&job.state, Event::TakeOver, at) else {
+            return Ok(None);
+        };
+        job.state = state;
+        Ok(Some(parts_of(job, Parts::NONE)))
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {

@@ -8,11 +8,14 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Stop;
-use super::recovery::end_run;
 use crate::{Beat, JobId, Lease, Phase, State, StoreError};
 
 /// Jobs that are taken over at a time.
 const TAKEN_OVER_MAX: usize = 256;
+
+/// Why a job of a node that is gone fails, if it does.
+const GONE: &str =
+    "interrupted: the node that ran the job is gone, or was cut off; outcome unknown";
 
 /// How many renewals there are to a look at who else is there.
 const BEATS_TO_A_LOOK: u32 = 4;
@@ -27,12 +30,38 @@ impl Inner {
         let config = &cluster.config;
         let node = cluster.store.join(&config.url, config.lease_time);
         let node = self.step(node).await?;
-        self.step(cluster.store.serve(&self.registry().patterns()))
-            .await?;
+        self.serve(cluster).await?;
         cluster.trust(called);
         tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
         Ok(())
+    }
+
+    /// Says which jobs this node runs.
+    pub(super) async fn serve(&self, cluster: &Cluster) -> Result<(), StoreError> {
+        let patterns: Vec<_> = self
+            .registry()
+            .routes()
+            .map(|(_, pattern)| pattern)
+            .collect();
+        self.step(cluster.store.serve(&patterns)).await
+    }
+
+    /// Is no node any more; what it was given without hearing of it waits for others.
+    pub(super) async fn leave(self: &Arc<Self>) {
+        let Some(cluster) = &self.cluster else { return };
+        let left = async {
+            if cluster.is_trusted() {
+                self.give_back_unheard(cluster).await?;
+            }
+            self.step(cluster.store.leave()).await
+        };
+        let left: Result<(), StoreError> = left.await;
+        cluster.lose();
+        if let Err(error) = left {
+            // Its lease ends by itself.
+            tracing::warn!(%error, "the other nodes cannot be told that this one leaves");
+        }
     }
 
     async fn look_around(&self, cluster: &Cluster) {
@@ -143,7 +172,8 @@ pub(super) async fn take_over(inner: Arc<Inner>) {
             tracing::warn!(jobs = count, "jobs are taken over from nodes that are gone");
             let mut ends = tokio::task::JoinSet::new();
             for orphan in orphans {
-                ends.spawn(end_run(inner.clone(), orphan.header, orphan.state));
+                let then = inner.clone().end_run(orphan.header, orphan.state, GONE);
+                ends.spawn(then);
             }
             while ends.join_next().await.is_some() {}
         }

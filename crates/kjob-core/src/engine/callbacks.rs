@@ -8,6 +8,9 @@ use crate::{CallbackState, CallbackTry, Job, JobId, StepError, StoreError, Times
 /// How often it is looked whether the store has failed meanwhile, while an end that it has is not settled.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether callbacks of other nodes are due.
+const LOOK_AT_OTHERS: Duration = Duration::from_secs(5);
+
 impl Engine {
     /// Waits until callbacks are due, and hands out up to `limit` of them, the longest due first:
     /// the ended jobs, without their bytes. They come again after `claim`, unless a try is
@@ -49,9 +52,17 @@ impl Engine {
                     None => std::future::pending().await,
                 }
             };
+            // Those of a node that is gone become due without a word.
+            let others = async {
+                match &inner.cluster {
+                    Some(_) => inner.clock.sleep(LOOK_AT_OTHERS).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = &mut ended => {}
                 () = next => {}
+                () = others => {}
                 () = inner.closed.cancelled() => return Err(StoreError::Closed),
             }
         }

@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kjob_proto::Text;
+use tokio::time::Instant;
 
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Live;
+use super::log::job_log;
 use super::room::Reservation;
 use super::run::Place;
 use crate::{
-    Claimed, Finish, Header, OnInterrupt, Orphan, RouteId, Started, State, StoreError, Wanted,
+    Claimed, Finish, Header, OnInterrupt, Orphan, Parts, Phase, RouteId, Started, State,
+    StoreError, Wanted,
 };
 
 /// What came of a look at the queue.
@@ -31,7 +34,14 @@ pub(super) async fn claim(inner: Arc<Inner>) {
     };
     let mut pause = cluster.config.poll_min;
     let mut is_failing = false;
+    let mut listen_at = Instant::now() + cluster.config.lease_time;
     loop {
+        if Instant::now() >= listen_at && cluster.is_trusted() {
+            listen_at = Instant::now() + cluster.config.lease_time;
+            if let Err(error) = inner.give_back_unheard(cluster).await {
+                tracing::debug!(%error, "it cannot be seen for now what was started for this node");
+            }
+        }
         let mut work = std::pin::pin!(cluster.work.notified());
         // Listen first, look second: what comes in between is not missed.
         work.as_mut().enable();
@@ -51,11 +61,8 @@ pub(super) async fn claim(inner: Arc<Inner>) {
                     tracing::error!(%error, "no jobs can be claimed; will try again");
                 }
                 tokio::time::sleep(super::RETRY_AFTER).await;
-                // What was started for us without our hearing of it waits again.
-                let gave_back = inner.give_back_unheard(cluster).await;
-                if let Err(error) = gave_back {
-                    tracing::debug!(%error, "it cannot be seen yet what was claimed");
-                }
+                // It may have been done all the same.
+                listen_at = Instant::now();
                 continue;
             }
         }
@@ -110,8 +117,13 @@ impl Inner {
         } = job;
         let Some(route) = self.route_of(&header.endpoint) else {
             // The routes were replaced meanwhile; another node may have it still.
-            let inner = self.clone();
-            tokio::spawn(async move { inner.give_back(header, state).await });
+            let nowhere = RouteId(u16::MAX);
+            self.room.take_reserved(places, nowhere);
+            let (inner, place) = (self.clone(), Place::taken(self, nowhere));
+            tokio::spawn(async move {
+                inner.give_back(header, state).await;
+                drop(place);
+            });
             return;
         };
         let live = self.table.adopt(Live::stored(header, state));
@@ -131,10 +143,25 @@ impl Inner {
         cluster: &Cluster,
     ) -> Result<(), StoreError> {
         // A submit that starts its job has it in the table before the store has it, and claims are made by
-        // this task alone. One that ends meanwhile is seen to have ended.
+        // this task alone.
+        let is_known = |id| self.table.get(id).is_some_and(|live| live.is_local());
         for Orphan { header, state } in self.step(cluster.store.running()).await? {
-            let is_known = self.table.get(header.id).is_some_and(|live| live.is_local());
-            if !is_known {
+            let id = header.id;
+            if is_known(id) {
+                continue;
+            }
+            // It may have been known until just now, as one that ended since.
+            let get = self.store.get(id, Parts::NONE, self.now());
+            let now = self.step(get).await?.map(|job| job.state);
+            let runs = now.is_some_and(|now| {
+                !now.phase.is_terminal() && now.phase != Phase::Queued && now.lease == state.lease
+            });
+            if runs && !is_known(id) {
+                job_log!(
+                    warn,
+                    header,
+                    "job was started without word, and waits again"
+                );
                 self.give_back(header, state).await;
             }
         }

@@ -132,9 +132,8 @@ impl Engine {
         let cluster = Cluster::new(store.clone(), cluster);
         let inner = Inner::new(store, registry, config, Some(cluster), clock, seed);
         inner.join().await?;
-        for task in [beat::keep_alive, beat::take_over] {
-            inner.clone().in_background(task(inner.clone()));
-        }
+        inner.clone().in_background(beat::keep_alive(inner.clone()));
+        inner.clone().in_background(beat::take_over(inner.clone()));
         inner.clone().in_background(claim::claim(inner.clone()));
         inner
             .clone()

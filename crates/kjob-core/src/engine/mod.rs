@@ -35,12 +35,15 @@
 //! # Ok(()) }
 //! ```
 
+mod beat;
 mod blocking;
 mod budget;
 mod call;
 mod callbacks;
 mod cancel;
+mod claim;
 mod clock;
+mod cluster;
 mod config;
 mod delayed;
 mod doze;
@@ -63,6 +66,7 @@ mod submission;
 mod submit;
 mod table;
 mod to_end;
+mod watching;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +81,7 @@ use tokio_util::sync::CancellationToken;
 pub use blocking::Blocking;
 pub use cancel::CancelOutcome;
 pub use clock::{ManualClock, SystemClock};
+pub use cluster::ClusterConfig;
 pub use config::EngineConfig;
 pub use handler::{Attachment, Handler, HandlerError, JobContext, JobInfo};
 pub use heavy::HeavyWork;
@@ -87,6 +92,7 @@ pub use schemas::Schemas;
 pub use submission::{Accepted, Submission, SubmitError};
 
 use budget::Budget;
+use cluster::Cluster;
 use ids::Ids;
 use live::Stop;
 use registry::{Route, RouteIds};
@@ -116,6 +122,8 @@ pub(crate) struct Inner {
     config: EngineConfig,
     clock: Arc<dyn Clock>,
     table: LiveTable,
+    /// Of an engine that is one of several on its store.
+    cluster: Option<Cluster>,
     /// Held while the jobs that doze are brought to other routes: one change of routes after the other.
     rerouting: tokio::sync::Mutex<()>,
     room: Room,
@@ -139,7 +147,8 @@ pub(crate) struct Inner {
 pub struct EngineStats {
     /// Jobs that wait, those on their way into the store included.
     pub queued: usize,
-    /// Jobs that have not ended.
+    /// Jobs that have not ended; of an engine that is one of several, those that it runs or that somebody
+    /// waits for here.
     pub live: usize,
     /// Those of them that are whole in memory.
     pub whole: usize,
@@ -163,34 +172,12 @@ impl Engine {
     /// The store's.
     pub async fn open(
         store: Arc<dyn Store>,
-        mut registry: Registry,
+        registry: Registry,
         config: EngineConfig,
         clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Result<Self, StoreError> {
-        let budget = Budget::new(&config);
-        let mut route_ids = RouteIds::default();
-        // It has as many routes as it has ids, so there are enough.
-        let _ = registry.renumber(&mut route_ids);
-        let room = Room::new(&config, &registry.limits());
-        let inner = Arc::new(Inner {
-            ids: Ids::new(store.clone(), config.id_block),
-            store,
-            registry: RwLock::new(Arc::new(registry)),
-            route_ids: Mutex::new(route_ids),
-            config,
-            clock,
-            table: LiveTable::new(),
-            rerouting: tokio::sync::Mutex::default(),
-            room,
-            budget,
-            rng: Mutex::new(StdRng::seed_from_u64(seed)),
-            draining: AtomicBool::new(false),
-            interrupting: CancellationToken::new(),
-            closed: CancellationToken::new(),
-            store_failed: CancellationToken::new(),
-            callbacks: Notify::new(),
-        });
+        let inner = Inner::new(store, registry, config, None, clock, seed);
         recovery::take_up(&inner).await?;
         inner.clone().in_background(release_delayed(inner.clone()));
         inner.clone().in_background(expire(inner.clone()));
@@ -228,6 +215,7 @@ impl Engine {
     pub async fn shut_down(&self, timeout: Duration) -> Result<(), StoreError> {
         let inner = &self.inner;
         self.stop_running(timeout).await;
+        inner.leave().await;
         inner.closed.cancel();
         let failure = inner.store.failure();
         inner.store.close().await?;
@@ -236,7 +224,11 @@ impl Engine {
 
     /// How busy it is.
     pub fn stats(&self) -> EngineStats {
-        let (queued, running, stuck) = self.inner.room.counts();
+        let (mut queued, running, stuck) = self.inner.room.counts();
+        if let Some(cluster) = &self.inner.cluster {
+            let elsewhere = cluster.store.waiting(&Owner::anonymous()).total;
+            queued = queued.saturating_add(usize::try_from(elsewhere).unwrap_or(usize::MAX));
+        }
         EngineStats {
             queued,
             live: self.inner.table.len(),
@@ -276,6 +268,40 @@ impl Engine {
 }
 
 impl Inner {
+    fn new(
+        store: Arc<dyn Store>,
+        mut registry: Registry,
+        config: EngineConfig,
+        cluster: Option<Cluster>,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Arc<Self> {
+        let budget = Budget::new(&config);
+        let mut route_ids = RouteIds::default();
+        // It has as many routes as it has ids, so there are enough.
+        let _ = registry.renumber(&mut route_ids);
+        let room = Room::new(&config, &registry.limits());
+        Arc::new(Self {
+            ids: Ids::new(store.clone(), config.id_block),
+            store,
+            registry: RwLock::new(Arc::new(registry)),
+            route_ids: Mutex::new(route_ids),
+            config,
+            clock,
+            table: LiveTable::new(),
+            cluster,
+            rerouting: tokio::sync::Mutex::default(),
+            room,
+            budget,
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            draining: AtomicBool::new(false),
+            interrupting: CancellationToken::new(),
+            closed: CancellationToken::new(),
+            store_failed: CancellationToken::new(),
+            callbacks: Notify::new(),
+        })
+    }
+
     fn registry(&self) -> Arc<Registry> {
         let registry = self.registry.read();
         registry.unwrap_or_else(PoisonError::into_inner).clone()

@@ -252,9 +252,9 @@ impl Inner {
         Ok(job)
     }
 
-    /// A job of the caller's that dozed.
+    /// A job of the caller's that dozed, or that another node has.
     async fn woken(&self, caller: &Caller, key: &JobKey) -> Result<Option<Arc<Live>>, StoreError> {
-        if !self.table.has_dozing() {
+        if self.cluster.is_none() && !self.table.has_dozing() {
             return Ok(None);
         }
         // As it is looked for if nobody waits: whose job it is makes no difference to how long that takes.
@@ -262,7 +262,10 @@ impl Inner {
             return Ok(None);
         };
         match self.stored(caller, id, Parts::NONE).await? {
-            Some(job) if !job.state.phase.is_terminal() => self.wake(id).await,
+            Some(job) if !job.state.phase.is_terminal() => match &self.cluster {
+                Some(cluster) => Ok(Some(self.watch_from_afar(cluster, job))),
+                None => self.wake(id).await,
+            },
             _ => Ok(None),
         }
     }
@@ -271,7 +274,8 @@ impl Inner {
     /// be a step ahead of what it has answered so far, and a job must not go back for those who
     /// look twice.
     fn told(&self, id: JobId) -> Option<Job> {
-        self.table.get(id)?.job()
+        let live = self.table.get(id).filter(|live| live.is_local());
+        live?.job()
     }
 
     /// Makes a listed job what is told of it.
@@ -283,13 +287,13 @@ impl Inner {
         clear_result(job);
     }
 
-    /// The live job, if it is one, whole, and the caller's.
+    /// The live job, if it is one, whole, here, and the caller's.
     fn live(&self, caller: &Caller, key: &JobKey) -> Option<Arc<Live>> {
         let live = match key {
             JobKey::Id(id) => self.table.get(*id),
             JobKey::Tag(tag) => self.table.named(&caller.owner, tag),
         };
-        live.filter(|live| caller.sees(&live.header.owner))
+        live.filter(|live| live.is_local() && caller.sees(&live.header.owner))
     }
 
     async fn id_of(&self, caller: &Caller, key: &JobKey) -> Result<Option<JobId>, StoreError> {

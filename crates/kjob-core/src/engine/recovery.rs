@@ -8,7 +8,8 @@ use super::Inner;
 use super::live::Live;
 use super::log::job_log;
 use crate::{
-    Finish, Job, JobId, LiveJob, OnInterrupt, Parts, Phase, Refused, StepError, StoreError,
+    Finish, Header, Job, JobId, LiveJob, OnInterrupt, Parts, Phase, Refused, State, StepError,
+    StoreError,
 };
 
 /// Takes up every job that has not ended: queued ones wait again, those that ran follow their route's
@@ -29,7 +30,8 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
             } else if let Some(job) = read(inner, job.id).await? {
                 interrupted += 1;
                 // All of a page at once, so that they share the store's commits.
-                ends.spawn(end_run(inner.clone(), job));
+                let end = inner.clone().end_run(job.header, job.state, STOPPED);
+                ends.spawn(end);
             }
         }
         if !is_stuck {
@@ -79,21 +81,30 @@ async fn read(inner: &Inner, id: JobId) -> Result<Option<Job>, StoreError> {
     }
 }
 
-/// Ends a run whose server is gone, or a job whose endpoint is no longer served.
-async fn end_run(inner: Arc<Inner>, job: Job) {
-    let Job { header, state, .. } = job;
-    let live = Live::stored(header, state);
-    live.stop_waiting();
-    inner.table.insert(&live);
-    inner.table.name(&live);
-    let Some(route) = inner.route_of(&live.header.endpoint) else {
-        return fail_unserved(&inner, &live).await;
-    };
-    let reason =
-        Text::from("interrupted: the server stopped while the job was running; outcome unknown");
-    let then = inner.after_interrupt(&route, &state, true);
-    let finish = Finish::Interrupt { reason, then };
-    inner.finish(&live, state.lease, finish).await;
+/// Why a job that ran fails, if it does.
+const STOPPED: &str = "interrupted: the server stopped while the job was running; outcome unknown";
+
+impl Inner {
+    /// Ends a run whose engine is gone, or a job whose endpoint is no longer served.
+    pub(super) async fn end_run(
+        self: Arc<Self>,
+        header: Header,
+        state: State,
+        reason: &'static str,
+    ) {
+        let live = self.table.adopt(Live::stored(header, state));
+        live.set_local(true);
+        live.observe(state);
+        live.stop_waiting();
+        let Some(route) = self.route_of(&live.header.endpoint) else {
+            return fail_unserved(&self, &live).await;
+        };
+        let finish = Finish::Interrupt {
+            reason: Text::from_static(reason),
+            then: self.after_interrupt(&route, &state, true),
+        };
+        self.finish(&live, state.lease, finish).await;
+    }
 }
 
 /// A job that nobody can run any more fails; it was waiting or running, and nobody else starts it.

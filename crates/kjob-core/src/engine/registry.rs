@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kjob_proto::Encoding;
+use kjob_proto::{Encoding, Text};
 
 use super::handler::Handler;
 use super::schemas::Schemas;
@@ -262,6 +262,14 @@ impl Registry {
                 .find(|(prefix, _)| endpoint.starts_with(*prefix))
                 .map(|(_, r)| r)
         })
+    }
+
+    /// All routes, with their patterns.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (RouteId, Text)> {
+        let exact = self.exact.iter();
+        let exact = exact.map(|(name, route)| (route.id, Text::from(name.clone())));
+        let prefixes = self.prefixes.iter();
+        exact.chain(prefixes.map(|(name, route)| (route.id, Text::from(format!("{name}*")))))
     }
 
     /// The concurrency limits, by [`RouteId`].

@@ -32,6 +32,11 @@ impl Engine {
         };
         // Whatever comes into the queue from here on by the old routes is set right when it is
         // started.
+        if inner.cluster.is_some() {
+            // What waits is in the store, under the pattern that it came by.
+            inner.clone().in_background(inner.clone().serve_anew());
+            return Ok(());
+        }
         inner.table.for_each(|live| inner.reroute(live, &old, &new));
         if inner.table.has_dozing() {
             let reroute = inner.clone().reroute_dozing(old, new);
@@ -43,6 +48,18 @@ impl Engine {
 }
 
 impl Inner {
+    /// Tells a shared store of the routes.
+    async fn serve_anew(self: Arc<Self>) {
+        let Some(cluster) = &self.cluster else {
+            return;
+        };
+        while let Err(error) = self.serve(cluster).await {
+            tracing::warn!(%error, "the store cannot be told of the routes; will try again");
+            self.pause_between_tries(super::RETRY_AFTER).await;
+        }
+        self.dispatch();
+    }
+
     /// Lets a job that waits do so for the route that it has now.
     fn reroute(self: &Arc<Self>, live: &Arc<Live>, old: &Registry, new: &Registry) {
         let header = &live.header;

@@ -105,11 +105,7 @@ impl Room {
     }
 
     /// Counts one more waiting job, if the budgets allow beside those that wait elsewhere.
-    pub(super) fn admit(
-        &self,
-        owner: &Owner,
-        elsewhere: WaitingCounts,
-    ) -> Result<(), SubmitError> {
+    pub(super) fn admit(&self, owner: &Owner, elsewhere: WaitingCounts) -> Result<(), SubmitError> {
         let mut inner = self.lock();
         let elsewhere_of_owner = usize::try_from(elsewhere.owner).unwrap_or(usize::MAX);
         let elsewhere = usize::try_from(elsewhere.total).unwrap_or(usize::MAX);

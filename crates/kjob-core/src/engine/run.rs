@@ -36,7 +36,7 @@ impl Place {
         taken.then(|| Self::taken(inner, route))
     }
 
-    fn taken(inner: &Arc<Inner>, route: RouteId) -> Self {
+    pub(super) fn taken(inner: &Arc<Inner>, route: RouteId) -> Self {
         Self {
             inner: inner.clone(),
             route,
@@ -65,6 +65,9 @@ impl Drop for Place {
 impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
+        if let Some(cluster) = &self.cluster {
+            return cluster.work.notify_one();
+        }
         while let Some(job) = self.room.next(self.now()) {
             let place = Place::taken(self, job.route);
             tokio::spawn(self.clone().start(job, place));
@@ -155,7 +158,13 @@ impl Inner {
     }
 
     /// Runs a job that the store says is started.
-    async fn begin(self: Arc<Self>, live: Arc<Live>, route: Route, started: Started, place: Place) {
+    pub(super) async fn begin(
+        self: Arc<Self>,
+        live: Arc<Live>,
+        route: Route,
+        started: Started,
+        place: Place,
+    ) {
         let state = started.state;
         live.observe(state);
         self.no_longer_waits(&live);
@@ -197,6 +206,10 @@ impl Inner {
         payload: Payload,
         place: Place,
     ) {
+        if !self.has_lease() || (self.cluster.is_some() && self.is_draining()) {
+            // It may be another node's by now, or is to be soon.
+            return self.finish(&live, state.lease, self.not_begun()).await;
+        }
         let (finish, stuck) = self.call(&live, &route, &state, payload).await;
         live.end_run();
         self.finish(&live, state.lease, finish).await;
@@ -382,6 +395,12 @@ impl Inner {
                 return Finish::Interrupt {
                     reason: Text::from("interrupted: the server was stopped; outcome unknown"),
                     then: self.after_interrupt(route, state, false),
+                };
+            }
+            Some(Stop::Lost) => {
+                return Finish::Interrupt {
+                    reason: Text::from("interrupted: the node was cut off; outcome unknown"),
+                    then: self.after_interrupt(route, state, true),
                 };
             }
             None => {}

@@ -55,6 +55,16 @@ impl Inner {
     }
 
     fn queue_again(self: &Arc<Self>, live: &Arc<Live>, state: State) {
+        if let Some(cluster) = &self.cluster {
+            job_log!(
+                warn,
+                live.header,
+                attempt = state.attempt,
+                "job is queued again"
+            );
+            live.observe(state);
+            return self.leave_to_all(cluster, live);
+        }
         let Some(route) = self.route_of(&live.header.endpoint) else {
             // The routes were replaced while it ran.
             live.observe(state);
@@ -100,6 +110,12 @@ impl Inner {
                     ..
                 })) => {
                     return self.settle(live, state, ending);
+                }
+                Ok(Some(Job { state, .. })) if self.cluster.is_some() => {
+                    // Another node has it.
+                    live.set_local(false);
+                    live.observe(state);
+                    return self.leave_watched(live);
                 }
                 Ok(Some(Job { state, .. })) if state.phase == Phase::Queued => {
                     return self.queue_again(live, state);

@@ -98,7 +98,11 @@ impl Inner {
         let stored = || self.store.usage(owner);
         let bytes = submission.payload.data.len();
         let admitted = self.budget.admit(stored, owner, bytes);
-        let admitted = admitted.and_then(|under_way| self.room.admit(owner).map(|()| under_way));
+        let admitted = admitted.and_then(|under_way| {
+            let elsewhere = self.cluster.as_ref().map(|it| it.store.waiting(owner));
+            let admitted = self.room.admit(owner, elsewhere.unwrap_or_default());
+            admitted.map(|()| under_way)
+        });
         let refusal = match admitted {
             Ok(under_way) => return Ok(Some(under_way)),
             Err(busy) => busy,
@@ -124,7 +128,7 @@ impl Inner {
     ) -> Result<Accepted, SubmitError> {
         self.table.insert(&live);
         let delayed = job.header.options.not_before.is_some();
-        let place = if delayed {
+        let place = if delayed || !self.has_lease() {
             None
         } else {
             Place::try_take(self, route.id)
@@ -262,6 +266,9 @@ impl Inner {
 
     /// Queues a job that counts as waiting, and starts what can start.
     pub(super) fn enqueue(self: &Arc<Self>, live: &Arc<Live>, route: &Route) {
+        if let Some(cluster) = &self.cluster {
+            return self.leave_to_all(cluster, live);
+        }
         self.room
             .enqueue(self.waiting(&live.header, route), live.state().not_before);
         self.dispatch();

@@ -145,8 +145,7 @@ impl LiveTable {
     pub(super) fn let_go(&self, live: &Arc<Live>, held: usize) -> bool {
         let id = live.header.id;
         let mut ids = self.ids_of(id);
-        let is_ours =
-            matches!(ids.get(&id), Some(Entry::Whole(whole)) if Arc::ptr_eq(whole, live));
+        let is_ours = matches!(ids.get(&id), Some(Entry::Whole(whole)) if Arc::ptr_eq(whole, live));
         // While the shard is locked nobody else comes to hold it.
         if !is_ours || live.is_local() || Arc::strong_count(live) > held {
             return !is_ours;

@@ -40,11 +40,30 @@ impl Inner {
         live
     }
 
+    /// Leaves a job that waits to whichever node claims it.
+    pub(super) fn leave_to_all(&self, cluster: &Cluster, live: &Arc<Live>) {
+        live.set_local(false);
+        self.no_longer_waits(live);
+        cluster.work.notify_one();
+        self.leave_watched(live);
+    }
+
+    /// Goes on looking at a job that is no longer this node's, if somebody waits for it.
+    pub(super) fn leave_watched(&self, live: &Arc<Live>) {
+        let Some(cluster) = &self.cluster else {
+            return;
+        };
+        // Held by the table and whoever calls this.
+        if !self.table.let_go(live, 2) {
+            cluster.watching.lock().insert(live.header.id, live.clone());
+            cluster.watching.more.notify_one();
+        }
+    }
+
     /// Those that are watched still.
     fn watched(&self, cluster: &Cluster) -> Vec<Arc<Live>> {
         let all: Vec<Arc<Live>> = cluster.watching.lock().values().cloned().collect();
-        let is_watched =
-            |live: &Arc<Live>| !live.is_local() && !self.table.let_go(live, UNWATCHED);
+        let is_watched = |live: &Arc<Live>| !live.is_local() && !self.table.let_go(live, UNWATCHED);
         let (watched, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_watched);
         let mut jobs = cluster.watching.lock();
         for live in others {

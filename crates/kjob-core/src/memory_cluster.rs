@@ -1,0 +1,433 @@
+//! A store in memory that several engines of one process share: for tests and simulations.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kjob_proto::Text;
+use tokio::time::Instant;
+
+use crate::{
+    Beat, CallbackState, CallbackTry, Claimed, ClaimedCallbacks, Expired, Filter, Finish, IdBlock,
+    Job, JobId, JobTag, Lease, MemoryStore, NewJob, Node, NodeId, Orphan, Owner, Page, Parts,
+    Phase, RouteId, Scheduler, SharedStore, Started, State, StepError, Store, StoreError,
+    StoreUsage, Submitted, Timestamp, Waiting, WaitingCounts, Wanted, pattern_of,
+};
+
+/// What [`MemoryNode`]s share. Leases end by the time of the runtime, which tests may pause.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use kjob_core::{MemoryCluster, SharedStore};
+/// use std::time::Duration;
+/// let cluster = MemoryCluster::default();
+/// let (a, b) = (cluster.handle(), cluster.handle());
+/// a.join(&"http://a".into(), Duration::from_secs(10)).await.unwrap();
+/// b.join(&"http://b".into(), Duration::from_secs(10)).await.unwrap();
+/// assert_eq!(a.nodes().await.unwrap().len(), 2);
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryCluster {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    store: MemoryStore,
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    last_node: i64,
+    nodes: BTreeMap<NodeId, Member>,
+    /// Where each job was started last.
+    runs: HashMap<JobId, NodeId>,
+}
+
+struct Member {
+    url: Text,
+    lease_time: Duration,
+    alive_until: Instant,
+}
+
+/// One handle on a [`MemoryCluster`].
+pub struct MemoryNode {
+    shared: Arc<Shared>,
+    own: Mutex<Own>,
+}
+
+#[derive(Default)]
+struct Own {
+    node: Option<NodeId>,
+    patterns: Vec<Text>,
+    is_cut: bool,
+}
+
+impl MemoryCluster {
+    /// Another handle, which is no node yet.
+    pub fn handle(&self) -> MemoryNode {
+        MemoryNode {
+            shared: Arc::clone(&self.shared),
+            own: Mutex::default(),
+        }
+    }
+}
+
+impl MemoryNode {
+    /// Has every call of this handle fail from now on, as if the way to the store were cut; or no longer.
+    pub fn set_cut(&self, is_cut: bool) {
+        self.own().is_cut = is_cut;
+    }
+
+    /// The node that it is, if it is one still by its own book.
+    pub fn node(&self) -> Option<NodeId> {
+        self.own().node
+    }
+
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        let book = self.shared.book.lock();
+        book.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self) -> Result<&MemoryStore, StoreError> {
+        if self.own().is_cut {
+            return Err(StoreError::Io {
+                doing: "reach the others",
+                source: Arc::new(std::io::Error::other("the way is cut")),
+            });
+        }
+        Ok(&self.shared.store)
+    }
+
+    /// The node, if its lease has not ended.
+    fn alive(&self) -> Option<NodeId> {
+        let node = self.own().node?;
+        let book = self.book();
+        let member = book.nodes.get(&node)?;
+        (Instant::now() < member.alive_until).then_some(node)
+    }
+
+    fn starts_here(&self, id: JobId) {
+        if let Some(node) = self.node() {
+            self.book().runs.insert(id, node);
+        }
+    }
+
+    async fn live(&self, now: Timestamp) -> Result<Vec<crate::LiveJob>, StoreError> {
+        Ok(self.store()?.live(None, usize::MAX, now).await?.jobs)
+    }
+}
+
+#[async_trait]
+impl SharedStore for MemoryNode {
+    async fn join(&self, url: &Text, lease_time: Duration) -> Result<NodeId, StoreError> {
+        self.leave().await?;
+        let mut book = self.book();
+        book.last_node += 1;
+        let node = NodeId(book.last_node);
+        let member = Member {
+            url: url.clone(),
+            lease_time,
+            alive_until: Instant::now() + lease_time,
+        };
+        book.nodes.insert(node, member);
+        self.own().node = Some(node);
+        Ok(node)
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        self.store()?;
+        if let Some(node) = self.own().node.take() {
+            self.book().nodes.remove(&node);
+        }
+        Ok(())
+    }
+
+    async fn serve(&self, patterns: &[Text]) -> Result<(), StoreError> {
+        self.store()?;
+        self.own().patterns = patterns.to_vec();
+        Ok(())
+    }
+
+    async fn claim(
+        &self,
+        wanted: &[Wanted],
+        limit: usize,
+        ageing: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        if self.alive().is_none() {
+            return Ok(Vec::new());
+        }
+        let mut queue = Scheduler::new(ageing);
+        let patterns: Vec<Text> = wanted.iter().map(|it| it.pattern.clone()).collect();
+        for job in self.live(now).await? {
+            let is_ripe = job.state.not_before.is_none_or(|at| at <= now);
+            let pattern = pattern_of(&patterns, &job.endpoint);
+            let place = pattern.and_then(|it| patterns.iter().position(|known| known == it));
+            if let (Phase::Queued, true, Some(place)) = (job.state.phase, is_ripe, place) {
+                queue.push(Waiting {
+                    id: job.id,
+                    owner: job.owner,
+                    route: RouteId(u16::try_from(place).unwrap_or(u16::MAX)),
+                    priority: job.priority,
+                    since: now,
+                });
+            }
+        }
+        let mut left: Vec<usize> = wanted.iter().map(|it| it.limit).collect();
+        let mut claimed = Vec::new();
+        while claimed.len() < limit {
+            let has_room =
+                |route: RouteId| left.get(usize::from(route.0)).is_some_and(|it| *it > 0);
+            let Some(job) = queue.pop(now, has_room) else {
+                break;
+            };
+            // Another may have been faster.
+            let Ok(started) = self.start(job.id, now).await else {
+                continue;
+            };
+            if let Some(left) = left.get_mut(usize::from(job.route.0)) {
+                *left -= 1;
+            }
+            let stored = self.store()?.get(job.id, Parts::NONE, now).await?;
+            claimed.extend(stored.map(|stored| Claimed {
+                header: stored.header,
+                state: started.state,
+                payload: started.payload,
+            }));
+        }
+        Ok(claimed)
+    }
+
+    async fn beat(&self) -> Result<Beat, StoreError> {
+        self.store()?;
+        let Some(node) = self.alive() else {
+            if let Some(node) = self.own().node.take() {
+                self.book().nodes.remove(&node);
+            }
+            return Ok(Beat::Lost);
+        };
+        if let Some(member) = self.book().nodes.get_mut(&node) {
+            member.alive_until = Instant::now() + member.lease_time;
+        }
+        let cancelling = |orphan: &Orphan| orphan.state.phase == Phase::Cancelling;
+        let running = self.running().await?;
+        let cancelling = running.iter().filter(|orphan| cancelling(orphan));
+        Ok(Beat::Alive {
+            cancelling: cancelling
+                .map(|orphan| (orphan.header.id, orphan.state.lease))
+                .collect(),
+        })
+    }
+
+    async fn take_over(&self, limit: usize) -> Result<Vec<Orphan>, StoreError> {
+        self.store()?;
+        let Some(own) = self.alive() else {
+            return Ok(Vec::new());
+        };
+        let now = Timestamp::default();
+        let running = self.live(now).await?;
+        let running = running
+            .iter()
+            .filter(|job| job.state.phase != Phase::Queued);
+        let mut orphans = Vec::new();
+        for job in running {
+            let mut book = self.book();
+            let is_alive = book.runs.get(&job.id).is_none_or(|node| {
+                let member = book.nodes.get(node);
+                member.is_some_and(|member| Instant::now() < member.alive_until)
+            });
+            if is_alive || orphans.len() == limit {
+                continue;
+            }
+            if let Some(job) = self.shared.store.take_over(job.id, now)? {
+                book.runs.insert(job.header.id, own);
+                orphans.push(Orphan {
+                    header: job.header,
+                    state: job.state,
+                });
+            }
+        }
+        Ok(orphans)
+    }
+
+    async fn running(&self) -> Result<Vec<Orphan>, StoreError> {
+        let store = self.store()?;
+        let Some(node) = self.node() else {
+            return Ok(Vec::new());
+        };
+        let now = Timestamp::default();
+        let mut running = Vec::new();
+        for job in self.live(now).await? {
+            let is_ours = self.book().runs.get(&job.id) == Some(&node);
+            if is_ours
+                && job.state.phase != Phase::Queued
+                && let Some(job) = store.get(job.id, Parts::NONE, now).await?
+            {
+                running.push(Orphan {
+                    header: job.header,
+                    state: job.state,
+                });
+            }
+        }
+        Ok(running)
+    }
+
+    async fn watch(
+        &self,
+        ids: &[JobId],
+        now: Timestamp,
+    ) -> Result<Vec<(JobId, State)>, StoreError> {
+        let store = self.store()?;
+        let mut states = Vec::new();
+        for id in ids {
+            let job = store.get(*id, Parts::NONE, now).await?;
+            states.extend(job.map(|job| (*id, job.state)));
+        }
+        Ok(states)
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, StoreError> {
+        self.store()?;
+        let book = self.book();
+        let alive = book.nodes.iter();
+        let alive = alive.filter(|(_, member)| Instant::now() < member.alive_until);
+        Ok(alive
+            .map(|(id, member)| Node {
+                id: *id,
+                url: member.url.clone(),
+            })
+            .collect())
+    }
+
+    fn waiting(&self, owner: &Owner) -> WaitingCounts {
+        self.shared.store.waiting(owner)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryNode {
+    async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
+        self.store()?.reserve_ids(count).await
+    }
+
+    async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
+        let id = job.header.id;
+        let submitted = self.store()?.submit(job, start).await?;
+        if start && matches!(submitted, Submitted::Created(_)) {
+            self.starts_here(id);
+        }
+        Ok(submitted)
+    }
+
+    async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
+        let started = self.store()?.start(id, at).await?;
+        self.starts_here(id);
+        Ok(started)
+    }
+
+    async fn progress(
+        &self,
+        id: JobId,
+        lease: Lease,
+        percent: u8,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        self.store()?.progress(id, lease, percent, at).await
+    }
+
+    async fn finish(
+        &self,
+        id: JobId,
+        lease: Lease,
+        finish: Finish,
+        at: Timestamp,
+    ) -> Result<State, StepError> {
+        self.store()?.finish(id, lease, finish, at).await
+    }
+
+    async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError> {
+        self.store()?.request_cancel(id, at).await
+    }
+
+    async fn find(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Option<JobId>, StoreError> {
+        self.store()?.find(owner, tag, now).await
+    }
+
+    async fn get(
+        &self,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        self.store()?.get(id, parts, now).await
+    }
+
+    async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
+        self.store()?.list(filter, now).await
+    }
+
+    async fn claim_callbacks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<ClaimedCallbacks, StoreError> {
+        self.store()?.claim_callbacks(now, until, limit).await
+    }
+
+    async fn note_callback(
+        &self,
+        id: JobId,
+        tried: CallbackTry,
+        at: Timestamp,
+    ) -> Result<CallbackState, StepError> {
+        self.store()?.note_callback(id, tried, at).await
+    }
+
+    async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {
+        self.store()?.expire_at(id, at).await
+    }
+
+    async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
+        self.store()?.expire(now).await
+    }
+
+    fn usage(&self, owner: &Owner) -> StoreUsage {
+        self.shared.store.usage(owner)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        // The others go on.
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MemoryCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryCluster").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MemoryNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node();
+        f.debug_struct("MemoryNode")
+            .field("node", &node)
+            .finish_non_exhaustive()
+    }
+}
