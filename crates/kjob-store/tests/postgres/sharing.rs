@@ -4,23 +4,19 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use kjob_core::{
-    Beat, Claimed, Ending, Finish, Header, JobId, JobOptions, JobTag, Lease, NewJob, OnInterrupt,
-    Orphan, Output, Owner, Parts, Phase, Priority, QueryId, Refused, SharedStore, State, StepError,
-    Store, Submitted, TagReuse, Timestamp, Wanted,
+    Beat, Claimed, Ending, Finish, JobId, JobTag, Lease, OnInterrupt, Orphan, Output, Owner, Parts,
+    Phase, Priority, Refused, SharedStore, State, StepError, Store, Submitted, Timestamp, Wanted,
 };
-use kjob_proto::{Encoding, Text};
+use kjob_proto::Text;
 use kjob_store::postgres::PostgresStore;
 
+use crate::jobs::{at, done, id, job};
 use crate::support::Schema;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Long enough that nothing ages.
 const AGEING: Duration = Duration::from_secs(1_000_000);
-
-fn at(millis: i64) -> Timestamp {
-    Timestamp::from_millis(1_700_000_000_000 + millis)
-}
 
 /// A database with nodes on it.
 struct Cluster {
@@ -55,29 +51,6 @@ impl Cluster {
 async fn join(node: &PostgresStore, number: usize) -> i64 {
     let url = Text::from(format!("http://{number}"));
     node.join(&url, MINUTE).await.unwrap().0
-}
-
-fn job(id: JobId, tag: &str, owner: &str) -> NewJob {
-    NewJob {
-        header: Header {
-            id,
-            tag: tag.parse().unwrap(),
-            owner: Owner::new(owner),
-            endpoint: Text::from("/demo/echo"),
-            encoding: Encoding::Binary,
-            query_id: QueryId::from_bytes([7; 16]).unwrap(),
-            parent_span: 0,
-            received_at: at(0),
-            source_ip: Text::new(),
-            options: JobOptions::default(),
-        },
-        payload: format!("payload of {tag}").into(),
-        tag_reuse: TagReuse::Never,
-    }
-}
-
-async fn id(node: &PostgresStore) -> JobId {
-    node.reserve_ids(1).await.unwrap().take().unwrap()
 }
 
 async fn queued(node: &PostgresStore, tag: &str, owner: &str, priority: u8) -> JobId {
@@ -117,10 +90,6 @@ async fn claim_at(
 
 fn ids(claimed: &[Claimed]) -> Vec<JobId> {
     claimed.iter().map(|job| job.header.id).collect()
-}
-
-fn done() -> Finish {
-    Finish::Complete(Output::binary(&b"done"[..]))
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StepError>) -> Refused {
