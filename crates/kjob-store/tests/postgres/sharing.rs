@@ -208,6 +208,32 @@ async fn a_claim_keeps_to_patterns_and_what_is_wanted_of_each() {
     assert_eq!(claim(&[wanted("/*", 9)], 9).await.len(), 2);
 }
 
+/// Once it is known where the queue begins, what is more urgent and comes after that is found beside it.
+#[tokio::test]
+async fn what_is_wanted_of_a_pattern_holds_over_its_priorities() {
+    let cluster = Cluster::of(1).await;
+    let node = &cluster.nodes[0];
+    queued(node, "first", "ann", 5).await;
+    assert_eq!(claim(node, 1).await.len(), 1);
+    let mut high = Vec::new();
+    for number in 0..3 {
+        queued(node, &format!("l{number}"), "ann", 5).await;
+        high.push(queued(node, &format!("h{number}"), "ann", 9).await);
+    }
+    let wanted = [Wanted {
+        pattern: Text::from("/demo/*"),
+        limit: 2,
+    }];
+    let some = node.claim(&wanted, 9, AGEING, at(1)).await.unwrap();
+    assert_eq!(ids(&some), high[..2]);
+    let zero = queued(node, "zero", "ann", 0).await;
+    let rest = claim(node, 9).await;
+    assert_eq!(
+        (rest.len(), rest[0].header.id, rest[4].header.id),
+        (5, high[2], zero)
+    );
+}
+
 #[tokio::test]
 async fn a_delayed_job_is_claimed_when_its_time_has_come() {
     let cluster = Cluster::of(2).await;
