@@ -57,7 +57,20 @@ pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i6
     let failed = |error| OpenError::Store(sql("make the tables")(error));
     let product = product(client).await?;
     let is_partitioned = partitioned && product != Product::Cockroach;
-    client.batch_execute(VERSIONS).await.map_err(failed)?;
+    while let Err(error) = client.batch_execute(VERSIONS).await {
+        // PostgreSQL's `IF NOT EXISTS` does not see what others are making at this moment.
+        let is_made_by_another = [
+            SqlState::DUPLICATE_OBJECT,
+            SqlState::DUPLICATE_TABLE,
+            SqlState::UNIQUE_VIOLATION,
+        ];
+        if !error
+            .code()
+            .is_some_and(|code| is_made_by_another.contains(code))
+        {
+            return Err(failed(error));
+        }
+    }
     let mut made = Vec::new();
     for migration in &MIGRATIONS {
         let text = script(migration, product, is_partitioned);

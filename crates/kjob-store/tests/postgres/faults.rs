@@ -304,3 +304,34 @@ async fn nobody_there_is_told_soon() {
     assert!(matches!(error, OpenError::Store(_)), "{error}");
     assert!(error.to_string().contains("cannot connect"), "{error}");
 }
+
+/// What a process counted that was killed is added to what all have, once, by whoever looks first.
+#[tokio::test]
+async fn the_counts_of_a_process_that_was_killed_are_not_lost() {
+    let schema = Schema::new();
+    schema.prepare(true);
+    let killed = schema.open(PostgresOptions::default()).await;
+    let id = id(&killed).await;
+    killed.submit(job(id, "a", "ann"), false).await.unwrap();
+    drop(killed);
+    let ann = kjob_core::Owner::new("ann");
+    let quick = PostgresOptions {
+        usage_refresh: Duration::from_millis(1),
+        ..PostgresOptions::default()
+    };
+    let (one, two) = (schema.open(quick.clone()).await, schema.open(quick).await);
+    let rows = "SELECT count(*) FROM kjob_usage WHERE shard <> 0";
+    assert_eq!(schema.number(rows).await, 1);
+    schema
+        .execute("UPDATE kjob_usage SET touched_at = now() - interval '61 min'")
+        .await;
+    while schema.number(rows).await > 0 {}
+    for store in [&one, &two] {
+        store.refresh_usage().await.unwrap();
+        let usage = store.usage(&ann);
+        assert_eq!((usage.total.jobs, usage.owner.jobs), (1, 1));
+        assert_eq!(usage.owner.bytes, "payload of a".len() as u64);
+    }
+    let owners = "SELECT count(*) FROM kjob_usage_of WHERE shard <> 0";
+    assert_eq!(schema.number(owners).await, 0);
+}
