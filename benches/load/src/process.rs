@@ -18,12 +18,10 @@ const SERVERS_PLACES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 /// Clock ticks of `/proc` in a second, on every Linux there is.
 const TICKS: f64 = 100.0;
 
-/// A running server; ended when dropped, by a kill unless it was told otherwise.
+/// A running server; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    /// The signal, by its name without SIG, of which it ends at once.
-    ended_by: Option<&'static str>,
     pub(crate) address: SocketAddr,
     /// From its start until it was ready.
     pub(crate) ready_in: Duration,
@@ -33,25 +31,12 @@ impl Server {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
-
-    /// Ends it by this signal: one with children has to end those first.
-    pub(crate) fn ended_by(mut self, signal: &'static str) -> Self {
-        self.ended_by = Some(signal);
-        self
-    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // It has ended already where something went wrong.
-        let told = self.ended_by.is_some_and(|signal| {
-            let id = self.id().to_string();
-            let kill = Command::new("kill").args(["-s", signal, &id]).status();
-            kill.is_ok_and(|status| status.success())
-        });
-        if !told {
-            let _ = self.child.kill();
-        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -73,7 +58,6 @@ pub(crate) fn announced(mut command: Command, home: &Path) -> Result<Server> {
     match address.parse() {
         Ok(address) => Ok(Server {
             child,
-            ended_by: None,
             address,
             ready_in,
         }),
@@ -94,7 +78,6 @@ pub(crate) fn listening(mut command: Command, home: &Path, address: SocketAddr) 
     let began = Instant::now();
     let mut server = Server {
         child: spawn(command, home)?,
-        ended_by: None,
         address,
         ready_in: Duration::ZERO,
     };

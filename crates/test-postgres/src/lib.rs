@@ -14,7 +14,7 @@ mod shared;
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -125,7 +125,8 @@ impl Cluster {
             port: TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port(),
             server: None,
         };
-        fs::create_dir(cluster.data())?;
+        // Nobody else may look into it, or the server does not start.
+        fs::DirBuilder::new().mode(0o700).create(cluster.data())?;
         if let Some(User { uid, gid }) = user {
             chown(cluster.dir.path(), Some(uid), Some(gid))?;
             chown(cluster.data(), Some(uid), Some(gid))?;
@@ -159,19 +160,26 @@ impl Cluster {
     /// # Errors
     /// It does not start.
     pub fn resume(&mut self) -> Result<()> {
-        let mut server = Guarded::start(self)?;
+        let server = Guarded::start(self)?;
         let mut look = tool("pg_isready", self.user);
         look.args(["--quiet", "--host", "127.0.0.1", "--port"]);
         look.arg(self.port.to_string());
         let began = Instant::now();
         while !look.status().context("pg_isready")?.success() {
-            if server.0.try_wait()?.is_some() || began.elapsed() > READY_TIMEOUT {
+            if self.has_ended() || began.elapsed() > READY_TIMEOUT {
                 bail!("postgres does not start: {}", self.log());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         self.server = Some(server);
         Ok(())
+    }
+
+    /// Whether the server came to an end by itself: the shell over it has yet to ask after it.
+    fn has_ended(&self) -> bool {
+        let id = fs::read_to_string(self.dir.path().join("pid")).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", id.trim()));
+        stat.is_ok_and(|stat| stat.contains(") Z "))
     }
 
     /// The server's port.
@@ -223,8 +231,9 @@ struct Guarded(Child);
 const GUARD: &str = r#"
 "$1" -D "$2/data" -p "$3" >>"$2/log" 2>&1 </dev/null &
 server=$!
-if read -r signal; then kill -s "$signal" $server; wait $server
-else kill -s QUIT $server; wait $server; rm -rf "$2"/*
+echo $server >"$2/pid"
+if read -r signal; then kill -s "$signal" $server 2>/dev/null; wait $server
+else kill -s QUIT $server 2>/dev/null; wait $server; rm -rf "$2"
 fi
 "#;
 
@@ -279,6 +288,14 @@ mod tests {
         cluster.stop(Stop::Immediate).unwrap();
         cluster.resume().unwrap();
         assert_eq!(query(&cluster), "42\n");
+        let ended = Cluster::start(&Settings {
+            settings: vec!["shared_buffers=nothing".into()],
+            home: None,
+        });
+        assert!(
+            ended.is_err(),
+            "and one that cannot start is told from one that is slow"
+        );
         let (dir, id) = (cluster.dir.path().to_owned(), cluster.id().unwrap());
         drop(cluster);
         assert!(!dir.exists());

@@ -171,6 +171,8 @@ fn clippy(context: &Context) -> Result<Verdict> {
 }
 
 fn test(_: &Context) -> Result<Verdict> {
+    // One server for all tests, and not one for each program of them.
+    let cluster = tools::postgres()?;
     // As programs, which tests run: `cargo test --examples` would build the tests in them.
     let examples = ["build", "--workspace", "--all-features", "--examples"];
     process::run(Tool::Cargo.command().args(examples))?;
@@ -180,7 +182,8 @@ fn test(_: &Context) -> Result<Verdict> {
         Tool::Cargo
             .command()
             .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
-            .args(kinds),
+            .args(kinds)
+            .env(kjob_test_postgres::URL_VARIABLE, cluster.url()),
     )
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use kjob_test_postgres::{Cluster, Settings};
 
 use crate::debian::{self, packaged};
 use crate::fuzz;
@@ -145,6 +146,16 @@ pub(crate) fn missing_valgrind() -> Option<String> {
         .then(|| "there is no valgrind (Debian: apt install valgrind)".to_owned())
 }
 
+/// A server for the tests of the store in PostgreSQL, which is installed where that can be done. It ends when
+/// this is dropped.
+pub(crate) fn postgres() -> Result<Cluster> {
+    if !kjob_test_postgres::is_installed() {
+        debian::ensure(&[packaged("pg_ctlcluster", "postgresql")]);
+    }
+    Cluster::start(&Settings::for_tests())
+        .context("tests of the store need PostgreSQL (Debian: apt install postgresql)")
+}
+
 /// `cargo xtask setup`.
 pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
     OFFICIAL_CLIENT.ensure(workspace, "python")?;
@@ -158,6 +169,9 @@ pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
     }
     if let Some(reason) = missing_valgrind() {
         println!("instructions are not counted: {reason}");
+    }
+    if let Err(error) = postgres() {
+        println!("the store in PostgreSQL cannot be tested: {error:#}");
     }
     println!("all is in {}", workspace.target.display());
     Ok(())

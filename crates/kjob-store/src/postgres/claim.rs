@@ -1,21 +1,24 @@
 //! Claims: waiting jobs are started for a node, in their order, and no two nodes get the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kjob_core::{Claimed, Priority, StoreError, Timestamp, Wanted};
+use kjob_proto::Text;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::row::{COLUMN_COUNT, LIVE, columns, header, state};
+use super::row::{COLUMN_COUNT, LIVE, columns, header, state, text};
 use super::shared::Shared;
 use super::usage::{Change, counted};
 
-/// How often the first of each priority is looked at, which tells how long it has waited.
+/// How often the first of each priority is looked for from the start of the queue. It tells how long it has
+/// waited, and where claims begin until then: what they have taken lies in the index for as long as somebody may
+/// still see it as it was, and a claim that began at the start would walk over all of it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether the time of others' delayed jobs has come; that of our own is known.
@@ -24,13 +27,25 @@ const RIPEN_EVERY: Duration = Duration::from_millis(200);
 /// Delayed jobs that join the queue at once.
 const RIPE_MAX: i64 = 1_000;
 
+/// The numbers of priorities.
+const LOWEST: i16 = 0;
+const HIGHEST: i16 = 9;
+
 /// What a claim goes by, beside the table.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// When the first of each priority was looked at, and in which order priorities come since then; `None` for
-    /// the usual one, the highest first.
-    order: Mutex<Option<(Instant, Option<Vec<i16>>)>>,
+    look: Mutex<Option<Arc<Look>>>,
     ripened: Mutex<Option<Instant>>,
+}
+
+/// What the queue was like a moment ago.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    /// In which order priorities come of which something waits.
+    order: Vec<i16>,
+    /// The turns of the first of each pattern and priority.
+    first: HashMap<(Text, i16), i64>,
 }
 
 /// Lets delayed jobs join the queue whose time has come.
@@ -43,7 +58,7 @@ const RIPEN: &str = "WITH ripe AS (
 const NEXT_RIPE: &str = "SELECT min(not_before) FROM kjob_live WHERE phase = 0 AND is_delayed";
 
 /// The first of each priority that waits under some patterns.
-const HEADS: &str = "SELECT p.priority, h.received_at, h.turn
+const HEADS: &str = "SELECT p.priority, h.received_at, h.turn, w.lane
     FROM unnest($1::bytea[]) AS w(lane)
     CROSS JOIN generate_series(0, 9) AS p(priority)
     CROSS JOIN LATERAL (
@@ -52,18 +67,28 @@ const HEADS: &str = "SELECT p.priority, h.received_at, h.turn
         ORDER BY l.turn, l.id LIMIT 1
     ) h";
 
-/// One pattern's part of a claim: walks along the index and stops. Those that somebody else is taking are
-/// passed over.
+/// One pattern's part of a claim: walks along the index, above one priority and from some turn on inside it, and
+/// stops. Those that somebody else is taking are passed over.
 fn lane(number: usize) -> String {
-    let (lane, want) = (7 + 2 * number, 8 + 2 * number);
-    format!(
+    let [lane, want, from] = [7, 8, 9].map(|first| first + 3 * number);
+    let part = |name: &str, levels: &str| {
+        format!(
+            "{name}{number} AS (
+                SELECT id, priority, turn FROM kjob_live
+                WHERE lane = ${lane}::bytea AND phase = 0 AND NOT is_delayed AND {levels}
+                ORDER BY priority DESC, turn, id LIMIT ${want}::bigint FOR UPDATE SKIP LOCKED
+            ),\n"
+        )
+    };
+    let above = "priority > $5::smallint AND priority <= $6::smallint";
+    let inside = format!("priority = $5::smallint AND turn >= ${from}::bigint");
+    let both = format!(
         "w{number} AS (
-            SELECT id, priority, turn FROM kjob_live
-            WHERE lane = ${lane}::bytea AND phase = 0 AND NOT is_delayed
-                AND priority >= $5::smallint AND priority <= $6::smallint
-            ORDER BY priority DESC, turn, id LIMIT ${want}::bigint FOR UPDATE SKIP LOCKED
+            SELECT * FROM (SELECT * FROM a{number} UNION ALL SELECT * FROM b{number}) AS u
+            ORDER BY priority DESC, turn, id LIMIT ${want}::bigint
         ),\n"
-    )
+    );
+    part("a", above) + &part("b", &inside) + &both
 }
 
 /// The statement that claims of so many patterns. A node that is gone gets nothing.
@@ -94,7 +119,7 @@ fn claim(lanes: usize) -> &'static str {
                     lease = LEAST(l.lease + 1, 4294967295), not_before = NULL, started_at = $3::bigint,
                     node = $4
                 FROM picked p WHERE l.id = p.id AND l.phase = 0
-                RETURNING {columns}, l.turn
+                RETURNING {columns}, l.turn, l.lane
             ),
             changed AS (SELECT owner, 0 AS jobs, 0 AS bytes, -1 AS waiting FROM done),
             {counted}
@@ -105,6 +130,13 @@ fn claim(lanes: usize) -> &'static str {
         text.leak()
     };
     texts.entry(lanes).or_insert_with(text)
+}
+
+/// How many jobs are still to be claimed.
+struct Left {
+    limit: usize,
+    /// Of each pattern.
+    wants: Vec<usize>,
 }
 
 impl Shared {
@@ -125,56 +157,69 @@ impl Shared {
             return Ok(Vec::new());
         }
         self.ripen(now).await?;
-        let mut left = limit;
-        let mut wants: Vec<i64> = wanted.iter().map(|it| number(it.limit)).collect();
+        let look = self.look(&wanted, ageing, now).await?;
+        let mut left = Left {
+            limit,
+            wants: wanted.iter().map(|wanted| wanted.limit).collect(),
+        };
+        let is_usual = look.order.is_sorted_by(|a, b| a > b);
         let mut claimed = Vec::new();
-        match self.order(&wanted, ageing, now).await? {
-            None => claimed = self.claim_of(&wanted, &wants, left, (0, 9), now).await?,
-            Some(order) => {
-                for priority in order {
-                    let levels = (priority, priority);
-                    let some = self.claim_of(&wanted, &wants, left, levels, now).await?;
-                    left = left.saturating_sub(some.len());
-                    for job in &some {
-                        let lane = self.membership.lane_of(&job.header.endpoint);
-                        let is_its = |it: &&Wanted| it.pattern.as_bytes()[..] == lane[..];
-                        if let Some(place) = wanted.iter().position(is_its) {
-                            wants[place] = wants[place].saturating_sub(1);
-                        }
-                    }
-                    claimed.extend(some);
-                    if left == 0 {
-                        break;
-                    }
-                }
-            }
+        for (place, level) in look.order.iter().enumerate() {
+            // What has come since to wait above the first is not passed over.
+            let highest = if place == 0 && is_usual {
+                HIGHEST
+            } else {
+                *level
+            };
+            let levels = (*level, highest);
+            claimed.extend(
+                self.claim_of(&wanted, &mut left, &look, levels, now)
+                    .await?,
+            );
         }
+        // And whatever else there is, wherever it stands.
+        let all = (LOWEST - 1, HIGHEST);
+        claimed.extend(self.claim_of(&wanted, &mut left, &look, all, now).await?);
         Ok(claimed)
     }
 
+    /// Claims of one priority, from where its first stood; and of all above it up to another.
     async fn claim_of(
         &self,
         wanted: &[&Wanted],
-        wants: &[i64],
-        limit: usize,
-        (lowest, highest): (i16, i16),
+        left: &mut Left,
+        look: &Look,
+        (level, highest): (i16, i16),
         now: Timestamp,
     ) -> Result<Vec<Claimed>, StoreError> {
-        let limit = number(limit);
+        if left.limit == 0 || left.wants.iter().all(|want| *want == 0) {
+            return Ok(Vec::new());
+        }
+        let limit = number(left.limit);
         let (shard, at, node) = (self.own_shard(), now.as_millis(), self.membership.node());
-        let lanes: Vec<&[u8]> = wanted.iter().map(|it| &it.pattern.as_bytes()[..]).collect();
-        let wants: Vec<i64> = wants.iter().map(|want| limit.min(*want)).collect();
+        let lanes: Vec<(&[u8], i64, i64)> = wanted
+            .iter()
+            .zip(&left.wants)
+            .map(|(wanted, want)| {
+                let first = look.first.get(&(wanted.pattern.clone(), level));
+                let from = first.copied().unwrap_or(i64::MIN);
+                (
+                    &wanted.pattern.as_bytes()[..],
+                    limit.min(number(*want)),
+                    from,
+                )
+            })
+            .collect();
         let mut params: Vec<&(dyn ToSql + Sync)> =
-            vec![&shard, &limit, &at, &node, &lowest, &highest];
-        for (lane, want) in lanes.iter().zip(&wants) {
-            params.push(lane);
-            params.push(want);
+            vec![&shard, &limit, &at, &node, &level, &highest];
+        for (lane, want, from) in &lanes {
+            params.extend([lane as &(dyn ToSql + Sync), want, from]);
         }
         let rows = self
             .write("claim jobs", claim(lanes.len()), &params)
             .await?;
         let mut claimed = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        for (job, turn) in &claimed {
+        for (job, turn, lane) in &claimed {
             self.turns.serve(job.header.options.priority, *turn);
             let waiting = -1;
             let change = Change {
@@ -182,49 +227,56 @@ impl Shared {
                 ..Change::default()
             };
             self.usage.add(&job.header.owner, change);
+            let is_its = |wanted: &&Wanted| wanted.pattern.as_bytes()[..] == lane[..];
+            if let Some(place) = wanted.iter().position(is_its) {
+                left.wants[place] = left.wants[place].saturating_sub(1);
+            }
         }
+        left.limit = left.limit.saturating_sub(claimed.len());
         let priority = |job: &Claimed| std::cmp::Reverse(job.header.options.priority);
-        claimed.sort_by_key(|(job, turn)| (priority(job), *turn, job.header.id));
-        Ok(claimed.into_iter().map(|(job, _)| job).collect())
+        claimed.sort_by_key(|(job, turn, _)| (priority(job), *turn, job.header.id));
+        Ok(claimed.into_iter().map(|(job, _, _)| job).collect())
     }
 
-    /// In which order priorities come, where it is not the usual one.
-    async fn order(
+    /// What the queue is like, or was a moment ago.
+    async fn look(
         &self,
         wanted: &[&Wanted],
         ageing: Duration,
         now: Timestamp,
-    ) -> Result<Option<Vec<i16>>, StoreError> {
+    ) -> Result<Arc<Look>, StoreError> {
         let known = |claims: &Claims| {
-            let order = claims.order.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = order.as_ref().filter(|(at, _)| at.elapsed() < LOOK_EVERY);
-            fresh.map(|(_, order)| order.clone())
+            let look = claims.look.lock().unwrap_or_else(PoisonError::into_inner);
+            look.clone().filter(|look| look.at.elapsed() < LOOK_EVERY)
         };
-        if let Some(order) = known(&self.claims) {
-            return Ok(order);
+        if let Some(look) = known(&self.claims) {
+            return Ok(look);
         }
+        let at = Instant::now();
         let lanes: Vec<&[u8]> = wanted.iter().map(|it| &it.pattern.as_bytes()[..]).collect();
         let heads = self.write("look at the queue", HEADS, &[&lanes]).await?;
         let mut since: BTreeMap<i16, Timestamp> = BTreeMap::new();
+        let mut first = HashMap::new();
         for head in &heads {
             let level = i16::try_from(head.get::<_, i32>(0)).unwrap_or(0);
-            let received = Timestamp::from_millis(head.get(1));
+            let (received, turn): (i64, i64) = (head.get(1), head.get(2));
+            let received = Timestamp::from_millis(received);
             let oldest = since.entry(level).or_insert(received);
             *oldest = received.min(*oldest);
+            first.insert((text(head.get(3))?, level), turn);
             // So a process that was not there knows the present.
             if let Some(priority) = u8::try_from(level).ok().and_then(Priority::new) {
-                let turn: i64 = head.get(2);
                 self.turns.serve(priority, turn.saturating_sub(1));
             }
         }
         let order = aged(&since, ageing, now);
-        let looked = Some((Instant::now(), order.clone()));
+        let look = Arc::new(Look { at, order, first });
         *self
             .claims
-            .order
+            .look
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = looked;
-        Ok(order)
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&look));
+        Ok(look)
     }
 
     async fn ripen(&self, now: Timestamp) -> Result<(), StoreError> {
@@ -257,9 +309,8 @@ impl Shared {
     }
 }
 
-/// The order of the priorities of which something waits, by how long the first has waited; `None` where that
-/// is the usual order.
-fn aged(since: &BTreeMap<i16, Timestamp>, ageing: Duration, now: Timestamp) -> Option<Vec<i16>> {
+/// The order of the priorities of which something waits, by how long the first has waited.
+fn aged(since: &BTreeMap<i16, Timestamp>, ageing: Duration, now: Timestamp) -> Vec<i16> {
     let ageing = ageing.as_millis().max(1);
     let count = |(level, since): (&i16, &Timestamp)| {
         let aged = now.since(*since).as_millis() / ageing;
@@ -267,22 +318,17 @@ fn aged(since: &BTreeMap<i16, Timestamp>, ageing: Duration, now: Timestamp) -> O
     };
     let mut counts: Vec<_> = since.iter().map(count).collect();
     counts.sort_unstable_by(|a, b| b.cmp(a));
-    let order: Vec<i16> = counts.into_iter().map(|(_, level)| level).collect();
-    if order.is_sorted_by(|a, b| a > b) {
-        return None;
-    }
-    // Of the others something may come to wait at any moment.
-    let others = (0..10).rev().filter(|level| !order.contains(level));
-    Some(order.iter().copied().chain(others).collect())
+    counts.into_iter().map(|(_, level)| level).collect()
 }
 
-fn read(row: &Row) -> Result<(Claimed, i64), StoreError> {
+/// A claimed job, its turn, and under which pattern it waited.
+fn read(row: &Row) -> Result<(Claimed, i64, &[u8]), StoreError> {
     let claimed = Claimed {
         header: header(row)?,
         state: state(row)?,
         payload: row.get::<_, Option<&[u8]>>(20).map(Bytes::copy_from_slice),
     };
-    Ok((claimed, row.get(COLUMN_COUNT)))
+    Ok((claimed, row.get(COLUMN_COUNT), row.get(COLUMN_COUNT + 1)))
 }
 
 fn number(count: usize) -> i64 {
@@ -303,14 +349,12 @@ mod tests {
                 .collect();
             aged(&heads, Duration::from_millis(100), at(now))
         };
-        assert_eq!(order(&[(5, 0), (7, 0)], 1000), None, "they age alike");
-        assert_eq!(order(&[(5, 0), (7, 100)], 299), None, "seven and eight");
+        assert_eq!(order(&[(5, 0), (7, 0)], 1000), [7, 5], "they age alike");
         assert_eq!(
             order(&[(5, 0), (7, 201)], 299),
-            None,
+            [7, 5],
             "seven and seven: the higher one"
         );
-        let lifted = order(&[(5, 0), (7, 201)], 300).unwrap();
-        assert_eq!(lifted, [5, 7, 9, 8, 6, 4, 3, 2, 1, 0], "eight and seven");
+        assert_eq!(order(&[(5, 0), (7, 201)], 300), [5, 7], "eight and seven");
     }
 }

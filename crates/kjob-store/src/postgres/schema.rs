@@ -1,6 +1,7 @@
 //! The tables: their versions, and how a database gets them.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::OpenError;
 use super::error::sql;
@@ -56,14 +57,25 @@ pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i6
     let failed = |error| OpenError::Store(sql("make the tables")(error));
     let product = product(client).await?;
     let is_partitioned = partitioned && product != Product::Cockroach;
-    client.batch_execute(VERSIONS).await.map_err(failed)?;
+    while let Err(error) = client.batch_execute(VERSIONS).await {
+        // PostgreSQL's `IF NOT EXISTS` does not see what others are making at this moment.
+        let is_made_by_another = [
+            SqlState::DUPLICATE_OBJECT,
+            SqlState::DUPLICATE_TABLE,
+            SqlState::UNIQUE_VIOLATION,
+        ];
+        if !error
+            .code()
+            .is_some_and(|code| is_made_by_another.contains(code))
+        {
+            return Err(failed(error));
+        }
+    }
     let mut made = Vec::new();
     for migration in &MIGRATIONS {
         let text = script(migration, product, is_partitioned);
-        // Two who migrate at once: the second waits for the first's row, and then does nothing.
-        let lock = "BEGIN; SELECT version FROM kjob_schema FOR UPDATE";
         let run = async {
-            client.batch_execute(lock).await?;
+            client.batch_execute("BEGIN").await?;
             let known = "SELECT 1 FROM kjob_schema WHERE version = $1";
             if client
                 .query_opt(known, &[&migration.version])
@@ -77,13 +89,15 @@ pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i6
             client.batch_execute("COMMIT").await?;
             Ok(true)
         };
-        match run.await {
+        match run.await as Result<bool, tokio_postgres::Error> {
             Ok(true) => made.push(migration.version),
             Ok(false) => {}
             Err(error) => {
-                // The connection is not used again.
-                let _ = client.batch_execute("ROLLBACK").await;
-                return Err(failed(error));
+                client.batch_execute("ROLLBACK").await.map_err(failed)?;
+                // Somebody else has made them meanwhile; that was committed before we were told.
+                if error.code() != Some(&SqlState::UNIQUE_VIOLATION) {
+                    return Err(failed(error));
+                }
             }
         }
     }
@@ -96,7 +110,7 @@ fn script(migration: &Migration, product: Product, is_partitioned: bool) -> Stri
         works_with,
         text,
     } = migration;
-    // First, as it keeps others from doing the same.
+    // First: others who do the same wait for this row, and then fail by it.
     let mut script = format!(
         "INSERT INTO kjob_schema (version, works_with, is_partitioned)
         VALUES ({version}, {works_with}, {is_partitioned});\n{text}"
@@ -122,7 +136,7 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
     let row = match client.query_opt(newest, &[]).await {
         Ok(Some(row)) => row,
         Ok(None) => return Err(OpenError::NoSchema),
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
             return Err(OpenError::NoSchema);
         }
         Err(error) => return Err(sql("look at the tables")(error).into()),

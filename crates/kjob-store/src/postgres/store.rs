@@ -171,7 +171,12 @@ async fn look_around(shared: Arc<Shared>) {
     while !shared.gathering.is_closed() {
         tokio::time::sleep(shared.options.usage_refresh).await;
         round = (round + 1) % OF_EVERYONE;
-        if let Err(error) = shared.refresh_usage(round == 0).await {
+        let seen = match round {
+            0 => shared.fold_left_usage().await,
+            _ => Ok(()),
+        };
+        let seen = seen.and(shared.refresh_usage(round == 0).await);
+        if let Err(error) = seen {
             tracing::debug!("what others have stored is not known for now: {error}");
         }
     }
@@ -281,7 +286,7 @@ impl Store for PostgresStore {
         self.shared.gathering.close();
         self.background.idle().await;
         self.shared.release_callbacks().await?;
-        self.shared.fold_usage().await?;
+        self.shared.fold_own_usage().await?;
         for link in &self.shared.readers {
             link.close().await;
         }

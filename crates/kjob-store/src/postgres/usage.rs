@@ -15,22 +15,34 @@ use super::shared::{SHARDS, Shared};
 pub(crate) fn counted(shard: &str) -> String {
     format!(
         "of_all AS (
-            INSERT INTO kjob_usage (shard, jobs, bytes, waiting)
-            SELECT {shard}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint
+            INSERT INTO kjob_usage (shard, jobs, bytes, waiting, touched_at)
+            SELECT {shard}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint, now()
             FROM changed HAVING count(*) > 0
-            ON CONFLICT (shard) DO UPDATE SET jobs = kjob_usage.jobs + excluded.jobs,
-                bytes = kjob_usage.bytes + excluded.bytes, waiting = kjob_usage.waiting + excluded.waiting
+            {ADD}
         ),
         of_owners AS (
             INSERT INTO kjob_usage_of (owner, shard, jobs, bytes, waiting)
             SELECT owner, {shard}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint
             FROM changed GROUP BY owner ORDER BY owner
-            ON CONFLICT (owner, shard) DO UPDATE SET jobs = kjob_usage_of.jobs + excluded.jobs,
-                bytes = kjob_usage_of.bytes + excluded.bytes,
-                waiting = kjob_usage_of.waiting + excluded.waiting
+            {ADD_OF}
         )"
     )
 }
+
+const ADD: &str = "ON CONFLICT (shard) DO UPDATE SET jobs = kjob_usage.jobs + excluded.jobs,
+    bytes = kjob_usage.bytes + excluded.bytes, waiting = kjob_usage.waiting + excluded.waiting,
+    touched_at = excluded.touched_at";
+
+const ADD_OF: &str = "ON CONFLICT (owner, shard) DO UPDATE SET jobs = kjob_usage_of.jobs + excluded.jobs,
+    bytes = kjob_usage_of.bytes + excluded.bytes, waiting = kjob_usage_of.waiting + excluded.waiting";
+
+/// Says that this handle is there, so that nobody takes its rows away.
+const TOUCH: &str =
+    "UPDATE kjob_usage SET touched_at = now() WHERE shard >= $1 AND shard < $2 RETURNING shard";
+
+/// Rows of handles that have not been heard of for so long that their processes are gone.
+const LEFT_BEHIND: &str = "SELECT shard FROM kjob_usage
+    WHERE shard <> 0 AND touched_at < now() - interval '1 hour' ORDER BY shard LIMIT 1000";
 
 /// What a step changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -142,23 +154,46 @@ impl Shared {
     }
 
     /// Gives what this handle has counted to a row that everyone has, so that none of its own stays behind.
-    pub(crate) async fn fold_usage(&self) -> Result<(), StoreError> {
+    pub(crate) async fn fold_own_usage(&self) -> Result<(), StoreError> {
+        let shards: Vec<i64> = (self.shard_of(0)..self.shard_of(SHARDS)).collect();
+        self.fold_usage(&shards).await
+    }
+
+    /// The same for handles whose processes were killed.
+    pub(crate) async fn fold_left_usage(&self) -> Result<(), StoreError> {
+        let doing = "add up what is stored";
         let (first, end) = (self.shard_of(0), self.shard_of(SHARDS));
+        let has_counted = self.usage.lock().own.total != Change::default();
+        let touched = self.write(doing, TOUCH, &[&first, &end]).await?;
+        if has_counted && touched.is_empty() {
+            // We were out of reach for so long that others have taken them for left.
+            self.usage.lock().own = Counts::default();
+        }
+        let left = self.query(doing, LEFT_BEHIND, &[]).await?;
+        let shards: Vec<i64> = left.iter().map(|row| row.get(0)).collect();
+        match shards.is_empty() {
+            true => Ok(()),
+            false => self.fold_usage(&shards).await,
+        }
+    }
+
+    async fn fold_usage(&self, shards: &[i64]) -> Result<(), StoreError> {
+        let shards: Vec<String> = shards.iter().map(i64::to_string).collect();
+        let shards = shards.join(", ");
+        // Whoever comes second waits for the rows, and then finds none.
         let fold = format!(
             "BEGIN;
-            INSERT INTO kjob_usage (shard, jobs, bytes, waiting)
-            SELECT 0, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint FROM kjob_usage
-            WHERE shard >= {first} AND shard < {end} HAVING count(*) > 0
-            ON CONFLICT (shard) DO UPDATE SET jobs = kjob_usage.jobs + excluded.jobs,
-                bytes = kjob_usage.bytes + excluded.bytes, waiting = kjob_usage.waiting + excluded.waiting;
+            SELECT shard FROM kjob_usage WHERE shard IN ({shards}) ORDER BY shard FOR UPDATE;
+            INSERT INTO kjob_usage (shard, jobs, bytes, waiting, touched_at)
+            SELECT 0, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint, now() FROM kjob_usage
+            WHERE shard IN ({shards}) HAVING count(*) > 0
+            {ADD};
             INSERT INTO kjob_usage_of (owner, shard, jobs, bytes, waiting)
             SELECT owner, 0, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint
-            FROM kjob_usage_of WHERE shard >= {first} AND shard < {end} GROUP BY owner ORDER BY owner
-            ON CONFLICT (owner, shard) DO UPDATE SET jobs = kjob_usage_of.jobs + excluded.jobs,
-                bytes = kjob_usage_of.bytes + excluded.bytes,
-                waiting = kjob_usage_of.waiting + excluded.waiting;
-            DELETE FROM kjob_usage WHERE shard >= {first} AND shard < {end};
-            DELETE FROM kjob_usage_of WHERE shard >= {first} AND shard < {end};
+            FROM kjob_usage_of WHERE shard IN ({shards}) GROUP BY owner ORDER BY owner
+            {ADD_OF};
+            DELETE FROM kjob_usage WHERE shard IN ({shards});
+            DELETE FROM kjob_usage_of WHERE shard IN ({shards});
             COMMIT"
         );
         let link = self.maintenance.lock().await;

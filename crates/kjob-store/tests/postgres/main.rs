@@ -9,5 +9,9 @@
 )]
 
 mod conformance;
+mod faults;
+mod guards;
+mod jobs;
+mod schema;
 mod sharing;
 mod support;

@@ -4,23 +4,19 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use kjob_core::{
-    Beat, Claimed, Ending, Finish, Header, JobId, JobOptions, JobTag, Lease, NewJob, OnInterrupt,
-    Orphan, Output, Owner, Parts, Phase, Priority, QueryId, Refused, SharedStore, State, StepError,
-    Store, Submitted, TagReuse, Timestamp, Wanted,
+    Beat, Claimed, Ending, Finish, JobId, JobTag, Lease, OnInterrupt, Orphan, Output, Owner, Parts,
+    Phase, Priority, Refused, SharedStore, State, StepError, Store, Submitted, Timestamp, Wanted,
 };
-use kjob_proto::{Encoding, Text};
+use kjob_proto::Text;
 use kjob_store::postgres::PostgresStore;
 
+use crate::jobs::{at, done, id, job};
 use crate::support::Schema;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Long enough that nothing ages.
 const AGEING: Duration = Duration::from_secs(1_000_000);
-
-fn at(millis: i64) -> Timestamp {
-    Timestamp::from_millis(1_700_000_000_000 + millis)
-}
 
 /// A database with nodes on it.
 struct Cluster {
@@ -55,29 +51,6 @@ impl Cluster {
 async fn join(node: &PostgresStore, number: usize) -> i64 {
     let url = Text::from(format!("http://{number}"));
     node.join(&url, MINUTE).await.unwrap().0
-}
-
-fn job(id: JobId, tag: &str, owner: &str) -> NewJob {
-    NewJob {
-        header: Header {
-            id,
-            tag: tag.parse().unwrap(),
-            owner: Owner::new(owner),
-            endpoint: Text::from("/demo/echo"),
-            encoding: Encoding::Binary,
-            query_id: QueryId::from_bytes([7; 16]).unwrap(),
-            parent_span: 0,
-            received_at: at(0),
-            source_ip: Text::new(),
-            options: JobOptions::default(),
-        },
-        payload: format!("payload of {tag}").into(),
-        tag_reuse: TagReuse::Never,
-    }
-}
-
-async fn id(node: &PostgresStore) -> JobId {
-    node.reserve_ids(1).await.unwrap().take().unwrap()
 }
 
 async fn queued(node: &PostgresStore, tag: &str, owner: &str, priority: u8) -> JobId {
@@ -117,10 +90,6 @@ async fn claim_at(
 
 fn ids(claimed: &[Claimed]) -> Vec<JobId> {
     claimed.iter().map(|job| job.header.id).collect()
-}
-
-fn done() -> Finish {
-    Finish::Complete(Output::binary(&b"done"[..]))
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StepError>) -> Refused {
@@ -237,6 +206,32 @@ async fn a_claim_keeps_to_patterns_and_what_is_wanted_of_each() {
     node.serve(&["/*".into()]).await.unwrap();
     assert_eq!(claim(&both, 9).await, []);
     assert_eq!(claim(&[wanted("/*", 9)], 9).await.len(), 2);
+}
+
+/// Once it is known where the queue begins, what is more urgent and comes after that is found beside it.
+#[tokio::test]
+async fn what_is_wanted_of_a_pattern_holds_over_its_priorities() {
+    let cluster = Cluster::of(1).await;
+    let node = &cluster.nodes[0];
+    queued(node, "first", "ann", 5).await;
+    assert_eq!(claim(node, 1).await.len(), 1);
+    let mut high = Vec::new();
+    for number in 0..3 {
+        queued(node, &format!("l{number}"), "ann", 5).await;
+        high.push(queued(node, &format!("h{number}"), "ann", 9).await);
+    }
+    let wanted = [Wanted {
+        pattern: Text::from("/demo/*"),
+        limit: 2,
+    }];
+    let some = node.claim(&wanted, 9, AGEING, at(1)).await.unwrap();
+    assert_eq!(ids(&some), high[..2]);
+    let zero = queued(node, "zero", "ann", 0).await;
+    let rest = claim(node, 9).await;
+    assert_eq!(
+        (rest.len(), rest[0].header.id, rest[4].header.id),
+        (5, high[2], zero)
+    );
 }
 
 #[tokio::test]

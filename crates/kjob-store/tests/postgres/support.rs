@@ -65,7 +65,7 @@ impl Schema {
     /// Makes the schema and its tables.
     pub(crate) fn prepare(&self, is_partitioned: bool) {
         block_on(async {
-            self.execute(&format!("CREATE SCHEMA {}", self.name)).await;
+            self.make().await;
             let (url, options) = (self.url(), PostgresOptions::default());
             let made = match is_partitioned {
                 true => PostgresStore::migrate(&url, &options).await,
@@ -73,6 +73,11 @@ impl Schema {
             };
             assert_eq!(made.unwrap(), [1]);
         });
+    }
+
+    /// Makes the schema alone.
+    pub(crate) async fn make(&self) {
+        self.execute(&format!("CREATE SCHEMA {}", self.name)).await;
     }
 
     /// A handle.

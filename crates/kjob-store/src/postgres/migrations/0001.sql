@@ -61,7 +61,8 @@ CREATE TABLE kjob_usage (
     shard bigint NOT NULL PRIMARY KEY,
     jobs bigint NOT NULL,
     bytes bigint NOT NULL,
-    waiting bigint NOT NULL
+    waiting bigint NOT NULL,
+    touched_at timestamptz NOT NULL
 );
 CREATE TABLE kjob_usage_of (
     owner bytea NOT NULL,

@@ -1,0 +1,68 @@
+//! Versions of the tables.
+
+use kjob_core::Store;
+use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore};
+
+use crate::jobs::id;
+use crate::support::Schema;
+
+async fn open(schema: &Schema) -> Result<PostgresStore, OpenError> {
+    PostgresStore::open(&schema.url(), PostgresOptions::default()).await
+}
+
+#[tokio::test]
+async fn a_database_without_tables_is_told_from_one_of_another_version() {
+    let schema = Schema::new();
+    let none = open(&schema).await.unwrap_err();
+    assert!(matches!(none, OpenError::NoSchema), "{none}");
+    assert!(none.to_string().contains("kjob-server migrate"));
+    schema.prepare(true);
+    let store = open(&schema).await.unwrap();
+    let first = id(&store).await;
+
+    // A later version to which only something was added, and one that this program would misread.
+    schema
+        .execute("INSERT INTO kjob_schema VALUES (900, 1, true)")
+        .await;
+    assert!(id(&open(&schema).await.unwrap()).await > first);
+    schema
+        .execute("INSERT INTO kjob_schema VALUES (901, 900, true)")
+        .await;
+    let newer = open(&schema).await.unwrap_err();
+    assert_eq!(
+        newer.to_string(),
+        "the database's tables are of version 901, which needs programs that know version 900; this one \
+         knows 1: use a newer kjob"
+    );
+
+    schema
+        .execute("DELETE FROM kjob_schema; INSERT INTO kjob_schema VALUES (0, 0, true)")
+        .await;
+    let older = open(&schema).await.unwrap_err();
+    assert_eq!(
+        older.to_string(),
+        "the database's tables are of version 0, this program needs 1: run kjob-server migrate"
+    );
+}
+
+#[tokio::test]
+async fn migrating_again_or_at_once_does_nothing_twice() {
+    let schema = Schema::new();
+    schema.prepare(true);
+    let options = PostgresOptions::default();
+    let again = PostgresStore::migrate(&schema.url(), &options)
+        .await
+        .unwrap();
+    assert_eq!(again, [] as [i64; 0]);
+
+    for _ in 0..10 {
+        let schema = Schema::new();
+        schema.make().await;
+        let url = schema.url();
+        let migrate = || PostgresStore::migrate(&url, &options);
+        let made = tokio::join!(migrate(), migrate(), migrate());
+        let made = [made.0, made.1, made.2].map(|made| made.unwrap().len());
+        assert_eq!(made.iter().sum::<usize>(), 1);
+        open(&schema).await.unwrap().close().await.unwrap();
+    }
+}
