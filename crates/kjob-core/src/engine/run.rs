@@ -188,8 +188,10 @@ impl Inner {
         payload: Payload,
         place: Place,
     ) {
+        route.observer.started(&live.header, &state);
         let (finish, stuck) = self.call(&live, &route, &state, payload).await;
         live.end_run();
+        route.observer.returned(&live.header, &state, self.now());
         self.finish(&live, state.lease, finish).await;
         match stuck {
             Some(call) => place.held_by(call),
