@@ -26,6 +26,30 @@ const OFFICIAL_CLIENT: &str = "kinetica-api";
 pub(crate) const WIRE_TYPES: &str =
     "application/octet-stream, application/json, application/x-snappy";
 
+/// How paths are labelled where they are counted: by the places that there are, and never by what a client
+/// sent.
+pub(crate) const ENDPOINT_LABELS: [&str; 19] = [
+    "/create/job",
+    "/get/job",
+    "/admin/show/jobs",
+    "/admin/alter/jobs",
+    "/show/system/status",
+    "/show/system/properties",
+    "/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/jobs",
+    "/jobs/{job}",
+    "/jobs/{job}/result",
+    "/jobs/{job}/events",
+    "/jobs/{job}/progress",
+    "/openapi.json",
+    "routed",
+    "passed",
+    "unknown",
+];
+
 /// What is needed of a request's head. The head itself is a slice of the connection's buffer, which
 /// would stay in memory for as long as a long poll waits.
 #[derive(Debug)]
@@ -220,6 +244,19 @@ impl Target {
     /// Whether it is more work than to say that there is too much.
     pub(crate) fn is_bounded(&self) -> bool {
         !matches!(self, Self::Page(_) | Self::Unknown(_))
+    }
+
+    /// One of [`ENDPOINT_LABELS`].
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Wire(endpoint) => endpoint.path(),
+            Self::Page(page) => page.path(),
+            Self::Resource(resource, _) => resource.template(),
+            Self::Properties(_) => Endpoint::SystemProperties.path(),
+            Self::Routed(_) => "routed",
+            Self::Passed(_) => "passed",
+            Self::Unknown(_) => "unknown",
+        }
     }
 
     pub(crate) fn path(&self) -> &str {

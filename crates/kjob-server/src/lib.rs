@@ -22,6 +22,7 @@ mod job_list;
 mod job_options;
 mod load;
 pub mod logging;
+pub mod metrics;
 mod options;
 mod ordinary;
 mod outbound;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
-use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
+use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, Observed, OpenError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +23,7 @@ use crate::control;
 use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
+use crate::metrics::Metrics;
 use crate::passthrough;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
@@ -158,10 +159,12 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut options = config.server();
     let mut engine = config.engine();
     engine.handlers = program.handlers;
+    let metrics = Metrics::new().public(settings.metrics_public);
+    engine.observer = Some(metrics.observer());
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }
-    let opened = open_store(config, program.store).await?;
+    let opened = open_store(config, program.store, &metrics).await?;
     // Once the data directory is ours.
     access.upstream = passthrough::accounts(settings)?;
     let segments = opened.segments();
@@ -183,6 +186,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut server = server
         .map_err(bind)?
         .with_access(access)
+        .with_metrics(metrics)
         .with_gateway(&gateway);
     if let Some(callbacks) = callbacks {
         server = server.with_callbacks(callbacks);
@@ -411,7 +415,11 @@ impl Opened {
     }
 }
 
-async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, RunError> {
+async fn open_store(
+    config: &Config,
+    own: Option<OpenStore>,
+    metrics: &Metrics,
+) -> Result<Opened, RunError> {
     let settings = &config.settings;
     match settings.store {
         StoreKind::Memory => {
@@ -422,6 +430,7 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, R
             let dir = settings.data_dir.clone();
             let options = EmbeddedOptions {
                 accept_damaged_logs: settings.accept_damaged_logs,
+                observer: Observed::by(metrics.commit_observer()),
                 ..EmbeddedOptions::default()
             };
             let open = move || -> Result<Opened, RunError> {
@@ -444,7 +453,11 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, R
                 }
             };
             let opened = tokio::task::spawn_blocking(open).await;
-            opened.map_err(|error| system("open the store")(error.into()))?
+            let opened = opened.map_err(|error| system("open the store")(error.into()))??;
+            if let Some(store) = &opened.embedded {
+                metrics.set_store(store);
+            }
+            Ok(opened)
         }
     }
 }
