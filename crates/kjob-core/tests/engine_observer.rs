@@ -11,7 +11,7 @@ use kjob_core::engine::{
     Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobKey, Observer, Registry,
     RouteObserver, RouteOptions, SubmitError,
 };
-use kjob_core::{Expired, Header, State, Timestamp};
+use kjob_core::{Expired, Finish, Header, State, Timestamp};
 use support::*;
 
 /// Writes down what it is told.
@@ -76,9 +76,14 @@ impl RouteObserver for OfRoute {
         self.note(format_args!("started {} #{}", job.id, state.attempt));
     }
 
-    fn returned(&self, job: &Header, started: &State, at: Timestamp) {
+    fn returned(&self, job: &Header, started: &State, finish: &Finish, at: Timestamp) {
         let ran = at.since(started.started_at.unwrap()).as_millis();
-        self.note(format_args!("returned {} after {ran} ms", job.id));
+        let word = match finish {
+            Finish::Complete(_) => "well",
+            Finish::Interrupt { .. } => "interrupted",
+            _ => "not well",
+        };
+        self.note(format_args!("returned {} {word} after {ran} ms", job.id));
     }
 
     fn queued_again(&self, job: &Header, _: &State) {
@@ -131,11 +136,11 @@ async fn each_step_of_a_job_is_told_once() {
             "/held/*: existing",
             "/held/*: refused TagConflict",
             "/held/*: started 1 #1",
-            "/held/*: returned 1 after 7 ms",
+            "/held/*: returned 1 interrupted after 7 ms",
             "/held/*: queued again 1",
             "/held/*: refused Busy",
             "/held/*: started 1 #2",
-            "/held/*: returned 1 after 0 ms",
+            "/held/*: returned 1 well after 0 ms",
             "/held/*: ended 1 DONE",
         ]
     );
@@ -169,11 +174,11 @@ async fn what_no_route_takes_is_told_of_as_well() {
             "/old: started 1 #1",
             "/old: new",
             "no route: ended 2 ERROR",
-            "/old: returned 1 after 0 ms",
+            "/old: returned 1 well after 0 ms",
             "no route: ended 1 DONE",
             "/new: new",
             "/new: started 3 #1",
-            "/new: returned 3 after 0 ms",
+            "/new: returned 3 well after 0 ms",
             "/new: ended 3 DONE",
             "/new: refused Draining",
         ]
@@ -215,7 +220,7 @@ async fn cancels_and_expiries_are_told() {
             "cancel: Ended(Cancelled)",
             "cancel: NotFound",
             "cancel: Cancelling",
-            "/held: returned 1 after 5 ms",
+            "/held: returned 1 not well after 5 ms",
             "/held: ended 1 CANCELLED",
             "expired: 2",
         ]

@@ -1,5 +1,7 @@
 //! What is needed of a request's head, and where its path leads.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN, USER_AGENT};
 use http::request::Parts;
@@ -17,6 +19,7 @@ use crate::prefer::PREFER;
 use crate::problem;
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
+use crate::traces::{RequestSpan, Traces};
 use crate::wire::Endpoint;
 
 /// How the official clients begin to say what they are (docs/protocol.md section 2).
@@ -60,6 +63,8 @@ pub(crate) struct Head {
     /// What was done to the body on top, if anything was.
     pub(crate) coding: Option<String>,
     pub(crate) trace: Option<TraceParent>,
+    /// What traces will tell of it, if they are wanted.
+    pub(crate) span: Option<Arc<RequestSpan>>,
     pub(crate) is_http2: bool,
     /// Whether the body comes only after "100 Continue".
     pub(crate) expects: bool,
@@ -128,10 +133,25 @@ impl Head {
             media,
             coding: coding(headers),
             trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
+            span: None,
             is_http2: parts.version == Version::HTTP_2,
             expects: headers.contains_key(EXPECT),
             method: parts.method,
             forwardable,
+        }
+    }
+
+    /// Begins its span. Pages, which watchdogs look at all the time, have none.
+    pub(crate) fn begin_span(&mut self, traces: &Traces) {
+        if !matches!(self.target, Target::Page(_)) {
+            self.span = Some(RequestSpan::begin(traces, self.trace));
+        }
+    }
+
+    /// The body is there.
+    pub(crate) fn received(&self) {
+        if let Some(span) = &self.span {
+            span.received();
         }
     }
 
@@ -256,6 +276,14 @@ impl Target {
             Self::Routed(_) => "routed",
             Self::Passed(_) => "passed",
             Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// The path as far as it is one of few, for names in traces.
+    pub(crate) fn http_route(&self) -> Option<&'static str> {
+        match self {
+            Self::Routed(_) | Self::Passed(_) | Self::Unknown(_) => None,
+            _ => Some(self.label()),
         }
     }
 

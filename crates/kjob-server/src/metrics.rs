@@ -59,6 +59,7 @@ struct Inner {
     requests: Requests,
     connections: Connections,
     callbacks: Callbacks,
+    spans: Spans,
     asked: Mutex<Asked>,
     /// Which is to end when its owner lets go of it.
     store: OnceLock<Weak<EmbeddedStore>>,
@@ -69,6 +70,14 @@ struct Callbacks {
     delivered: IntCounter,
     retry: IntCounter,
     given_up: IntCounter,
+}
+
+/// Spans of traces.
+#[derive(Debug)]
+struct Spans {
+    exported: IntCounter,
+    dropped: IntCounter,
+    failed: IntCounter,
 }
 
 /// What is asked when somebody looks; one at a time.
@@ -104,6 +113,8 @@ impl Metrics {
         let maker = Maker(Registry::new());
         let callbacks = maker.counters(&table::CALLBACKS);
         let callbacks = |outcome| callbacks.with_label_values(&[outcome]);
+        let spans = maker.counters(&table::SPANS);
+        let spans = |outcome| spans.with_label_values(&[outcome]);
         let inner = Inner {
             jobs: Arc::new(Jobs::new(&maker)),
             commits: Arc::new(Commits::new(&maker)),
@@ -113,6 +124,11 @@ impl Metrics {
                 delivered: callbacks("delivered"),
                 retry: callbacks("retry"),
                 given_up: callbacks("given_up"),
+            },
+            spans: Spans {
+                exported: spans("exported"),
+                dropped: spans("dropped"),
+                failed: spans("failed"),
             },
             asked: Mutex::new(Asked::new(&maker)),
             store: OnceLock::new(),
@@ -202,6 +218,23 @@ impl Metrics {
             CallbackOutcome::Retry { .. } => callbacks.retry.inc(),
             CallbackOutcome::GiveUp { .. } => callbacks.given_up.inc(),
         }
+    }
+
+    /// Spans that a collector has taken.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn spans_exported(&self, count: u64) {
+        self.inner.spans.exported.inc_by(count);
+    }
+
+    /// Spans that found no place in the queue.
+    pub(crate) fn spans_dropped(&self, count: u64) {
+        self.inner.spans.dropped.inc_by(count);
+    }
+
+    /// Spans that a collector has not taken.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn spans_failed(&self, count: u64) {
+        self.inner.spans.failed.inc_by(count);
     }
 
     /// The page. Reads files of the system.

@@ -30,6 +30,7 @@ use crate::reload::Reloads;
 use crate::server;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
+use crate::traces::{Traces, TracesError};
 use crate::users::{self, FileError};
 use crate::{Access, Accounts, OwnerKeyError, SecretError, Server, SystemInfo};
 
@@ -94,6 +95,9 @@ pub enum RunError {
     /// A route of the config cannot be served.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    /// Traces cannot be sent.
+    #[error("otlp_endpoint: {0}")]
+    Traces(#[from] TracesError),
     /// The store failed when its jobs were taken up, or when it was closed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -160,7 +164,15 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut engine = config.engine();
     engine.handlers = program.handlers;
     let metrics = Metrics::new().public(settings.metrics_public);
-    engine.observer = Some(metrics.observer());
+    let traces = match &settings.otlp_endpoint {
+        Some(collector) => Some(Traces::start(collector, metrics.clone())?),
+        None => None,
+    };
+    let (traces, sending) = traces.unzip();
+    engine.observer = Some(match &traces {
+        Some(traces) => traces.observer(metrics.observer()),
+        None => metrics.observer(),
+    });
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }
@@ -190,6 +202,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         .with_gateway(&gateway);
     if let Some(callbacks) = callbacks {
         server = server.with_callbacks(callbacks);
+    }
+    if let Some(traces) = traces {
+        server = server.with_traces(traces);
     }
     if let Some(upstream) = settings.upstream.clone() {
         server = server.with_upstream(upstream)?;
@@ -239,6 +254,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         handle.stop();
         // It fails only if the task was aborted, which nobody does, or panicked: it is over then.
         let _ = serving.await;
+        if let Some(sending) = sending {
+            sending.finish().await;
+        }
         closed
     };
     let ended = tokio::select! {

@@ -21,6 +21,7 @@ use crate::passthrough::Passthrough;
 use crate::places::{Place, Places};
 use crate::service::Service;
 use crate::tls::Tls;
+use crate::traces::Traces;
 
 /// The first wait after an accept that failed for want of something, doubled each time.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
@@ -249,6 +250,13 @@ impl Server {
     pub fn with_metrics(self, metrics: Metrics) -> Self {
         metrics.set_max_connections(self.places.max());
         self.handle.service.set_metrics(metrics);
+        self
+    }
+
+    /// Sends spans of requests there. To be called once, before it serves.
+    #[must_use]
+    pub(crate) fn with_traces(self, traces: Traces) -> Self {
+        self.handle.service.set_traces(traces);
         self
     }
 

@@ -32,6 +32,7 @@ use crate::outbound::{OutBody, whole};
 use crate::passthrough::{Passing, Passthrough, own_properties, streamed};
 use crate::refusal::Refusal;
 use crate::reply::{self, Rejected, ReplyBody};
+use crate::traces::Traces;
 use crate::web::Visit;
 use crate::wire::{Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
@@ -56,6 +57,8 @@ pub(crate) struct Service {
     passthrough: OnceLock<Passthrough>,
     /// Likewise.
     metrics: OnceLock<Metrics>,
+    /// Likewise.
+    traces: OnceLock<Traces>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -84,6 +87,7 @@ impl Service {
             gateway: OnceLock::new(),
             passthrough: OnceLock::new(),
             metrics: OnceLock::new(),
+            traces: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -138,6 +142,12 @@ impl Service {
         let _ = self.metrics.set(metrics);
     }
 
+    /// Says where spans go; only the first word counts.
+    pub(crate) fn set_traces(&self, traces: Traces) {
+        // It fails if it was said before.
+        let _ = self.traces.set(traces);
+    }
+
     /// Who counts, if anybody does.
     pub(crate) fn metrics(&self) -> Option<&Metrics> {
         self.metrics.get()
@@ -176,12 +186,15 @@ impl Service {
         let credentials = Credentials::of(&parts.headers);
         let kept = self.gateway.get();
         let kept = kept.map(|gateway| gateway.forwarding().keep(&parts.headers));
-        let head = Head::new(
+        let mut head = Head::new(
             parts,
             &self.engine,
             kept.unwrap_or_default(),
             self.through(),
         );
+        if let Some(traces) = self.traces.get() {
+            head.begin_span(traces);
+        }
         let mut in_flight = peer.activity.begin_request(head.is_http2);
         let mut is_over = false;
         if head.is_http2 && !in_flight.is_first() {
@@ -217,6 +230,10 @@ impl Service {
             if let Some(Rejected(reason)) = response.extensions_mut().remove() {
                 metrics.rejected(reason);
             }
+        }
+        if let Some(span) = &head.span {
+            let status = response.status();
+            span.answered(&head.method, &head.target, head.is_http2, status);
         }
         let headers = response.headers_mut();
         headers.insert(reply::REQUEST_TIME, reply::request_time(took));
@@ -368,6 +385,7 @@ impl Service {
         let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
         let outcome = match self.read(head, &mut body, &mut encoding).await {
             Ok(request) => {
+                head.received();
                 in_flight.begin_working();
                 let call = pin!(self.call(endpoint, head, request, encoding, admitted, peer));
                 // A get may wait for minutes.
@@ -405,6 +423,7 @@ impl Service {
                 head.check_json()?;
                 let request;
                 (request, held) = collect(&mut body, &self.bounds, &self.budget).await?;
+                head.received();
                 in_flight.begin_working();
                 ask.submit(request, &mut held).await?
             } else {
@@ -447,6 +466,7 @@ impl Service {
             call.check_head()?;
             self.check_stopping()?;
             let (request, mut held) = collect(&mut body, &self.bounds, &self.budget).await?;
+            head.received();
             in_flight.begin_working();
             let payload = call.payload(request);
             let mut response = if routed.in_envelope {
@@ -492,6 +512,7 @@ impl Service {
             caller: admitted.caller.clone(),
             audit: self.access().audit.clone(),
             trace: head.trace,
+            span: head.span.clone(),
             forwardable: head.forwardable.clone(),
             ip: peer.ip,
             callbacks: self.callbacks.get().cloned(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::cancel::CancelOutcome;
 use super::submission::{Accepted, SubmitError};
-use crate::{Expired, Header, State, Timestamp};
+use crate::{Expired, Finish, Header, State, Timestamp};
 
 /// Is told what an engine does, as it does it: for metrics and traces. It is set by
 /// [`EngineConfig::observer`](super::EngineConfig::observer).
@@ -75,10 +75,10 @@ pub trait RouteObserver: fmt::Debug + Send + Sync + 'static {
         let _ = (job, state);
     }
 
-    /// The handler of that start has returned, or was given up, at this moment. What it makes of
-    /// the job is not durable yet.
-    fn returned(&self, job: &Header, started: &State, at: Timestamp) {
-        let _ = (job, started, at);
+    /// The handler of that start has returned, or was given up, at this moment, and that is what it
+    /// is to make of the job. It is not durable yet.
+    fn returned(&self, job: &Header, started: &State, finish: &Finish, at: Timestamp) {
+        let _ = (job, started, finish, at);
     }
 
     /// A job whose run is over waits for another one, durably.

@@ -191,7 +191,8 @@ impl Inner {
         route.observer.started(&live.header, &state);
         let (finish, stuck) = self.call(&live, &route, &state, payload).await;
         live.end_run();
-        route.observer.returned(&live.header, &state, self.now());
+        let now = self.now();
+        route.observer.returned(&live.header, &state, &finish, now);
         self.finish(&live, state.lease, finish).await;
         match stuck {
             Some(call) => place.held_by(call),
@@ -225,6 +226,7 @@ impl Inner {
             endpoint: live.header.endpoint.clone(),
             query_id: live.header.query_id,
             attempt: state.attempt,
+            lease: state.lease,
             deadline,
             attachment: live.attachment.clone(),
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_core::engine::{Accepted, CancelOutcome, Observer, RouteObserver, SubmitError};
-use kjob_core::{Expired, Header, Phase, State, StoreError, Timestamp};
+use kjob_core::{Expired, Finish, Header, Phase, State, StoreError, Timestamp};
 use kjob_store::embedded::CommitObserver;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
@@ -165,7 +165,7 @@ impl RouteObserver for OfRoute {
         }
     }
 
-    fn returned(&self, _: &Header, started: &State, at: Timestamp) {
+    fn returned(&self, _: &Header, started: &State, _: &Finish, at: Timestamp) {
         if let Some(started) = started.started_at {
             self.run.observe(at.since(started).as_secs_f64());
         }

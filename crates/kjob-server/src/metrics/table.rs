@@ -149,6 +149,8 @@ table! {
         "Connections that were closed at once, as their address had all that it may have.";
     CONNECTIONS_EVICTED: COUNTER "kjob_connections_evicted_total" [],
         "Connections that rested and gave up their place for others.";
+    SPANS: COUNTER "kjob_trace_spans_total" ["outcome"],
+        "Spans of traces: exported, dropped (the queue to the collector was full) or failed (the collector did not take them).";
     DRAINING: GAUGE "kjob_draining" [],
         "1 while the server drains, else 0.";
     BUILD_INFO: GAUGE "kjob_build_info" ["version"],

@@ -26,6 +26,8 @@ mod starts;
 mod store;
 mod support;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 #[cfg(unix)]
 mod transparent;
 #[cfg(unix)]
