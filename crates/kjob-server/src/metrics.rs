@@ -221,7 +221,7 @@ impl Metrics {
     }
 
     /// Spans that a collector has taken.
-    #[cfg(feature = "otlp")]
+    #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "none is sent"))]
     pub(crate) fn spans_exported(&self, count: u64) {
         self.inner.spans.exported.inc_by(count);
     }
@@ -232,7 +232,7 @@ impl Metrics {
     }
 
     /// Spans that a collector has not taken.
-    #[cfg(feature = "otlp")]
+    #[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "none is sent"))]
     pub(crate) fn spans_failed(&self, count: u64) {
         self.inner.spans.failed.inc_by(count);
     }
@@ -304,4 +304,59 @@ impl Asked {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use kjob_core::Timestamp;
+    use kjob_proto::Text;
+
+    use super::*;
+
+    #[test]
+    fn connections_and_callbacks_are_counted_by_what_became_of_them() {
+        let metrics = Metrics::new();
+        let first = metrics.accepted();
+        let second = metrics.accepted();
+        metrics.evicted();
+        drop(first);
+        metrics.refused();
+        let connections = &metrics.inner.connections;
+        assert_eq!(connections.open.get(), 1);
+        assert_eq!(connections.accepted.get(), 2);
+        let ended = [&connections.evicted, &connections.refused];
+        assert_eq!(ended.map(IntCounter::get), [1, 1]);
+        drop(second);
+        assert_eq!(connections.open.get(), 0);
+
+        let error = Text::from_static("x");
+        let at = Timestamp::from_millis(0);
+        metrics.called_back(&CallbackOutcome::Delivered);
+        for _ in 0..2 {
+            let error = error.clone();
+            metrics.called_back(&CallbackOutcome::Retry { error, at });
+        }
+        for _ in 0..3 {
+            let error = error.clone();
+            metrics.called_back(&CallbackOutcome::GiveUp { error });
+        }
+        let callbacks = &metrics.inner.callbacks;
+        let counts = [&callbacks.delivered, &callbacks.retry, &callbacks.given_up];
+        assert_eq!(counts.map(IntCounter::get), [1, 2, 3]);
+    }
+
+    #[test]
+    fn other_statuses_than_ours_are_one_label() {
+        let metrics = Metrics::new();
+        let target = Target::Unknown("/what/a/client/sent".to_owned());
+        for status in [200, 418, 599] {
+            let status = StatusCode::from_u16(status).unwrap();
+            metrics.answered(&target, status, Duration::from_millis(1));
+        }
+        let text = TextEncoder::new().encode_to_string(&metrics.inner.registry.gather());
+        let text = text.unwrap();
+        let other = r#"kjob_http_requests_total{code="other",endpoint="unknown"} 2"#;
+        assert!(text.contains(other), "{text}");
+        assert!(!text.contains("client"));
+    }
 }

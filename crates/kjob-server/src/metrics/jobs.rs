@@ -212,3 +212,71 @@ impl CommitObserver for Commits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kjob_core::{JobId, JobOptions, Lease, Owner, QueryId};
+    use kjob_proto::{Encoding, Text};
+    use prometheus::Registry;
+
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn job(not_before: Option<Timestamp>) -> Header {
+        Header {
+            id: JobId::FIRST,
+            tag: "tag".parse().unwrap(),
+            owner: Owner::anonymous(),
+            endpoint: Text::from_static("/x"),
+            encoding: Encoding::Json,
+            query_id: QueryId::from_bytes([7; 16]).unwrap(),
+            parent_span: 0,
+            received_at: at(1_000),
+            source_ip: Text::new(),
+            options: JobOptions {
+                not_before,
+                ..JobOptions::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_wait_is_from_the_submit_or_the_end_of_its_delay_to_the_first_start() {
+        let maker = Maker(Registry::new());
+        let jobs = Jobs::new(&maker);
+        let route = jobs.route(Some("/x"));
+        let mut state = State::queued(None);
+        state.started_at = Some(at(4_000));
+        state.lease = Lease(1);
+        route.started(&job(None), &state);
+        route.started(&job(Some(at(3_500))), &state);
+        state.lease = Lease(2);
+        route.started(&job(None), &state);
+        let wait = jobs.wait.with_label_values(&["/x"]);
+        assert_eq!((wait.get_sample_count(), wait.get_sample_sum()), (2, 3.5));
+    }
+
+    #[test]
+    fn refusals_are_counted_by_their_reason() {
+        let maker = Maker(Registry::new());
+        let jobs = Jobs::new(&maker);
+        let route = jobs.route(None);
+        let corrupt = StoreError::Corrupt { what: "x".into() };
+        for error in [
+            SubmitError::Store(StoreError::Full),
+            SubmitError::Store(StoreError::Closed),
+            SubmitError::Draining,
+            SubmitError::Store(corrupt),
+        ] {
+            route.refused(&error);
+        }
+        let refusals = &jobs.refusals;
+        let counts = [&refusals.full, &refusals.draining, &refusals.store];
+        assert_eq!(counts.map(IntCounter::get), [1, 2, 1]);
+        let refused = jobs.submits.with_label_values(&[NO_ROUTE, "refused"]);
+        assert_eq!(refused.get(), 4);
+    }
+}

@@ -239,6 +239,10 @@ fn a_second_attempt_is_a_trace_of_its_own_with_a_link() {
         .collect();
     let told = |span: &Span| format!("{}-{}", hex(&span.trace_id), hex(&span.span_id));
     assert!(asked[0].contains(&told(&first)) && asked[1].contains(&told(&second)));
+    let page = server.get("/metrics").1;
+    assert!(page.contains("\nkjob_job_retries_total{route=\"/r/*\"} 1\n"));
+    assert!(page.contains("\nkjob_job_run_seconds_count{route=\"/r/*\"} 2\n"));
+    assert!(page.contains("\nkjob_job_wait_seconds_count{route=\"/r/*\"} 1\n"));
 }
 
 /// What spans are drawn for, and what is drawn where nobody is asked.
