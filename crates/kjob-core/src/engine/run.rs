@@ -197,8 +197,11 @@ impl Inner {
         payload: Payload,
         place: Place,
     ) {
+        route.observer.started(&live.header, &state);
         let (finish, stuck) = self.call(&live, &route, &state, payload).await;
         live.end_run();
+        let now = self.now();
+        route.observer.returned(&live.header, &state, &finish, now);
         self.finish(&live, state.lease, finish).await;
         match stuck {
             Some(call) => place.held_by(call),
@@ -232,6 +235,7 @@ impl Inner {
             endpoint: live.header.endpoint.clone(),
             query_id: live.header.query_id,
             attempt: state.attempt,
+            lease: state.lease,
             deadline,
             attachment: live.attachment.clone(),
         });
