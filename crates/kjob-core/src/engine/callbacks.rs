@@ -50,9 +50,10 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
+                () = inner.closed.cancelled() => return Err(StoreError::Closed),
                 () = &mut ended => {}
                 () = next => {}
-                () = inner.closed.cancelled() => return Err(StoreError::Closed),
             }
         }
     }
