@@ -113,6 +113,13 @@ impl Scheduler {
         self.owners.uses(owner)
     }
 
+    /// Since when the longest-waiting head has waited (a head is the smallest id of one owner on one
+    /// route).
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        let heads = self.levels.iter();
+        heads.filter_map(|level| level.oldest_head(&|_| true)).min()
+    }
+
     /// Adds a job. A job that waits already (same id, owner, route and priority) stays as it is.
     pub fn push(&mut self, job: Waiting) {
         let owner = self.owners.enter(&job.owner);

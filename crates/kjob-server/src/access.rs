@@ -91,6 +91,11 @@ impl Access {
         self
     }
 
+    /// Whether there are accounts of its own.
+    pub(crate) fn has_accounts(&self) -> bool {
+        self.accounts.is_some()
+    }
+
     /// Whether there are callers who may not do everything.
     pub(crate) fn has_strangers(&self) -> bool {
         self.accounts.is_some() || self.upstream.is_some()

@@ -1,9 +1,11 @@
 //! What requests of all forms do to jobs: each thing is done, and written down, in one way.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use kjob_core::engine::{Accepted, Caller, CancelOutcome, Engine, JobKey, Submission};
+use kjob_core::engine::{Accepted, Caller, CancelOutcome, Engine, JobKey, Submission, SubmitError};
 use kjob_core::{Job, JobId, Payload, StoreError, TraceParent};
 use kjob_proto::{Encoding, Text};
 
@@ -11,6 +13,7 @@ use crate::audit::{AuditLog, Event};
 use crate::callbacks::{self, Callbacks};
 use crate::gateway::Forwardable;
 use crate::refusal::Refusal;
+use crate::traces::RequestSpan;
 
 /// The longest endpoint name, in bytes. It is kept in memory for as long as the job lives.
 const ENDPOINT_LEN_MAX: usize = 1024;
@@ -25,6 +28,8 @@ pub(crate) struct Actor {
     pub(crate) caller: Caller,
     pub(crate) audit: Option<AuditLog>,
     pub(crate) trace: Option<TraceParent>,
+    /// The request, as traces will tell of it, if they are wanted.
+    pub(crate) span: Option<Arc<RequestSpan>>,
     /// Headers that routes pass on.
     pub(crate) forwardable: Forwardable,
     /// The caller's address.
@@ -49,7 +54,8 @@ impl Actor {
         // A copy, so that a waiting job does not keep the whole body in memory.
         let endpoint = Text::copy_from(endpoint);
         let mut submission = Submission::new(self.caller.owner.clone(), endpoint, payload);
-        submission.trace = self.trace;
+        let span = self.span.as_ref();
+        submission.trace = span.map(|span| span.parent_of_job()).or(self.trace);
         submission.attachment = self.forwardable.for_endpoint(&submission.endpoint);
         submission.source_ip = Text::from(self.ip.to_canonical().to_string());
         Ok(submission)
@@ -59,12 +65,22 @@ impl Actor {
     pub(crate) async fn submit(&self, submission: Submission) -> Result<Accepted, Refusal> {
         callbacks::check(self.callbacks.as_ref(), &submission)?;
         if self.audit.is_none() {
-            return Ok(self.engine.submit(submission).await?);
+            return Ok(self.enter(submission).await?);
         }
         let actor = self.clone();
         // A task of its own, so that it is written also if the caller goes away meanwhile.
         let submitted = tokio::spawn(actor.submit_and_note(submission));
         submitted.await.map_err(|_| Refusal::Stopping)?
+    }
+
+    async fn enter(&self, submission: Submission) -> Result<Accepted, SubmitError> {
+        let Some(span) = &self.span else {
+            return self.engine.submit(submission).await;
+        };
+        let (began, endpoint) = (SystemTime::now(), submission.endpoint.clone());
+        let outcome = self.engine.submit(submission).await;
+        span.submitted(began, &endpoint, &outcome);
+        outcome
     }
 
     /// Submits a job that is cancelled if its caller goes away, also while it is submitted.
@@ -85,7 +101,7 @@ impl Actor {
 
     async fn submit_and_note(self, submission: Submission) -> Result<Accepted, Refusal> {
         let endpoint = submission.endpoint.clone();
-        let accepted = self.engine.submit(submission).await?;
+        let accepted = self.enter(submission).await?;
         let event = Event::submit(&self.caller, self.ip, &endpoint, &accepted);
         AuditLog::note(self.audit.as_ref(), event).await;
         Ok(accepted)

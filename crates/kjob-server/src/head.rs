@@ -1,5 +1,7 @@
 //! What is needed of a request's head, and where its path leads.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN, USER_AGENT};
 use http::request::Parts;
@@ -17,6 +19,7 @@ use crate::prefer::PREFER;
 use crate::problem;
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
+use crate::traces::{RequestSpan, Traces};
 use crate::wire::Endpoint;
 
 /// How the official clients begin to say what they are (docs/protocol.md section 2).
@@ -25,6 +28,30 @@ const OFFICIAL_CLIENT: &str = "kinetica-api";
 /// The types of a request of the wire protocol.
 pub(crate) const WIRE_TYPES: &str =
     "application/octet-stream, application/json, application/x-snappy";
+
+/// How paths are labelled where they are counted: by the places that there are, and never by what a client
+/// sent.
+pub(crate) const ENDPOINT_LABELS: [&str; 19] = [
+    "/create/job",
+    "/get/job",
+    "/admin/show/jobs",
+    "/admin/alter/jobs",
+    "/show/system/status",
+    "/show/system/properties",
+    "/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/jobs",
+    "/jobs/{job}",
+    "/jobs/{job}/result",
+    "/jobs/{job}/events",
+    "/jobs/{job}/progress",
+    "/openapi.json",
+    "routed",
+    "passed",
+    "unknown",
+];
 
 /// What is needed of a request's head. The head itself is a slice of the connection's buffer, which
 /// would stay in memory for as long as a long poll waits.
@@ -36,6 +63,8 @@ pub(crate) struct Head {
     /// What was done to the body on top, if anything was.
     pub(crate) coding: Option<String>,
     pub(crate) trace: Option<TraceParent>,
+    /// What traces will tell of it, if they are wanted.
+    pub(crate) span: Option<Arc<RequestSpan>>,
     pub(crate) is_http2: bool,
     /// Whether the body comes only after "100 Continue".
     pub(crate) expects: bool,
@@ -104,10 +133,25 @@ impl Head {
             media,
             coding: coding(headers),
             trace: trace.and_then(|value| TraceParent::parse(value.to_str().ok()?)),
+            span: None,
             is_http2: parts.version == Version::HTTP_2,
             expects: headers.contains_key(EXPECT),
             method: parts.method,
             forwardable,
+        }
+    }
+
+    /// Begins its span. Pages, which watchdogs look at all the time, have none.
+    pub(crate) fn begin_span(&mut self, traces: &Traces) {
+        if !matches!(self.target, Target::Page(_)) {
+            self.span = Some(RequestSpan::begin(traces, self.trace));
+        }
+    }
+
+    /// The body is there.
+    pub(crate) fn received(&self) {
+        if let Some(span) = &self.span {
+            span.received();
         }
     }
 
@@ -220,6 +264,27 @@ impl Target {
     /// Whether it is more work than to say that there is too much.
     pub(crate) fn is_bounded(&self) -> bool {
         !matches!(self, Self::Page(_) | Self::Unknown(_))
+    }
+
+    /// One of [`ENDPOINT_LABELS`].
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Wire(endpoint) => endpoint.path(),
+            Self::Page(page) => page.path(),
+            Self::Resource(resource, _) => resource.template(),
+            Self::Properties(_) => Endpoint::SystemProperties.path(),
+            Self::Routed(_) => "routed",
+            Self::Passed(_) => "passed",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// The path as far as it is one of few, for names in traces.
+    pub(crate) fn http_route(&self) -> Option<&'static str> {
+        match self {
+            Self::Routed(_) | Self::Passed(_) | Self::Unknown(_) => None,
+            _ => Some(self.label()),
+        }
     }
 
     pub(crate) fn path(&self) -> &str {

@@ -16,6 +16,8 @@ pub(crate) enum Page {
     Health,
     /// `/readyz`: 200 while jobs are taken.
     Ready,
+    /// `/metrics`: what is counted.
+    Metrics,
 }
 
 /// Why no jobs are taken.
@@ -30,7 +32,7 @@ pub(crate) enum NotReady {
 }
 
 impl Page {
-    const ALL: [Self; 3] = [Self::Home, Self::Health, Self::Ready];
+    const ALL: [Self; 4] = [Self::Home, Self::Health, Self::Ready, Self::Metrics];
 
     /// Where it is.
     pub(crate) fn path(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Page {
             Self::Home => "/",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
         }
     }
 
@@ -51,22 +54,29 @@ impl Page {
         matches!(self, Self::Health | Self::Ready)
     }
 
-    /// Answers for the page. Strangers are not told what is wrong with the store.
+    /// Refuses other methods than pages have.
+    pub(crate) fn check_method(method: &Method) -> Result<(), Refusal> {
+        if method == Method::GET || method == Method::HEAD {
+            return Ok(());
+        }
+        Err(Refusal::Method {
+            found: method.clone(),
+            allowed: "GET, HEAD",
+        })
+    }
+
+    /// Answers for the page, unless it is that of the metrics, which are made elsewhere. Strangers are not told what is wrong with the store.
     pub(crate) fn answer(
         self,
         method: &Method,
         not_ready: Option<NotReady>,
         to_strangers: bool,
     ) -> Response<ReplyBody> {
-        if method != Method::GET && method != Method::HEAD {
-            let refusal = Refusal::Method {
-                found: method.clone(),
-                allowed: "GET, HEAD",
-            };
+        if let Err(refusal) = Self::check_method(method) {
             return reply::text_refusal(refusal.status(), &refusal);
         }
         match (self, not_ready) {
-            (Self::Home, _) => reply::text(StatusCode::OK, HOME),
+            (Self::Home | Self::Metrics, _) => reply::text(StatusCode::OK, HOME),
             (Self::Health, _) => reply::text(StatusCode::OK, "ok\n"),
             (Self::Ready, None) => reply::text(StatusCode::OK, "ready\n"),
             (Self::Ready, Some(NotReady::StoreFailed(_))) if to_strangers => {
@@ -93,5 +103,5 @@ const HOME: &str = concat!(
     "POST /create/job, /get/job, /admin/show/jobs, /admin/alter/jobs, ",
     "/show/system/status, /show/system/properties\n",
     "GET, POST /jobs; GET, DELETE /jobs/{job}; GET /jobs/{job}/result, /jobs/{job}/events\n",
-    "GET /healthz, /readyz, /openapi.json\n",
+    "GET /healthz, /readyz, /metrics, /openapi.json\n",
 );

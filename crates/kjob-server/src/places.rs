@@ -91,6 +91,11 @@ impl Places {
         }))
     }
 
+    /// How many there are.
+    pub(crate) fn max(&self) -> usize {
+        self.0.max
+    }
+
     /// Whether all are taken.
     pub(crate) fn are_taken(&self) -> bool {
         self.0.free.available_permits() == 0

@@ -14,7 +14,6 @@ use crate::body::{BodyError, OverBudget};
 use crate::callbacks::CallbackUrlError;
 use crate::options::OptionError;
 
-#[cfg(test)]
 pub(crate) use kind::Kind;
 
 /// How long a caller is to wait if the store is full. Space comes back when jobs expire, or when
@@ -157,6 +156,12 @@ pub(crate) enum Refusal {
     /// The upstream says that the caller is not let in.
     #[error(transparent)]
     Barred(Barred),
+    /// The metrics are not for everybody.
+    #[error(
+        "the metrics are shown to admins, or, where there are no accounts, to callers on this machine; \
+         metrics_public shows them to everybody"
+    )]
+    MetricsNotShown,
     /// The request goes to another host than the server answers for.
     #[error(
         "requests to host {found:?} are not answered here; use a loopback address, or add it to \
@@ -232,6 +237,15 @@ impl Refusal {
     pub(crate) fn challenge(&self) -> Option<&'static str> {
         let is_asked = self.status() == StatusCode::UNAUTHORIZED;
         is_asked.then_some(r#"Basic realm="kjob", charset="UTF-8""#)
+    }
+
+    /// Whether the caller showed credentials that are not good.
+    pub(crate) fn is_wrong_login(&self) -> bool {
+        match self {
+            Self::Login(denied) => *denied == Denied::Wrong,
+            Self::Barred(barred) => barred.status == StatusCode::UNAUTHORIZED,
+            _ => false,
+        }
     }
 
     /// Whether the connection cannot be used for another request.

@@ -27,6 +27,10 @@ pub(crate) const REQUEST_TIME: HeaderName = HeaderName::from_static("x-request-t
 /// last one counts as written once it is handed over, so it is to be small.
 const WATCHED_PIECE_MAX: usize = 64 << 10;
 
+/// Why a request was not done: noted on its answer, for those who count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rejected(pub(crate) &'static str);
+
 /// A reply to a wire endpoint.
 pub(crate) fn envelope(
     status: StatusCode,
@@ -104,6 +108,9 @@ pub(crate) fn with_headers(
     retry_after: Option<Duration>,
     mut response: Response<ReplyBody>,
 ) -> Response<ReplyBody> {
+    response
+        .extensions_mut()
+        .insert(Rejected(refusal.kind().name));
     let headers = response.headers_mut();
     if let Some(after) = retry_after {
         // Whole seconds, and never zero, which would be no wait at all.

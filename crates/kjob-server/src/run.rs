@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kjob_core::engine::{Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, Store, StoreError};
-use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
+use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, Observed, OpenError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,12 +23,14 @@ use crate::control;
 use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
+use crate::metrics::Metrics;
 use crate::passthrough;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
 use crate::server;
 use crate::signals::{Hangups, Signal, Signals};
 use crate::tls::{Tls, TlsError};
+use crate::traces::{Traces, TracesError};
 use crate::users::{self, FileError};
 use crate::{Access, Accounts, OwnerKeyError, SecretError, Server, SystemInfo};
 
@@ -93,6 +95,9 @@ pub enum RunError {
     /// A route of the config cannot be served.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    /// Traces cannot be sent.
+    #[error("otlp_endpoint: {0}")]
+    Traces(#[from] TracesError),
     /// The store failed when its jobs were taken up, or when it was closed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -158,10 +163,20 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut options = config.server();
     let mut engine = config.engine();
     engine.handlers = program.handlers;
+    let metrics = Metrics::new().public(settings.metrics_public);
+    let traces = match &settings.otlp_endpoint {
+        Some(collector) => Some(Traces::start(collector, metrics.clone())?),
+        None => None,
+    };
+    let (traces, sending) = traces.unzip();
+    engine.observer = Some(match &traces {
+        Some(traces) => traces.observer(metrics.observer()),
+        None => metrics.observer(),
+    });
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }
-    let opened = open_store(config, program.store).await?;
+    let opened = open_store(config, program.store, &metrics).await?;
     // Once the data directory is ours.
     access.upstream = passthrough::accounts(settings)?;
     let segments = opened.segments();
@@ -183,9 +198,13 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut server = server
         .map_err(bind)?
         .with_access(access)
+        .with_metrics(metrics)
         .with_gateway(&gateway);
     if let Some(callbacks) = callbacks {
         server = server.with_callbacks(callbacks);
+    }
+    if let Some(traces) = traces {
+        server = server.with_traces(traces);
     }
     if let Some(upstream) = settings.upstream.clone() {
         server = server.with_upstream(upstream)?;
@@ -235,6 +254,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         handle.stop();
         // It fails only if the task was aborted, which nobody does, or panicked: it is over then.
         let _ = serving.await;
+        if let Some(sending) = sending {
+            sending.finish().await;
+        }
         closed
     };
     let ended = tokio::select! {
@@ -411,7 +433,11 @@ impl Opened {
     }
 }
 
-async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, RunError> {
+async fn open_store(
+    config: &Config,
+    own: Option<OpenStore>,
+    metrics: &Metrics,
+) -> Result<Opened, RunError> {
     let settings = &config.settings;
     match settings.store {
         StoreKind::Memory => {
@@ -422,6 +448,7 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, R
             let dir = settings.data_dir.clone();
             let options = EmbeddedOptions {
                 accept_damaged_logs: settings.accept_damaged_logs,
+                observer: Observed::by(metrics.commit_observer()),
                 ..EmbeddedOptions::default()
             };
             let open = move || -> Result<Opened, RunError> {
@@ -444,7 +471,11 @@ async fn open_store(config: &Config, own: Option<OpenStore>) -> Result<Opened, R
                 }
             };
             let opened = tokio::task::spawn_blocking(open).await;
-            opened.map_err(|error| system("open the store")(error.into()))?
+            let opened = opened.map_err(|error| system("open the store")(error.into()))??;
+            if let Some(store) = &opened.embedded {
+                metrics.set_store(store);
+            }
+            Ok(opened)
         }
     }
 }

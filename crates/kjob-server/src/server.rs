@@ -16,10 +16,12 @@ use crate::SystemInfo;
 use crate::access::Access;
 use crate::connection::Connector;
 use crate::gateway::{Gateway, GatewayError, Upstream};
+use crate::metrics::Metrics;
 use crate::passthrough::Passthrough;
 use crate::places::{Place, Places};
 use crate::service::Service;
 use crate::tls::Tls;
+use crate::traces::Traces;
 
 /// The first wait after an accept that failed for want of something, doubled each time.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
@@ -242,6 +244,22 @@ impl Server {
         Ok(self)
     }
 
+    /// Counts what it does, and shows it at `/metrics`. To be called once, before it serves. The engine
+    /// and the store are to be told of these metrics as well, when they are opened.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        metrics.set_max_connections(self.places.max());
+        self.handle.service.set_metrics(metrics);
+        self
+    }
+
+    /// Sends spans of requests there. To be called once, before it serves.
+    #[must_use]
+    pub(crate) fn with_traces(self, traces: Traces) -> Self {
+        self.handle.service.set_traces(traces);
+        self
+    }
+
     /// The address it listens on, with the port it was given.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -266,7 +284,7 @@ impl Server {
         tokio::select! {
             biased;
             () = self.handle.stopping.cancelled() => {}
-            () = accept_all(&self.listener, &places, &connector, &tracker) => {}
+            () = accept_all(&self.listener, &places, &connector, &tracker, self.handle.service.metrics()) => {}
         }
         drop(self.listener);
         tracker.close();
@@ -311,6 +329,7 @@ async fn accept_all(
     places: &Places,
     connector: &Arc<Connector>,
     tracker: &TaskTracker,
+    metrics: Option<&Metrics>,
 ) {
     let mut backoff = ACCEPT_BACKOFF;
     let mut full_log = FullLog::default();
@@ -322,8 +341,15 @@ async fn accept_all(
                     full_log.tell(&"all connections are in use; those that rest end");
                 }
                 match places.take(peer.ip()).await {
-                    Ok(place) => drop(tracker.spawn(serve(connector.clone(), stream, peer, place))),
-                    Err(refusal) => full_log.tell(&refusal),
+                    Ok(place) => {
+                        let metrics = metrics.cloned();
+                        let serving = serve(connector.clone(), stream, peer, place, metrics);
+                        drop(tracker.spawn(serving));
+                    }
+                    Err(refusal) => {
+                        full_log.tell(&refusal);
+                        metrics.inspect(|metrics| metrics.refused());
+                    }
                 }
             }
             // These are the client's doing, and the next one may be waiting.
@@ -354,7 +380,14 @@ impl FullLog {
     }
 }
 
-async fn serve(connector: Arc<Connector>, stream: TcpStream, peer: SocketAddr, place: Place) {
+async fn serve(
+    connector: Arc<Connector>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    metrics: Option<Metrics>,
+) {
+    let _open = metrics.as_ref().map(Metrics::accepted);
     // Answers are written whole, so there is nothing to wait for and join.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY cannot be set");
@@ -362,7 +395,10 @@ async fn serve(connector: Arc<Connector>, stream: TcpStream, peer: SocketAddr, p
     let activity = place.activity().clone();
     tokio::select! {
         () = connector.serve(stream, peer, activity) => {}
-        () = place.told_to_leave() => tracing::debug!(%peer, "connection rests, and gives up its place"),
+        () = place.told_to_leave() => {
+            tracing::debug!(%peer, "connection rests, and gives up its place");
+            metrics.inspect(Metrics::evicted);
+        }
     }
 }
 

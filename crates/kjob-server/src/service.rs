@@ -1,5 +1,6 @@
 //! The one service: limits, access, decode, dispatch, encode.
 
+mod metrics_page;
 mod progress;
 
 use std::net::IpAddr;
@@ -23,13 +24,15 @@ use crate::body::{BodyBounds, Budget, Held, collect, discard};
 use crate::callbacks::{Callbacks, deliver};
 use crate::gateway::Gateway;
 use crate::head::{Head, Media, Routed, Target, Through, WIRE_TYPES, guessed_encoding};
-use crate::health::NotReady;
+use crate::health::{NotReady, Page};
 use crate::load::{Load, Overrun};
+use crate::metrics::Metrics;
 use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
 use crate::outbound::{OutBody, whole};
 use crate::passthrough::{Passing, Passthrough, own_properties, streamed};
 use crate::refusal::Refusal;
-use crate::reply::{self, ReplyBody};
+use crate::reply::{self, Rejected, ReplyBody};
+use crate::traces::Traces;
 use crate::web::Visit;
 use crate::wire::{Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
@@ -52,6 +55,10 @@ pub(crate) struct Service {
     gateway: OnceLock<Gateway>,
     /// Likewise.
     passthrough: OnceLock<Passthrough>,
+    /// Likewise.
+    metrics: OnceLock<Metrics>,
+    /// Likewise.
+    traces: OnceLock<Traces>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -79,6 +86,8 @@ impl Service {
             callbacks: OnceLock::new(),
             gateway: OnceLock::new(),
             passthrough: OnceLock::new(),
+            metrics: OnceLock::new(),
+            traces: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -107,7 +116,10 @@ impl Service {
     /// Makes callbacks for ever, if there are to be any.
     pub(crate) async fn make_callbacks(&self) {
         match self.callbacks.get() {
-            Some(callbacks) => deliver(self.engine.clone(), callbacks.clone()).await,
+            Some(callbacks) => {
+                let metrics = self.metrics().cloned();
+                deliver(self.engine.clone(), callbacks.clone(), metrics).await;
+            }
             None => std::future::pending().await,
         }
     }
@@ -122,6 +134,23 @@ impl Service {
     pub(crate) fn set_passthrough(&self, passthrough: Passthrough) {
         // It fails if it was said before.
         let _ = self.passthrough.set(passthrough);
+    }
+
+    /// Says who counts; only the first word counts.
+    pub(crate) fn set_metrics(&self, metrics: Metrics) {
+        // It fails if it was said before.
+        let _ = self.metrics.set(metrics);
+    }
+
+    /// Says where spans go; only the first word counts.
+    pub(crate) fn set_traces(&self, traces: Traces) {
+        // It fails if it was said before.
+        let _ = self.traces.set(traces);
+    }
+
+    /// Who counts, if anybody does.
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.get()
     }
 
     /// What goes to an upstream now.
@@ -157,16 +186,21 @@ impl Service {
         let credentials = Credentials::of(&parts.headers);
         let kept = self.gateway.get();
         let kept = kept.map(|gateway| gateway.forwarding().keep(&parts.headers));
-        let head = Head::new(
+        let mut head = Head::new(
             parts,
             &self.engine,
             kept.unwrap_or_default(),
             self.through(),
         );
+        if let Some(traces) = self.traces.get() {
+            head.begin_span(traces);
+        }
         let mut in_flight = peer.activity.begin_request(head.is_http2);
         let mut is_over = false;
         if head.is_http2 && !in_flight.is_first() {
-            let counted = self.load.count()?;
+            let counted = self.load.count().inspect_err(|_| {
+                self.metrics().inspect(|metrics| metrics.stream_reset());
+            })?;
             is_over = counted.is_over();
             in_flight.set_counted(counted);
         }
@@ -191,6 +225,16 @@ impl Service {
         }
 
         let took = began.elapsed();
+        if let Some(metrics) = self.metrics() {
+            metrics.answered(&head.target, response.status(), took);
+            if let Some(Rejected(reason)) = response.extensions_mut().remove() {
+                metrics.rejected(reason);
+            }
+        }
+        if let Some(span) = &head.span {
+            let status = response.status();
+            span.answered(&head.method, &head.target, head.is_http2, status);
+        }
         let headers = response.headers_mut();
         headers.insert(reply::REQUEST_TIME, reply::request_time(took));
         response.body_mut().set_in_flight(in_flight);
@@ -227,12 +271,20 @@ impl Service {
         if let Target::Resource(Resource::Progress(name), extras) = &head.target {
             return Box::pin(self.progress(name, extras, head, body, peer)).await;
         }
+        if let Some(metrics) = self.open_metrics(head) {
+            self.put_aside(head, body, peer);
+            return Box::pin(self.metrics_page(metrics, &head.method)).await;
+        }
+        let is_given = matches!(credentials, Credentials::Given(_));
         // It takes the credentials: what waits is to be small, and is to know no secrets.
         let is_of_jobs = head.target.is_of_jobs();
         let admitted = access.admit(visit, credentials, peer.ip, is_of_jobs);
         let admitted = match admitted.await {
             Ok(admitted) => admitted,
             Err(refusal) => {
+                if is_given && refusal.is_wrong_login() {
+                    self.metrics().inspect(|metrics| metrics.login_failed());
+                }
                 self.put_aside(head, body, peer);
                 return head.refuse(&refusal, refusal.status());
             }
@@ -250,6 +302,10 @@ impl Service {
             }
             Target::Routed(call) => {
                 Box::pin(self.routed(call, head, body, &admitted, peer, in_flight)).await
+            }
+            Target::Page(Page::Metrics) => {
+                self.put_aside(head, body, peer);
+                Box::pin(self.metrics_for(head, &admitted, peer)).await
             }
             Target::Page(page) => {
                 self.put_aside(head, body, peer);
@@ -329,6 +385,7 @@ impl Service {
         let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
         let outcome = match self.read(head, &mut body, &mut encoding).await {
             Ok(request) => {
+                head.received();
                 in_flight.begin_working();
                 let call = pin!(self.call(endpoint, head, request, encoding, admitted, peer));
                 // A get may wait for minutes.
@@ -366,6 +423,7 @@ impl Service {
                 head.check_json()?;
                 let request;
                 (request, held) = collect(&mut body, &self.bounds, &self.budget).await?;
+                head.received();
                 in_flight.begin_working();
                 ask.submit(request, &mut held).await?
             } else {
@@ -408,6 +466,7 @@ impl Service {
             call.check_head()?;
             self.check_stopping()?;
             let (request, mut held) = collect(&mut body, &self.bounds, &self.budget).await?;
+            head.received();
             in_flight.begin_working();
             let payload = call.payload(request);
             let mut response = if routed.in_envelope {
@@ -453,6 +512,7 @@ impl Service {
             caller: admitted.caller.clone(),
             audit: self.access().audit.clone(),
             trace: head.trace,
+            span: head.span.clone(),
             forwardable: head.forwardable.clone(),
             ip: peer.ip,
             callbacks: self.callbacks.get().cloned(),

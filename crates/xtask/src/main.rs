@@ -16,6 +16,7 @@ mod instructions;
 mod metadata;
 mod npm;
 mod process;
+mod promtool;
 mod runner;
 mod siege;
 mod simulate;

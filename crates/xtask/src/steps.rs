@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
-use crate::{acceptance, features, fuzz, instructions, siege, soak, tools, unsafe_notes};
+use crate::{acceptance, features, fuzz, instructions, promtool, siege, soak, tools, unsafe_notes};
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 13] = [
+pub(crate) const STEPS: [Step; 14] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -55,6 +55,11 @@ pub(crate) const STEPS: [Step; 13] = [
         name: "instructions",
         about: "instructions of the codecs, as many as were accepted",
         run: instructions::step,
+    },
+    Step {
+        name: "metrics",
+        about: "metrics, alerts and the dashboard, held against Prometheus",
+        run: promtool::step,
     },
     Step {
         name: "acceptance",

@@ -172,7 +172,9 @@ pub(super) async fn take_over(inner: Arc<Inner>) {
             tracing::warn!(jobs = count, "jobs are taken over from nodes that are gone");
             let mut ends = tokio::task::JoinSet::new();
             for orphan in orphans {
-                let then = inner.clone().end_run(orphan.header, orphan.state, GONE);
+                let then = inner
+                    .clone()
+                    .end_taken_over(orphan.header, orphan.state, GONE);
                 ends.spawn(then);
             }
             while ends.join_next().await.is_some() {}

@@ -60,10 +60,11 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
+                () = inner.closed.cancelled() => return Err(StoreError::Closed),
                 () = &mut ended => {}
                 () = next => {}
                 () = others => {}
-                () = inner.closed.cancelled() => return Err(StoreError::Closed),
             }
         }
     }

@@ -30,6 +30,7 @@ impl Engine {
     /// The store's.
     pub async fn cancel(&self, caller: &Caller, key: &JobKey) -> Result<CancelOutcome, StoreError> {
         let Some(id) = self.inner.visible(caller, key).await? else {
+            self.inner.tell_of_cancel(CancelOutcome::NotFound);
             return Ok(CancelOutcome::NotFound);
         };
         // To its end, so that a caller who goes away does not leave the handler running.
@@ -39,6 +40,18 @@ impl Engine {
 
 impl Inner {
     async fn cancel(self: Arc<Self>, id: JobId) -> Result<CancelOutcome, StoreError> {
+        let outcome = self.cancel_visible(id).await?;
+        self.tell_of_cancel(outcome);
+        Ok(outcome)
+    }
+
+    fn tell_of_cancel(&self, outcome: CancelOutcome) {
+        if let Some(observer) = &self.config.observer {
+            observer.cancelled(outcome);
+        }
+    }
+
+    async fn cancel_visible(self: &Arc<Self>, id: JobId) -> Result<CancelOutcome, StoreError> {
         // Held, so that it does not doze: if it waits it is to be taken out of the queue.
         let live = self.wake(id).await?;
         let request = self.store.request_cancel(id, self.now());

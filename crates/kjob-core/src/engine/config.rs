@@ -1,10 +1,12 @@
 //! What an engine may use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_proto::Limits;
 
 use super::heavy::HeavyWork;
+use super::observer::Observer;
 
 /// Limits and times of an engine. All have defaults that suit one small server.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ pub struct EngineConfig {
     /// With one of its own, async handlers that block their threads against the rules hold up
     /// each other, but neither the engine nor the server around it.
     pub handlers: Option<tokio::runtime::Handle>,
+    /// Who is told what the engine does, for metrics and traces. Default: nobody.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for EngineConfig {
@@ -89,6 +93,7 @@ impl Default for EngineConfig {
             limits: Limits::default(),
             heavy: HeavyWork::default(),
             handlers: None,
+            observer: None,
         }
     }
 }

@@ -29,6 +29,11 @@ pub(super) enum Next {
 }
 
 impl Delayed {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Adds a job; says whether it is the next.
     pub(super) fn insert(&mut self, at: Timestamp, job: &Waiting) -> bool {
         let key = (at, job.id);

@@ -10,7 +10,7 @@ use kjob_proto::Text;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
-use crate::{JobId, JobTag, Output, Owner, Payload, QueryId, Timestamp};
+use crate::{JobId, JobTag, Lease, Output, Owner, Payload, QueryId, Timestamp};
 
 /// Runs the jobs of an endpoint.
 ///
@@ -142,6 +142,8 @@ pub struct JobInfo {
     pub query_id: QueryId,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// Which start this is: as the attempt, but it also counts runs that cost none.
+    pub lease: Lease,
     /// When it is told to stop, if its time is limited.
     pub deadline: Option<Timestamp>,
     /// What the submit handed over, if it did so since the engine was opened.

@@ -52,6 +52,7 @@ mod heavy;
 mod ids;
 mod live;
 mod log;
+mod observer;
 mod payload;
 mod progress;
 mod query;
@@ -85,6 +86,7 @@ pub use cluster::ClusterConfig;
 pub use config::EngineConfig;
 pub use handler::{Attachment, Handler, HandlerError, JobContext, JobInfo};
 pub use heavy::HeavyWork;
+pub use observer::{Observer, RouteObserver};
 pub use query::{Caller, JobKey};
 pub(crate) use registry::parse_pattern;
 pub use registry::{Interrupted, Registry, RouteError, RouteOptions};
@@ -139,6 +141,8 @@ pub(crate) struct Inner {
     store_failed: CancellationToken,
     /// Told when a callback may be due.
     callbacks: Notify,
+    /// Told of jobs whose endpoint no route takes.
+    unrouted: Arc<dyn RouteObserver>,
 }
 
 /// How busy an engine is.
@@ -147,6 +151,8 @@ pub(crate) struct Inner {
 pub struct EngineStats {
     /// Jobs that wait, those on their way into the store included.
     pub queued: usize,
+    /// Those of them that are not to be started before a moment that is yet to come.
+    pub delayed: usize,
     /// Jobs that have not ended; of an engine that is one of several, those that it runs or that somebody
     /// waits for here.
     pub live: usize,
@@ -224,19 +230,27 @@ impl Engine {
 
     /// How busy it is.
     pub fn stats(&self) -> EngineStats {
-        let (mut queued, running, stuck) = self.inner.room.counts();
+        let (mut queued, delayed, running, stuck) = self.inner.room.counts();
         if let Some(cluster) = &self.inner.cluster {
             let elsewhere = cluster.store.waiting(&Owner::anonymous()).total;
             queued = queued.saturating_add(usize::try_from(elsewhere).unwrap_or(usize::MAX));
         }
         EngineStats {
             queued,
+            delayed,
             live: self.inner.table.len(),
             whole: self.inner.table.whole(),
             running,
             stuck,
             draining: self.inner.is_draining(),
         }
+    }
+
+    /// Since when the job has waited that has done so for longest, of those at the head of their
+    /// owners' queues: since it was queued last, or since the engine was opened. Jobs that are not to
+    /// be started yet do not count.
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        self.inner.room.waiting_since()
     }
 
     /// How much is stored, in all and of `owner`.
@@ -280,12 +294,14 @@ impl Inner {
         let mut route_ids = RouteIds::default();
         // It has as many routes as it has ids, so there are enough.
         let _ = registry.renumber(&mut route_ids);
+        registry.observe(config.observer.as_deref());
         let room = Room::new(&config, &registry.limits());
         Arc::new(Self {
             ids: Ids::new(store.clone(), config.id_block),
             store,
             registry: RwLock::new(Arc::new(registry)),
             route_ids: Mutex::new(route_ids),
+            unrouted: observer::of(config.observer.as_deref(), None),
             config,
             clock,
             table: LiveTable::new(),
@@ -314,6 +330,13 @@ impl Inner {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Tells of a job whom its endpoint's route now tells.
+    fn tell(&self, endpoint: &str, tell: impl FnOnce(&dyn RouteObserver)) {
+        let registry = self.registry();
+        let route = registry.find(endpoint);
+        tell(&**route.map_or(&self.unrouted, |route| &route.observer));
     }
 
     fn is_draining(&self) -> bool {
@@ -376,6 +399,9 @@ async fn expire(inner: Arc<Inner>) {
             match inner.step(inner.store.expire(inner.now())).await {
                 Ok(expired) => {
                     if expired.jobs > 0 {
+                        if let Some(observer) = &inner.config.observer {
+                            observer.expired(&expired);
+                        }
                         tracing::info!(jobs = expired.jobs, bytes = expired.bytes, "jobs expired");
                     }
                     if !expired.more {

@@ -8,8 +8,7 @@ use super::Inner;
 use super::live::Live;
 use super::log::job_log;
 use crate::{
-    Finish, Header, Job, JobId, LiveJob, OnInterrupt, Parts, Phase, Refused, State, StepError,
-    StoreError,
+    Finish, Header, LiveJob, OnInterrupt, Parts, Phase, Refused, State, StepError, StoreError,
 };
 
 /// Takes up every job that has not ended: queued ones wait again, those that ran follow their route's
@@ -18,27 +17,28 @@ pub(super) async fn take_up(inner: &Arc<Inner>) -> Result<(), StoreError> {
     const PAGE: usize = 10_000;
     let mut after = None;
     let (mut queued, mut interrupted) = (0u64, 0u64);
-    let mut patience = std::pin::pin!(inner.clock.sleep(super::RETRY_AFTER));
     let mut is_stuck = false;
     loop {
         let live = inner.store.live(after, PAGE, inner.now());
         let page = inner.step(live).await?;
         let mut ends = tokio::task::JoinSet::new();
         for job in page.jobs {
+            // Whoever cancels it meanwhile finds it here. What dozes counts as waiting, until it is settled.
+            inner.table.insert_dozing(job.id);
+            inner.room.readmit(&job.owner);
             if wait_again(inner, &job) {
                 queued += 1;
-            } else if let Some(job) = read(inner, job.id).await? {
+            } else {
                 interrupted += 1;
                 // All of a page at once, so that they share the store's commits.
-                let end = inner.clone().end_run(job.header, job.state, STOPPED);
-                ends.spawn(end);
+                ends.spawn(end_run(inner.clone(), job));
             }
         }
         if !is_stuck {
             tokio::select! {
                 biased;
                 () = async { while ends.join_next().await.is_some() {} } => {}
-                () = &mut patience => is_stuck = true,
+                () = inner.clock.sleep(super::RETRY_AFTER) => is_stuck = true,
             }
         }
         // What is left goes on by itself: the store cannot be written to for now, but what it
@@ -62,31 +62,35 @@ fn wait_again(inner: &Inner, job: &LiveJob) -> bool {
     let Some(route) = route.filter(|_| job.state.phase == Phase::Queued) else {
         return false;
     };
-    inner.room.readmit(&job.owner);
-    inner.table.insert_dozing(job.id);
     let waiting = inner.waiting_of(job, &route);
     inner.room.enqueue(waiting, job.state.not_before);
     true
 }
 
-/// The job; `None` if it is damaged, which keeps nobody else back.
-async fn read(inner: &Inner, id: JobId) -> Result<Option<Job>, StoreError> {
-    let get = inner.store.get(id, Parts::NONE, inner.now());
-    match inner.step(get).await {
-        Err(error @ StoreError::Corrupt { .. }) => {
-            tracing::error!(job_id = id.get(), %error, "a job that ran cannot be read; it stays as it is");
-            Ok(None)
+/// Ends a run whose server is gone, or a job whose endpoint is no longer served. One that is damaged stays
+/// as it is, and keeps nobody back.
+async fn end_run(inner: Arc<Inner>, job: LiveJob) {
+    let live = loop {
+        match inner.wake(job.id).await {
+            Ok(Some(live)) => break live,
+            Ok(None) => return,
+            Err(error @ StoreError::Corrupt { .. }) => {
+                return inner.give_up(job.id, &job.owner, &error);
+            }
+            Err(error) if inner.is_hopeless(&error) => return,
+            Err(_) => inner.pause_between_tries(super::RETRY_AFTER).await,
         }
-        job => job,
-    }
+    };
+    inner.no_longer_waits(&live);
+    inner.interrupt(&live, STOPPED).await;
 }
 
 /// Why a job that ran fails, if it does.
 const STOPPED: &str = "interrupted: the server stopped while the job was running; outcome unknown";
 
 impl Inner {
-    /// Ends a run whose engine is gone, or a job whose endpoint is no longer served.
-    pub(super) async fn end_run(
+    /// Ends the run of a job that this node has taken over.
+    pub(super) async fn end_taken_over(
         self: Arc<Self>,
         header: Header,
         state: State,
@@ -96,14 +100,20 @@ impl Inner {
         live.set_local(true);
         live.observe(state);
         live.stop_waiting();
+        self.interrupt(&live, reason).await;
+    }
+
+    /// Ends a run whose engine is gone, by the rule of its route, or a job whose endpoint is no longer served.
+    async fn interrupt(self: &Arc<Self>, live: &Arc<Live>, reason: &'static str) {
         let Some(route) = self.route_of(&live.header.endpoint) else {
-            return fail_unserved(&self, &live).await;
+            return fail_unserved(self, live).await;
         };
+        let state = live.state();
         let finish = Finish::Interrupt {
             reason: Text::from_static(reason),
             then: self.after_interrupt(&route, &state, true),
         };
-        self.finish(&live, state.lease, finish).await;
+        self.finish(live, state.lease, finish).await;
     }
 }
 

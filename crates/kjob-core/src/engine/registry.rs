@@ -10,6 +10,7 @@ use std::time::Duration;
 use kjob_proto::{Encoding, Text};
 
 use super::handler::Handler;
+use super::observer::{self, Observer, RouteObserver};
 use super::schemas::Schemas;
 use crate::RouteId;
 
@@ -19,6 +20,8 @@ pub(super) struct Route {
     pub(super) id: RouteId,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) options: RouteOptions,
+    /// Who is told of its jobs.
+    pub(super) observer: Arc<dyn RouteObserver>,
 }
 
 /// How the jobs of a route are run.
@@ -235,6 +238,7 @@ impl Registry {
                 id,
                 handler,
                 options,
+                observer: observer::nobody(),
             },
         );
         Ok(())
@@ -285,14 +289,25 @@ impl Registry {
 
     /// Gives every route the id that its pattern has in `ids`, or a new one.
     pub(super) fn renumber(&mut self, ids: &mut RouteIds) -> Result<(), RouteError> {
-        let exact = self.exact.iter_mut().map(|(name, r)| (name.clone(), r));
-        let prefixes = self.prefixes.iter_mut();
-        let prefixes = prefixes.map(|(name, r)| (format!("{name}*"), r));
-        for (pattern, route) in exact.chain(prefixes) {
+        for (pattern, route) in self.by_pattern() {
             route.id = ids.of(pattern)?;
         }
         self.ids = ids.0.len();
         Ok(())
+    }
+
+    /// Has every route tell whom the observer says.
+    pub(super) fn observe(&mut self, observer: Option<&dyn Observer>) {
+        for (pattern, route) in self.by_pattern() {
+            route.observer = observer::of(observer, Some(&pattern));
+        }
+    }
+
+    fn by_pattern(&mut self) -> impl Iterator<Item = (String, &mut Route)> {
+        let exact = self.exact.iter_mut().map(|(name, r)| (name.clone(), r));
+        let prefixes = self.prefixes.iter_mut();
+        let prefixes = prefixes.map(|(name, r)| (format!("{name}*"), r));
+        exact.chain(prefixes)
     }
 }
 

@@ -23,6 +23,7 @@ impl Engine {
         let ids = inner.route_ids.lock();
         let mut ids = ids.unwrap_or_else(PoisonError::into_inner);
         registry.renumber(&mut ids)?;
+        registry.observe(inner.config.observer.as_deref());
         inner.room.set_limits(&registry.limits());
         let new = Arc::new(registry);
         let old = {

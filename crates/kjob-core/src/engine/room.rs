@@ -334,10 +334,20 @@ impl Room {
         self.lock().open = false;
     }
 
-    /// How many jobs wait, how many run, and how many of those are stuck.
-    pub(super) fn counts(&self) -> (usize, usize, usize) {
+    /// How many jobs wait, how many of those are delayed, how many run, and how many of those are stuck.
+    pub(super) fn counts(&self) -> (usize, usize, usize, usize) {
         let inner = self.lock();
-        (inner.waiting, inner.running, inner.stuck)
+        (
+            inner.waiting,
+            inner.delayed.len(),
+            inner.running,
+            inner.stuck,
+        )
+    }
+
+    /// Since when the longest-waiting head has waited.
+    pub(super) fn waiting_since(&self) -> Option<Timestamp> {
+        self.lock().queue.waiting_since()
     }
 
     /// Completes when nothing runs, but for what is stuck.

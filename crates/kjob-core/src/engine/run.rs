@@ -210,8 +210,11 @@ impl Inner {
             // It may be another node's by now, or is to be soon.
             return self.finish(&live, state.lease, self.not_begun()).await;
         }
+        route.observer.started(&live.header, &state);
         let (finish, stuck) = self.call(&live, &route, &state, payload).await;
         live.end_run();
+        let now = self.now();
+        route.observer.returned(&live.header, &state, &finish, now);
         self.finish(&live, state.lease, finish).await;
         match stuck {
             Some(call) => place.held_by(call),
@@ -245,6 +248,7 @@ impl Inner {
             endpoint: live.header.endpoint.clone(),
             query_id: live.header.query_id,
             attempt: state.attempt,
+            lease: state.lease,
             deadline,
             attachment: live.attachment.clone(),
         });

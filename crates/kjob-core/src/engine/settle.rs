@@ -74,6 +74,7 @@ impl Inner {
         };
         let header = &live.header;
         job_log!(warn, header, attempt = state.attempt, "job is queued again");
+        route.observer.queued_again(header, &state);
         // Counted first: whoever cancels it from now on takes it out of the count again.
         self.room.readmit(&header.owner);
         if live.wait_again(state) {
@@ -87,6 +88,8 @@ impl Inner {
     pub(super) fn settle(&self, live: &Arc<Live>, state: State, ending: Ending) {
         if live.end(state, ending.clone()) {
             log_end(live, &state, &ending);
+            let header = &live.header;
+            self.tell(&header.endpoint, |told| told.ended(header, &state));
         }
         self.no_longer_waits(live);
         self.table.remove(live);

@@ -36,12 +36,31 @@ impl Engine {
 
 impl Inner {
     async fn submit(self: Arc<Self>, submission: Submission) -> Result<Accepted, SubmitError> {
+        let Some(route) = self.route_of(&submission.endpoint) else {
+            let refusal = match self.is_draining() {
+                true => SubmitError::Draining,
+                false => SubmitError::UnknownEndpoint(submission.endpoint),
+            };
+            self.unrouted.refused(&refusal);
+            return Err(refusal);
+        };
+        let observer = route.observer.clone();
+        let outcome = self.submit_to(route, submission).await;
+        match &outcome {
+            Ok(accepted) => observer.submitted(accepted),
+            Err(error) => observer.refused(error),
+        }
+        outcome
+    }
+
+    async fn submit_to(
+        self: Arc<Self>,
+        route: Route,
+        submission: Submission,
+    ) -> Result<Accepted, SubmitError> {
         if self.is_draining() {
             return Err(SubmitError::Draining);
         }
-        let Some(route) = self.route_of(&submission.endpoint) else {
-            return Err(SubmitError::UnknownEndpoint(submission.endpoint));
-        };
         let unpacked = self.check_payload(&submission, &route).await?;
         let _under_way = self.admit(&submission).await?;
         let owner = submission.owner.clone();

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::connect::{self, SendError};
 use super::{Callbacks, Patience, message};
+use crate::metrics::Metrics;
 
 /// Callbacks that one step takes from the store.
 const BATCH: usize = 64;
@@ -37,8 +38,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes callbacks for ever. Tries under way end when the future is dropped, and are made again by the
 /// next server.
-pub(crate) async fn deliver(engine: Engine, callbacks: Callbacks) {
-    let deliverer = Arc::new(Deliverer::new(engine, callbacks));
+pub(crate) async fn deliver(engine: Engine, callbacks: Callbacks, metrics: Option<Metrics>) {
+    let deliverer = Arc::new(Deliverer::new(engine, callbacks, metrics));
     let mut tries = JoinSet::new();
     loop {
         // Not given up for anything else: what it has claimed by then would have to wait.
@@ -65,6 +66,7 @@ pub(crate) async fn deliver(engine: Engine, callbacks: Callbacks) {
 struct Deliverer {
     engine: Engine,
     callbacks: Callbacks,
+    metrics: Option<Metrics>,
     /// Or why there is none, as where the operating system trusts nobody.
     tls: Result<Arc<rustls::ClientConfig>, rustls::Error>,
     hosts: Mutex<HashMap<String, Lane>>,
@@ -97,7 +99,7 @@ impl Drop for Turn {
 }
 
 impl Deliverer {
-    fn new(engine: Engine, callbacks: Callbacks) -> Self {
+    fn new(engine: Engine, callbacks: Callbacks, metrics: Option<Metrics>) -> Self {
         let tls = tls();
         if let Err(error) = &tls {
             tracing::warn!(%error, "https receivers of callbacks cannot be told");
@@ -105,6 +107,7 @@ impl Deliverer {
         Self {
             engine,
             callbacks,
+            metrics,
             tls,
             hosts: Mutex::default(),
         }
@@ -151,6 +154,9 @@ impl Deliverer {
             }),
             Err(error) => self.again(&job, None, error),
         };
+        if let Some(metrics) = &self.metrics {
+            metrics.called_back(&tried.outcome);
+        }
         let is_delivered = tried.outcome == CallbackOutcome::Delivered;
         match self.engine.note_callback(id, tried).await {
             Ok(state) if is_delivered => {

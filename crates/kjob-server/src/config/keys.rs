@@ -289,6 +289,13 @@ keys! {
     /// How long a receiver of a callback may take to answer.
     callback_timeout: Duration, "KJOB_CALLBACK_TIMEOUT", value::positive_duration, "DURATION", default "15s";
 
+    /// Show the metrics to whoever asks, and not only to admins or, where there is no users_file, to
+    /// callers on this machine.
+    metrics_public: bool, "KJOB_METRICS_PUBLIC", value::boolean, "BOOL", default "false",
+        #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
+    /// A collector of traces by its URL, such as http://127.0.0.1:4318, which speaks OTLP over HTTP; spans go
+    /// to /v1/traces below it. "none" is no traces.
+    otlp_endpoint: Option<Upstream>, "KJOB_OTLP_ENDPOINT", value::upstream, "URL", default "none";
     /// Which log lines are written: a level, or levels by module such as "info,kjob_core=debug".
     log: String, "KJOB_LOG", value::filter, "FILTER", default "info";
     /// How log lines are written: "human", "json", or "auto", which is human on a terminal.

@@ -35,7 +35,6 @@ macro_rules! kinds {
             };)*
 
             /// All of them.
-            #[cfg(test)]
             pub(crate) const ALL: &[Self] = &[$(Self::$constant),*];
         }
     };
@@ -109,6 +108,7 @@ impl Refusal {
             Self::Stopping => Kind::STOPPING,
             Self::Login(denied) => of_login(*denied),
             Self::Barred(barred) => of_barred(barred),
+            Self::MetricsNotShown => Kind::FORBIDDEN,
             Self::Host { .. } => Kind::FOREIGN_HOST,
             Self::Origin { .. } => Kind::FOREIGN_ORIGIN,
         }

@@ -13,6 +13,7 @@ mod failing_disk;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[path = "../../../kjob-store/tests/faults/layer.rs"]
 mod layer;
+mod metrics;
 mod reload;
 #[cfg(unix)]
 mod routes;
@@ -25,6 +26,8 @@ mod starts;
 mod store;
 mod support;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 #[cfg(unix)]
 mod transparent;
 #[cfg(unix)]

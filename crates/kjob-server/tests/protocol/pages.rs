@@ -44,6 +44,16 @@ async fn readiness_goes_first_and_health_stays() {
     }
 }
 
+/// As in a program of one's own that has no use for them.
+#[tokio::test]
+async fn a_server_that_counts_nothing_has_no_metrics() {
+    let server = TestServer::start().await;
+    let mut raw = server.connect().await;
+    raw.send("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
+        .await;
+    assert_eq!(raw.reply().await.status, 404);
+}
+
 #[tokio::test]
 async fn an_unknown_path_is_404_as_a_problem() {
     let server = TestServer::start().await;

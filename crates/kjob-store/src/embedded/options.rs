@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::observer::Observed;
+
 /// How [`EmbeddedStore`](super::EmbeddedStore) lays out its files. The defaults suit a server.
 ///
 /// Nothing here is part of the format: a directory may be opened with other options each time.
@@ -45,6 +47,8 @@ pub struct EmbeddedOptions {
     /// Opens a store with a damaged log all the same: what was committed from the damage on is
     /// lost, in that file. Only for when there is no backup to go back to. Default `false`.
     pub accept_damaged_logs: bool,
+    /// Who is told of commits, for metrics. Default: nobody.
+    pub observer: Observed,
 }
 
 impl Default for EmbeddedOptions {
@@ -62,6 +66,7 @@ impl Default for EmbeddedOptions {
             reserve_bytes: 4 * 1024 * 1024,
             reserve_retry: Duration::from_secs(1),
             accept_damaged_logs: false,
+            observer: Observed::default(),
         }
     }
 }

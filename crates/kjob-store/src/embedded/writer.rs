@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kjob_core::{JobId, StoreError};
 use rusqlite::Connection;
@@ -163,11 +164,14 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         for (number, mut pending) in std::mem::take(&mut self.pending) {
             let publishing = shared.publishing();
+            let begun = Instant::now();
             let done = match (self.shared.failure(), pending.failed.take()) {
                 (Some(error), _) => Err(error),
                 (None, Some(error)) => Err(error),
                 (None, None) => self.commit_segment(number, &pending),
             };
+            let observer = &shared.options.observer;
+            observer.committed(pending.acks.len(), begun.elapsed(), done.is_ok());
             match done {
                 Ok(written) => self.publish(number, pending, &written),
                 Err(error) => {
