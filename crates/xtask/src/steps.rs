@@ -78,7 +78,7 @@ pub(crate) const STEPS: [Step; 14] = [
     },
     Step {
         name: "fuzz",
-        about: "30 seconds of each fuzz target (nightly)",
+        about: "each fuzz target for a short while (nightly)",
         run: fuzz::smoke,
     },
 ];
