@@ -22,6 +22,7 @@
 //! ```
 
 mod cli;
+mod database;
 mod error;
 mod file;
 mod keys;
@@ -39,6 +40,7 @@ use kjob_proto::Limits;
 
 pub use crate::store_cli::StoreArgs;
 pub use cli::{Cli, Command, misspelt_variables};
+pub use database::DatabaseUrl;
 pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
 pub use value::{AccountsOfUpstream, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};

@@ -25,6 +25,8 @@ pub(crate) enum Page {
 pub(crate) enum NotReady {
     /// Nothing can be stored until the process is started anew.
     StoreFailed(StoreError),
+    /// The other nodes may take this one for gone: nothing is started until it has joined anew.
+    NoLease,
     /// Jobs that run may end, no new ones are taken.
     Draining,
     /// The server is about to end.
@@ -86,6 +88,10 @@ impl Page {
                 let reason = format!("the store failed: {error}\n");
                 reply::text(StatusCode::SERVICE_UNAVAILABLE, reason)
             }
+            (Self::Ready, Some(NotReady::NoLease)) => reply::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the lease of this node cannot be renewed\n",
+            ),
             (Self::Ready, Some(NotReady::Draining)) => {
                 reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }

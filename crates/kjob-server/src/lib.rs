@@ -12,6 +12,7 @@ pub mod config;
 mod connection;
 #[cfg(unix)]
 mod control;
+pub mod database;
 pub mod demo;
 mod file_mode;
 mod files;

@@ -145,9 +145,10 @@ pub(crate) fn accounts(settings: &Settings) -> Result<Option<UpstreamAccounts>, 
         }
         return Ok(None);
     }
-    let owners = match settings.store {
+    let owners = match &settings.store {
         StoreKind::Memory => OwnerKey::random(),
-        StoreKind::Embedded => OwnerKey::of_dir(&settings.data_dir)?,
+        // Nodes of one database need the same: its file is to be brought to each of them.
+        StoreKind::Embedded | StoreKind::Postgres(_) => OwnerKey::of_dir(&settings.data_dir)?,
     };
     let accounts = UpstreamAccounts::new(upstream, owners)?;
     Ok(Some(accounts.hold_for(settings.upstream_accounts_hold)))

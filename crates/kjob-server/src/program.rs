@@ -35,6 +35,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::SystemInfo;
 use crate::config::{Cli, Command, Config, misspelt_variables};
+use crate::database;
 use crate::gateway::{Gateway, LAUNCH_WORD, launch};
 use crate::logging;
 use crate::run::{Ended, registry, run};
@@ -116,6 +117,7 @@ impl Program {
             Some(Command::Check) => check(&config, self),
             Some(Command::Store(arguments)) => store_cli::main(&config, arguments),
             Some(Command::User { command }) => user(command, &config),
+            Some(Command::Migrate) => migrate(&config),
             _ => serve(&config, self),
         }
     }
@@ -140,6 +142,20 @@ fn check(config: &Config, program: Program) -> ExitCode {
     }
     match io::stdout().write_all(config.to_toml().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, error),
+    }
+}
+
+fn migrate(config: &Config) -> ExitCode {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, error),
+    };
+    match runtime.block_on(database::migrate(config)) {
+        Ok(said) => match io::stdout().write_all(said.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILED, error),
+        },
         Err(error) => fail(FAILED, error),
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kjob_core::engine::{Engine, Registry, SystemClock};
-use kjob_core::{MemoryStore, Store, StoreError};
+use kjob_core::engine::{ClusterConfig, Engine, Registry, SystemClock};
+use kjob_core::{MemoryStore, SharedStore, Store, StoreError};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, Observed, OpenError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use crate::builtin::{self, BuiltinError};
 use crate::config::{Config, StoreKind};
 #[cfg(unix)]
 use crate::control;
+use crate::database::{self, DatabaseError};
 use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
@@ -62,6 +63,9 @@ pub enum RunError {
     /// The data directory cannot be used.
     #[error("data_dir: {0}")]
     Open(#[from] OpenError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// The store that the program brings cannot be opened.
     #[error("data_dir {}: {source}", dir.display())]
     OwnStore {
@@ -182,7 +186,16 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let segments = opened.segments();
     options.max_connections = files::connections_that_fit(options.max_connections, segments);
     let clock = Arc::new(SystemClock);
-    let engine = Engine::open(opened.store, routed, engine, clock, rand::random()).await?;
+    let seed = rand::random();
+    let engine = match opened.shared {
+        Some(shared) => {
+            let told = settings.public_url.as_told();
+            let mut node = ClusterConfig::new(told.unwrap_or_else(|| url.clone()));
+            node.lease_time = settings.lease_time;
+            Engine::open_shared(shared, routed, engine, node, clock, seed).await?
+        }
+        None => Engine::open(opened.store, routed, engine, clock, seed).await?,
+    };
     if let Some(file) = config.file.clone() {
         let (config, engine, system) = (config.clone(), engine.clone(), system.clone());
         let rerouted = gateway.clone();
@@ -418,12 +431,17 @@ struct Opened {
     store: Arc<dyn Store>,
     /// The same, if it is one of files that this program opened itself.
     embedded: Option<Arc<EmbeddedStore>>,
+    /// The same, if other nodes may use it.
+    shared: Option<Arc<dyn SharedStore>>,
 }
 
 impl Opened {
     fn of(store: Arc<dyn Store>) -> Self {
-        let embedded = None;
-        Self { store, embedded }
+        Self {
+            store,
+            embedded: None,
+            shared: None,
+        }
     }
 
     /// How many segments the store has, where that is known.
@@ -439,7 +457,15 @@ async fn open_store(
     metrics: &Metrics,
 ) -> Result<Opened, RunError> {
     let settings = &config.settings;
-    match settings.store {
+    match &settings.store {
+        StoreKind::Postgres(url) => {
+            let store = database::open(url).await?;
+            Ok(Opened {
+                store: store.clone(),
+                embedded: None,
+                shared: Some(store),
+            })
+        }
         StoreKind::Memory => {
             tracing::warn!("jobs are kept in memory only, and end with the process");
             Ok(Opened::of(Arc::new(MemoryStore::new())))
@@ -466,6 +492,7 @@ async fn open_store(
                         Ok(Opened {
                             store: store.clone(),
                             embedded: Some(store),
+                            shared: None,
                         })
                     }
                 }

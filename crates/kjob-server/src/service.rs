@@ -629,6 +629,9 @@ impl Service {
         if let Some(error) = self.engine.store_failure() {
             return Some(NotReady::StoreFailed(error));
         }
+        if !self.engine.has_lease() {
+            return Some(NotReady::NoLease);
+        }
         let is_draining = self.system.is_draining() || self.engine.stats().draining;
         is_draining.then_some(NotReady::Draining)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kjob_core::Node;
 use kjob_proto::{ShowSystemPropertiesResponse, ShowSystemStatusResponse, StringMap, Text};
 
 /// The protocol version that is spoken: the generation of the clients that the server is held to.
@@ -108,20 +109,48 @@ impl SystemInfo {
     /// commas; names that there are none of are left out. `None`, or a text without names, asks
     /// for all.
     pub fn properties(&self, wanted: Option<&str>) -> ShowSystemPropertiesResponse {
+        self.properties_among(&[], wanted)
+    }
+
+    /// As [`properties`](Self::properties), of one of several nodes that share their jobs: clients are told of
+    /// all, as clusters of a ring, each of which answers for all jobs.
+    pub fn properties_among(
+        &self,
+        nodes: &[Node],
+        wanted: Option<&str>,
+    ) -> ShowSystemPropertiesResponse {
+        let ring = self.ring(nodes);
         let wanted: Vec<&str> = wanted
             .unwrap_or_default()
             .split(',')
             .map(str::trim)
             .filter(|name| !name.is_empty())
             .collect();
-        let properties = self.properties.iter();
+        let own = self.properties.iter();
+        let own = own.filter(|(name, _)| !ring.iter().any(|(known, _)| known == name));
         ShowSystemPropertiesResponse {
-            property_map: properties
+            property_map: own
+                .chain(&ring)
                 .filter(|(name, _)| wanted.is_empty() || wanted.contains(name))
                 .cloned()
                 .collect(),
             info: StringMap::new(),
         }
+    }
+}
+
+impl SystemInfo {
+    /// What is told of other nodes, in place of what is told by one alone (docs/protocol.md section 8).
+    fn ring(&self, nodes: &[Node]) -> Vec<(&'static str, Text)> {
+        if nodes.len() < 2 {
+            return Vec::new();
+        }
+        let urls: Vec<&str> = nodes.iter().map(|node| node.url.as_str()).collect();
+        vec![
+            ("conf.enable_ha", Text::from_static("TRUE")),
+            ("conf.ha_ring_head_nodes_full", Text::from(urls.join(";"))),
+            ("conf.ha_ring_head_nodes", Text::from(urls.join(","))),
+        ]
     }
 }
 
@@ -152,6 +181,27 @@ mod tests {
         let (fifth, four) = parts.split_last().unwrap();
         assert_eq!(four, ["7", "2", "3", "0"]);
         assert!(fifth.parse::<i64>().unwrap() > 0);
+    }
+
+    /// A trailing separator would keep official clients from finding the others.
+    #[test]
+    fn several_nodes_are_a_ring() {
+        let system = SystemInfo::new(Some("http://127.0.0.1:1"));
+        let node = |id, url| Node {
+            id: kjob_core::NodeId(id),
+            url: Text::from_static(url),
+        };
+        let nodes = [node(1, "http://127.0.0.1:1"), node(2, "http://127.0.0.2:2")];
+        let map = system.properties_among(&nodes, None).property_map;
+        let get = |name| map.get(name).map(|text| text.as_str());
+        assert_eq!(get("conf.enable_ha"), Some("TRUE"));
+        let ring = "http://127.0.0.1:1;http://127.0.0.2:2";
+        assert_eq!(get("conf.ha_ring_head_nodes_full"), Some(ring));
+        assert_eq!(get("conf.host0_public_urls"), Some("http://127.0.0.1:1"));
+        let alone = system.properties_among(&nodes[..1], None);
+        assert_eq!(alone, system.properties(None));
+        let narrow = system.properties_among(&nodes, Some("conf.enable_ha"));
+        assert_eq!(narrow.property_map.len(), 1);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Cli {
 pub enum Command {
     /// Check the config, print what would be used, and exit.
     Check,
+    /// Make the tables of the database that `store` names, or bring them to this program's version.
+    Migrate,
     /// Look after the store in the data directory, whether or not a server has it open.
     Store(StoreArgs),
     /// Change the users file.

@@ -9,6 +9,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::ConfigError;
+use super::database::without_password;
 use super::routes::ConfiguredRoute;
 use super::value::{self, AccountsOfUpstream, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 use crate::CallbackHosts;
@@ -134,7 +135,9 @@ macro_rules! keys {
             /// Name, text and origin of each.
             pub(super) fn listing(&self) -> Vec<(&'static str, String, Origin)> {
                 vec![$(match &self.$name {
-                    Some(given) => (stringify!($name), given.text.clone(), given.origin.clone()),
+                    Some(given) => {
+                        (stringify!($name), without_password(&given.text), given.origin.clone())
+                    }
                     None => (stringify!($name), $default.to_owned(), Origin::Default),
                 }),+]
             }
@@ -199,8 +202,12 @@ keys! {
     upstream_accounts: AccountsOfUpstream, "KJOB_UPSTREAM_ACCOUNTS", value::upstream_accounts, "WORD", default "ask";
     /// How long it counts what the upstream said of somebody's credentials; then it is asked again.
     upstream_accounts_hold: Duration, "KJOB_UPSTREAM_ACCOUNTS_HOLD", value::duration, "DURATION", default "60s";
-    /// Where jobs live: "embedded" in the data directory, or "memory", which ends with the process.
+    /// Where jobs live: "embedded" in the data directory, "memory", which ends with the process, or a
+    /// postgres:// URL: in a database, for as many nodes as use it (kjob-server migrate makes its tables).
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
+    /// How long other nodes on the same database take this one for alive without hearing of it; then they
+    /// take over what it ran.
+    lease_time: Duration, "KJOB_LEASE_TIME", value::duration, "DURATION", default "10s";
     /// The directory of the embedded store, from the working directory on; made if it is not there.
     data_dir: PathBuf, "KJOB_DATA_DIR", value::path, "DIR", default "kjob-data";
     /// Open a store with a damaged log all the same: what was committed from the damage on is lost.

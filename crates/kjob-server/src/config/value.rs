@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
+use super::database::{DatabaseUrl, without_password};
 use crate::CallbackHosts;
 use crate::gateway::Upstream;
 use crate::outbound::is_port_clear;
@@ -79,13 +80,15 @@ impl<T> Maybe<T> {
 }
 
 /// Where jobs live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreKind {
     /// In files of the data directory.
     Embedded,
     /// In memory: they end with the process.
     Memory,
+    /// In a database, which other nodes may use as well.
+    Postgres(DatabaseUrl),
 }
 
 /// Whether clients show certificates.
@@ -299,11 +302,18 @@ pub(super) fn upstream_accounts(text: &str) -> Result<AccountsOfUpstream, BadVal
 }
 
 pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {
-    let words = [
-        ("embedded", StoreKind::Embedded),
-        ("memory", StoreKind::Memory),
-    ];
-    word(text, &words)
+    let is_url = ["postgres://", "postgresql://"];
+    match text {
+        "embedded" => Ok(StoreKind::Embedded),
+        "memory" => Ok(StoreKind::Memory),
+        url if is_url.iter().any(|scheme| url.starts_with(scheme)) => {
+            Ok(StoreKind::Postgres(DatabaseUrl::new(url)))
+        }
+        _ => Err(BadValue::new(
+            &without_password(text),
+            "\"embedded\", \"memory\", or the postgres:// URL of a database",
+        )),
+    }
 }
 
 pub(super) fn client_auth(text: &str) -> Result<Maybe<ClientAuth>, BadValue> {
@@ -377,10 +387,11 @@ pub(super) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T
 
 impl fmt::Display for StoreKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Embedded => "embedded",
-            Self::Memory => "memory",
-        })
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Memory => f.write_str("memory"),
+            Self::Postgres(url) => url.fmt(f),
+        }
     }
 }
 

@@ -27,5 +27,7 @@ pub(super) fn properties(
 ) -> Result<ShowSystemPropertiesResponse, Refusal> {
     let options = Options::new(&request.options, &["properties"])?;
     let wanted = options.text("properties");
-    Ok(call.system.properties(wanted.map(|names| names.as_str())))
+    let nodes = call.by.engine.nodes();
+    let wanted = wanted.map(|names| names.as_str());
+    Ok(call.system.properties_among(&nodes, wanted))
 }

@@ -4,6 +4,8 @@
 
 mod accounts;
 mod audit;
+#[cfg(unix)]
+mod cluster;
 mod endings;
 mod endpoints;
 #[cfg(unix)]
