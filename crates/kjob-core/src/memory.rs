@@ -12,7 +12,7 @@ use crate::{
     CallbackQueue, CallbackState, CallbackTry, ClaimedCallbacks, Difference, Ending, Event,
     Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts, Phase,
     Refused, Started, State, StepError, Store, StoreError, StoreUsage, Submitted, TagReuse,
-    Timestamp, Transition, Usage, WaitingCounts, apply,
+    Timestamp, Transition, Usage, apply,
 };
 
 /// Keeps the contract of [`Store`], but for durability: what it holds is gone with it.
@@ -67,9 +67,9 @@ impl MemoryStore {
 
     /// How many jobs wait.
     #[cfg(feature = "engine")]
-    pub(crate) fn waiting(&self, owner: &Owner) -> WaitingCounts {
+    pub(crate) fn waiting(&self, owner: &Owner) -> crate::WaitingCounts {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut counts = WaitingCounts::default();
+        let mut counts = crate::WaitingCounts::default();
         for job in inner.jobs.values() {
             if job.state.phase == Phase::Queued {
                 counts.total += 1;

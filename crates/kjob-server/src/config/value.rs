@@ -311,7 +311,7 @@ pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {
         }
         _ => Err(BadValue::new(
             &without_password(text),
-            "\"embedded\", \"memory\", or the postgres:// URL of a database",
+            "embedded, memory, or the postgres:// URL of a database",
         )),
     }
 }
@@ -494,7 +494,7 @@ mod tests {
         assert_eq!(store("memory"), Ok(StoreKind::Memory));
         assert_eq!(
             store("disk").unwrap_err().to_string(),
-            "\"disk\" is not one of embedded, memory"
+            "\"disk\" is not embedded, memory, or the postgres:// URL of a database"
         );
         assert_eq!(log_format("json"), Ok(LogFormat::Json));
     }
