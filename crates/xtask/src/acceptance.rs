@@ -1,14 +1,12 @@
 //! The official clients against the real server.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use kjob_test_certificates::Authority;
 
 use crate::build;
 use crate::counts::Counts;
-use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 use crate::steps::{Context, Verdict};
 use crate::tools;
@@ -43,9 +41,9 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     let python_ok = process::run_watched(&mut pytest, |line| python.add_pytest_line(line))?;
 
     let target = ["--test", "official_client"];
-    let mut build = conformance(&context.workspace, "test");
+    let mut build = build::outside(&context.workspace, "conformance", "test");
     process::run(build.args(target).arg("--no-run"))?;
-    let mut test = conformance(&context.workspace, "test");
+    let mut test = build::outside(&context.workspace, "conformance", "test");
     test.args(target)
         .arg("--no-fail-fast")
         .env(SERVER_VARIABLE, &server)
@@ -69,18 +67,6 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
         counts,
         note,
     })
-}
-
-/// A cargo command on the tests of the official Rust client, which are no part of this workspace.
-pub(crate) fn conformance(workspace: &Workspace, subcommand: &str) -> Command {
-    let mut command = Tool::Cargo.command();
-    command
-        .args([subcommand, "--locked", "--manifest-path"])
-        .arg(workspace.root.join("conformance/Cargo.toml"));
-    // Below our target directory, but not in it: the two share no file, and would wait for each
-    // other's lock.
-    command.env("CARGO_TARGET_DIR", workspace.target.join("conformance"));
-    command
 }
 
 /// An authority, and a certificate for servers on this machine, new each time.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 
 /// Builds `kjob-server` as users do: with its default features, and none that other members ask for.
@@ -41,6 +42,18 @@ pub(crate) fn load() -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
     build.args(["build", "--package", "kjob-load"]);
     program(build, "kjob-load", true)
+}
+
+/// A cargo command on a package that is no part of this workspace, with its own lock file.
+pub(crate) fn outside(workspace: &Workspace, package: &str, subcommand: &str) -> Command {
+    let mut command = Tool::Cargo.command();
+    command
+        .args([subcommand, "--locked", "--manifest-path"])
+        .arg(workspace.root.join(package).join("Cargo.toml"));
+    // Below our target directory, but not in it: the two share no file, and would wait for each
+    // other's lock.
+    command.env("CARGO_TARGET_DIR", workspace.target.join(package));
+    command
 }
 
 /// Builds a program: where it is.

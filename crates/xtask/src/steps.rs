@@ -7,10 +7,12 @@ use anyhow::{Result, bail};
 use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
-use crate::{acceptance, features, fuzz, instructions, promtool, siege, soak, tools, unsafe_notes};
+use crate::{
+    acceptance, build, features, fuzz, instructions, promtool, siege, soak, tools, unsafe_notes,
+};
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 14] = [
+pub(crate) const STEPS: [Step; 15] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -55,6 +57,11 @@ pub(crate) const STEPS: [Step; 14] = [
         name: "instructions",
         about: "instructions of the codecs, as many as were accepted",
         run: instructions::step,
+    },
+    Step {
+        name: "models",
+        about: "all states of the lease protocol",
+        run: models,
     },
     Step {
         name: "metrics",
@@ -134,7 +141,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 
 fn fmt(context: &Context) -> Result<Verdict> {
     let mut differing = 0;
-    for name in ["", "conformance", "fuzz"] {
+    for name in ["", "conformance", "fuzz", "models"] {
         let mut command = Tool::Cargo.command();
         command
             .args(["fmt", "--manifest-path"])
@@ -170,8 +177,10 @@ fn clippy(context: &Context) -> Result<Verdict> {
             .args(targets)
             .args(deny_warnings),
     )?;
-    let mut conformance = acceptance::conformance(&context.workspace, "clippy");
-    process::run(conformance.args(targets).args(deny_warnings))?;
+    for package in ["conformance", "models"] {
+        let mut outside = build::outside(&context.workspace, package, "clippy");
+        process::run(outside.args(targets).args(deny_warnings))?;
+    }
     Ok(Verdict::passed(""))
 }
 
@@ -190,6 +199,23 @@ fn test(_: &Context) -> Result<Verdict> {
             .args(kinds)
             .env(kjob_test_postgres::URL_VARIABLE, cluster.url()),
     )
+}
+
+fn models(context: &Context) -> Result<Verdict> {
+    let mut test = build::outside(&context.workspace, "models", "test");
+    test.args(["--", "--nocapture"]);
+    let (mut counts, mut states) = (Counts::default(), Vec::new());
+    let ok = process::run_watched(&mut test, |line| {
+        counts.add_cargo_line(line);
+        if line.contains(" states, ") {
+            states.push(line.to_owned());
+        }
+    })?;
+    Ok(Verdict::Ran {
+        ok,
+        counts,
+        note: states.join("; "),
+    })
 }
 
 fn doctest(_: &Context) -> Result<Verdict> {
