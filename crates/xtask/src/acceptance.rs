@@ -27,6 +27,7 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     let server = build::server(context.release)?;
     let certificates = make_certificates(&context.workspace.target)?;
 
+    let database = tools::postgres()?;
     let mut pytest = Tool::At(python).command();
     pytest
         .current_dir(context.workspace.root.join("acceptance/python"))
@@ -35,6 +36,7 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     pytest
         .env(SERVER_VARIABLE, &server)
         .env(TLS_VARIABLE, &certificates)
+        .env(kjob_test_postgres::URL_VARIABLE, database.url())
         .env(SCHEMATHESIS_VARIABLE, &schemathesis)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let mut python = Counts::default();
