@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use kjob_proto::Text;
@@ -16,7 +16,7 @@ use crate::{
     StoreUsage, Submitted, Timestamp, Waiting, WaitingCounts, Wanted, pattern_of,
 };
 
-/// What [`MemoryNode`]s share. Leases end by the time of the runtime, which tests may pause.
+/// What [`MemoryNode`]s share. Its clock goes with the time of the runtime, which tests may pause.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -29,14 +29,15 @@ use crate::{
 /// assert_eq!(a.nodes().await.unwrap().len(), 2);
 /// # }
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryCluster {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     store: MemoryStore,
+    /// What the clock showed, and when.
+    began: (Timestamp, Instant),
     book: Mutex<Book>,
 }
 
@@ -67,13 +68,42 @@ struct Own {
     is_cut: bool,
 }
 
+impl Default for MemoryCluster {
+    /// One whose clock shows the time of the system.
+    fn default() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = since.unwrap_or_default().as_millis();
+        Self::at(Timestamp::from_millis(
+            i64::try_from(millis).unwrap_or(i64::MAX),
+        ))
+    }
+}
+
 impl MemoryCluster {
+    /// One whose clock shows `now`.
+    pub fn at(now: Timestamp) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                store: MemoryStore::default(),
+                began: (now, Instant::now()),
+                book: Mutex::default(),
+            }),
+        }
+    }
+
     /// Another handle, which is no node yet.
     pub fn handle(&self) -> MemoryNode {
         MemoryNode {
             shared: Arc::clone(&self.shared),
             own: Mutex::default(),
         }
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Timestamp {
+        let (shown, when) = self.began;
+        shown.after(when.elapsed())
     }
 }
 
@@ -226,6 +256,7 @@ impl SharedStore for MemoryNode {
             cancelling: cancelling
                 .map(|orphan| (orphan.header.id, orphan.state.lease))
                 .collect(),
+            now: self.shared.now(),
         })
     }
 

@@ -22,6 +22,7 @@ use crate::{Header, JobId, Lease, Owner, State, Store, StoreError, Timestamp};
 ///   [`Lease`] number larger; so all that the old node says of it later is refused as of a
 ///   [stale lease](crate::Refused::StaleLease).
 /// - The clock that says whether a waiting job's time has come is the caller's, handed in as everywhere.
+///   Callers set theirs by that of the store, of which each [`beat`](Self::beat) tells.
 #[async_trait]
 pub trait SharedStore: Store {
     /// Makes this handle a node that is reached at `url` and is alive for `lease_time` from now, and gives
@@ -126,6 +127,8 @@ pub enum Beat {
     Alive {
         /// Those of its running jobs that are to stop, each with the start that is meant.
         cancelling: Vec<(JobId, Lease)>,
+        /// What the clock of the store showed at some moment of the call.
+        now: Timestamp,
     },
     /// Its lease has ended, or it never joined: what it runs may be others' already.
     Lost,

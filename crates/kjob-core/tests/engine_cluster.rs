@@ -51,10 +51,20 @@ async fn member_with(
     registry: Registry,
     runs: UnboundedReceiver<Run>,
 ) -> Member {
+    let clock = RuntimeClock(Instant::now());
+    member_by(cluster, config, registry, runs, clock).await
+}
+
+async fn member_by(
+    cluster: &MemoryCluster,
+    config: EngineConfig,
+    registry: Registry,
+    runs: UnboundedReceiver<Run>,
+    clock: RuntimeClock,
+) -> Member {
     let handle = Arc::new(cluster.handle());
     let mut node = ClusterConfig::new("http://node");
     node.lease_time = LEASE;
-    let clock = RuntimeClock(Instant::now());
     let engine = Engine::open_shared(handle.clone(), registry, config, node, Arc::new(clock), 7)
         .await
         .unwrap();
@@ -118,7 +128,7 @@ fn once() -> RouteOptions {
 
 #[tokio::test(start_paused = true)]
 async fn what_one_has_no_place_for_another_runs() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let mut b = member(&cluster, once()).await;
     let first = a.submit("1").await;
@@ -143,7 +153,7 @@ async fn what_one_has_no_place_for_another_runs() {
 
 #[tokio::test(start_paused = true)]
 async fn any_node_waits_for_a_job_and_tells_of_its_news() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let b = member(&cluster, once()).await;
     let id = a.submit("1").await;
@@ -169,7 +179,7 @@ async fn any_node_waits_for_a_job_and_tells_of_its_news() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_waits_for_any_more_is_not_looked_at() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let b = member(&cluster, once()).await;
     let id = a.submit("1").await;
@@ -188,7 +198,7 @@ async fn what_nobody_waits_for_any_more_is_not_looked_at() {
 
 #[tokio::test(start_paused = true)]
 async fn what_one_node_has_told_another_never_takes_back() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let b = member(&cluster, once()).await;
     let id = a.submit("1").await;
@@ -210,7 +220,7 @@ async fn what_one_node_has_told_another_never_takes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancel_reaches_the_node_that_runs_the_job() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let b = member(&cluster, once()).await;
     let id = a.submit("1").await;
@@ -234,7 +244,7 @@ async fn a_cancel_reaches_the_node_that_runs_the_job() {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_waits_is_cancelled_from_anywhere() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let mut b = member(&cluster, once()).await;
     a.submit("1").await;
@@ -261,7 +271,7 @@ async fn jobs_of_a_node_that_is_gone_are_taken_over_by_the_rule_of_their_route()
             true => once().retry(3),
             false => once(),
         };
-        let cluster = MemoryCluster::default();
+        let cluster = MemoryCluster::at(T0);
         let mut a = member(&cluster, options()).await;
         let mut b = member(&cluster, options()).await;
         let id = a.submit("1").await;
@@ -288,7 +298,7 @@ async fn jobs_of_a_node_that_is_gone_are_taken_over_by_the_rule_of_their_route()
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_cut_off_lets_go_and_speaks_for_nothing_when_it_is_back() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once().retry(3)).await;
     let mut b = member(&cluster, once().retry(3)).await;
     let id = a.submit("1").await;
@@ -322,7 +332,7 @@ async fn a_node_that_is_cut_off_lets_go_and_speaks_for_nothing_when_it_is_back()
 
 #[tokio::test(start_paused = true)]
 async fn what_a_zombie_brings_in_time_counts_and_late_does_not() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let b = member(&cluster, once()).await;
     // A handler that does not stop, and ends while its node is cut off.
@@ -351,7 +361,7 @@ async fn what_a_zombie_brings_in_time_counts_and_late_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_leaves_gives_its_jobs_to_the_others() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once().retry(3)).await;
     let mut b = member(&cluster, once().retry(3)).await;
     let id = a.submit("1").await;
@@ -391,7 +401,7 @@ async fn a_node_that_leaves_gives_its_jobs_to_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_a_route_is_kept_on_each_node() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let (narrow, mut narrow_runs) = held(true);
     let (mut registry, wide_runs) = one("/wide", once(), true);
     registry
@@ -422,7 +432,7 @@ async fn a_limit_of_a_route_is_kept_on_each_node() {
 
 #[tokio::test(start_paused = true)]
 async fn a_transient_error_lets_any_node_try_again() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once().retry(3)).await;
     let id = a.submit("1").await;
     a.run().await.end(Err(HandlerError::transient("again")));
@@ -435,7 +445,7 @@ async fn a_transient_error_lets_any_node_try_again() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_started_without_word_waits_again_and_costs_no_attempt() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let mut a = member(&cluster, once()).await;
     let first = a.submit("1").await;
     let run = a.run().await;
@@ -456,8 +466,51 @@ async fn what_was_started_without_word_waits_again_and_costs_no_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn times_are_the_stores_whatever_a_node_takes_the_time_for() {
+    let cluster = MemoryCluster::at(T0);
+    let made = Instant::now();
+    let hour = Duration::from_secs(3_600);
+    sleep(2 * hour).await;
+    let config = config(|config| config.workers = 1);
+    let mut members = Vec::new();
+    for clock in [Instant::now(), Instant::now() - hour] {
+        let (registry, runs) = one("/held", once(), true);
+        let clock = RuntimeClock(clock);
+        members.push(member_by(&cluster, config.clone(), registry, runs, clock).await);
+    }
+    for (here, there) in [(0, 1), (1, 0)] {
+        let now = T0.after(made.elapsed());
+        let mut delayed = call("/held", "");
+        delayed.delay = Duration::from_secs(30);
+        delayed.retention = Some(Duration::from_secs(60));
+        let id = members[here].engine.submit(delayed).await.unwrap().id;
+        let job = members[there].job(id).await;
+        assert_eq!(job.header.received_at, now);
+        sleep(Duration::from_secs(29)).await;
+        assert!(!members.iter_mut().any(Member::has_run));
+        sleep(Duration::from_secs(2)).await;
+        let run = members
+            .iter_mut()
+            .find_map(|member| member.runs.try_recv().ok());
+        run.expect("its time has come").done();
+        let ended = members[here].wait(id).await.unwrap();
+        assert_eq!(ended.state.phase, Phase::Done);
+        sleep(Duration::from_secs(58)).await;
+        assert_eq!(members[there].phase(id).await, Phase::Done);
+        sleep(Duration::from_secs(3)).await;
+        for member in &members {
+            let gone = member
+                .engine
+                .get(&Caller::user(ann()), &JobKey::Id(id))
+                .await;
+            assert!(gone.unwrap().is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn budgets_count_what_waits_anywhere() {
-    let cluster = MemoryCluster::default();
+    let cluster = MemoryCluster::at(T0);
     let (registry, runs) = one("/held", once(), true);
     let few = config(|config| {
         config.workers = 1;

@@ -32,6 +32,7 @@ impl Inner {
         let node = self.step(node).await?;
         self.serve(cluster).await?;
         cluster.trust(called);
+        self.beat(cluster).await?;
         tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
         Ok(())
@@ -72,14 +73,26 @@ impl Inner {
         }
     }
 
+    /// Renews the lease, and sets the clock right. What is to stop; `None` if the lease is lost.
+    async fn beat(&self, cluster: &Cluster) -> Result<Option<Vec<(JobId, Lease)>>, StoreError> {
+        let called = cluster.clock.own_now();
+        match self.step(cluster.store.beat()).await? {
+            Beat::Lost => Ok(None),
+            Beat::Alive { cancelling, now } => {
+                cluster.clock.hear(called, now);
+                Ok(Some(cancelling))
+            }
+        }
+    }
+
     /// Renews the lease until it is lost.
     async fn keep_lease(&self, cluster: &Cluster) {
         let mut is_failing = false;
         let mut beats = 0;
         while let Some(until) = cluster.trusted_until() {
             let called = Instant::now();
-            match timeout_at(until, self.step(cluster.store.beat())).await {
-                Ok(Ok(Beat::Alive { cancelling })) => {
+            match timeout_at(until, self.beat(cluster)).await {
+                Ok(Ok(Some(cancelling))) => {
                     cluster.trust(called);
                     if std::mem::take(&mut is_failing) {
                         tracing::info!("the lease is renewed again");
@@ -97,7 +110,7 @@ impl Inner {
                         tracing::error!(%error, "the lease cannot be renewed; will try again");
                     }
                 }
-                Ok(Ok(Beat::Lost)) | Err(_) => return,
+                Ok(Ok(None)) | Err(_) => return,
             }
             let until = cluster.trusted_until().unwrap_or(called);
             sleep_until(until.min(called + cluster.config.beat_interval)).await;

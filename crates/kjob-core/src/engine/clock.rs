@@ -42,7 +42,7 @@ impl Clock for SystemClock {
 }
 
 /// How late a sleeper may be when the wall clock is set forward.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A clock that stands still until it is told to move. Clones are the same clock.
 ///

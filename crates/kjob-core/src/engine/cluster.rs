@@ -16,6 +16,7 @@ use kjob_proto::Text;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::store_clock::StoreClock;
 use super::watching::Watching;
 use super::{Engine, EngineConfig, Inner, Registry, beat, claim, watching};
 use crate::{Clock, Node, SharedStore, StoreError};
@@ -55,6 +56,8 @@ impl ClusterConfig {
 pub(super) struct Cluster {
     pub(super) store: Arc<dyn SharedStore>,
     pub(super) config: ClusterConfig,
+    /// What all of this engine goes by.
+    pub(super) clock: Arc<StoreClock>,
     /// Told when there may be something to claim.
     pub(super) work: Notify,
     pub(super) watching: Watching,
@@ -64,10 +67,11 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    fn new(store: Arc<dyn SharedStore>, config: ClusterConfig) -> Self {
+    fn new(store: Arc<dyn SharedStore>, config: ClusterConfig, clock: Arc<StoreClock>) -> Self {
         Self {
             store,
             config,
+            clock,
             work: Notify::new(),
             watching: Watching::default(),
             trusted_until: Mutex::new(None),
@@ -117,7 +121,8 @@ impl Engine {
     /// Starts an engine that is one of several on a store. Each node is to have the same routes.
     ///
     /// It joins as a node, runs what is submitted to it and what it claims of all that waits, takes over
-    /// from nodes whose lease has ended, and answers for all jobs.
+    /// from nodes whose lease has ended, and answers for all jobs. All times of jobs are of the store's
+    /// clock: `clock` only has to go as fast as that, and may show another time.
     ///
     /// # Errors
     /// The store's.
@@ -129,7 +134,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Result<Self, StoreError> {
-        let cluster = Cluster::new(store.clone(), cluster);
+        let clock = Arc::new(StoreClock::new(clock));
+        let cluster = Cluster::new(store.clone(), cluster, clock.clone());
         let inner = Inner::new(store, registry, config, Some(cluster), clock, seed);
         inner.join().await?;
         inner.clone().in_background(beat::keep_alive(inner.clone()));

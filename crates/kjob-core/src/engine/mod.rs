@@ -63,6 +63,7 @@ mod room;
 mod run;
 mod schemas;
 mod settle;
+mod store_clock;
 mod submission;
 mod submit;
 mod table;

@@ -30,7 +30,7 @@ const BEAT: &str = "WITH renewed AS (
         UPDATE kjob_nodes SET alive_until = now() + lease_ms::double precision * interval '1 millisecond'
         WHERE id = $1 AND NOT is_gone AND alive_until > now() RETURNING id
     )
-    SELECT l.id, l.lease FROM renewed r LEFT JOIN kjob_live l ON l.node = r.id AND l.phase = 2";
+    SELECT floor(extract(epoch FROM now()) * 1000)::bigint, l.id, l.lease FROM renewed r LEFT JOIN kjob_live l ON l.node = r.id AND l.phase = 2";
 
 /// A lease that has ended has ended for good, whatever becomes of the clock.
 const BURY: &str =
@@ -113,17 +113,19 @@ impl SharedStore for PostgresStore {
             return Ok(Beat::Lost);
         };
         let rows = self.shared.write("renew the lease", BEAT, &[&node]).await?;
-        if rows.is_empty() {
+        let Some(first) = rows.first() else {
             // What starts from here on is not that node's.
             self.shared.membership.set_node(None);
             return Ok(Beat::Lost);
-        }
+        };
+        let now = Timestamp::from_millis(first.get(0));
         let cancelling = rows.iter().filter_map(|row| {
-            let id = JobId::new(row.get::<_, Option<i64>>(0)?)?;
-            Some((id, Lease(u32::try_from(row.get::<_, i64>(1)).ok()?)))
+            let id = JobId::new(row.get::<_, Option<i64>>(1)?)?;
+            Some((id, Lease(u32::try_from(row.get::<_, i64>(2)).ok()?)))
         });
         Ok(Beat::Alive {
             cancelling: cancelling.collect(),
+            now,
         })
     }
 

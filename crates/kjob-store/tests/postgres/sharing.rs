@@ -48,6 +48,14 @@ impl Cluster {
     }
 }
 
+/// What a beat says is to stop.
+async fn stopping(node: &PostgresStore) -> Vec<(JobId, Lease)> {
+    match node.beat().await.unwrap() {
+        Beat::Alive { cancelling, .. } => cancelling,
+        Beat::Lost => panic!("the lease is lost"),
+    }
+}
+
 async fn join(node: &PostgresStore, number: usize) -> i64 {
     let url = Text::from(format!("http://{number}"));
     node.join(&url, MINUTE).await.unwrap().0
@@ -313,25 +321,15 @@ async fn a_cancel_on_another_node_comes_with_the_next_beat() {
     };
     let (id, lease) = running(one, "a").await;
     let (_, _) = running(one, "b").await;
-    assert_eq!(
-        one.beat().await.unwrap(),
-        Beat::Alive { cancelling: vec![] }
-    );
+    assert_eq!(stopping(one).await, []);
     let state = two.request_cancel(id, at(2)).await.unwrap();
     assert_eq!(state.phase, Phase::Cancelling);
-    let cancelling = vec![(id, lease)];
-    assert_eq!(one.beat().await.unwrap(), Beat::Alive { cancelling });
-    assert_eq!(
-        two.beat().await.unwrap(),
-        Beat::Alive { cancelling: vec![] }
-    );
+    assert_eq!(stopping(one).await, [(id, lease)]);
+    assert_eq!(stopping(two).await, []);
     assert_eq!(two.watch(&[id], at(3)).await.unwrap(), [(id, state)]);
     let ended = one.finish(id, lease, Finish::Stop, at(3)).await.unwrap();
     assert_eq!(two.watch(&[id], at(3)).await.unwrap(), [(id, ended)]);
-    assert_eq!(
-        one.beat().await.unwrap(),
-        Beat::Alive { cancelling: vec![] }
-    );
+    assert_eq!(stopping(one).await, []);
 }
 
 #[tokio::test]
