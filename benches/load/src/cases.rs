@@ -86,7 +86,7 @@ impl Kjob {
         let mut ids = Vec::new();
         while ids.len() < FINISHED_MIN {
             let lives = (0..FINISHING).map(|_| Life::new(payload)).collect();
-            let (_, lived) = load(server.address, lives, pace, || ())?;
+            let (_, lived) = load(&[server.address], lives, pace, || ())?;
             ids.extend(lived.into_iter().flat_map(|life| life.ids));
         }
         Ok(ids.into())

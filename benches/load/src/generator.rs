@@ -58,21 +58,22 @@ pub(crate) fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(100, 60_000_000_000, 3)?)
 }
 
-/// Has all conversations at once, each over a connection of its own, and gives them back.
+/// Has all conversations at once, each over a connection of its own to the servers in turn, and gives them
+/// back.
 /// `at` is called at the beginning and at the end of the measured time.
 ///
 /// # Errors
 /// A connection ended, or an answer was wrong.
 pub(crate) fn load<C: Conversation>(
-    server: SocketAddr,
+    servers: &[SocketAddr],
     conversations: Vec<C>,
     pace: Pace,
     mut at: impl FnMut(),
 ) -> Result<(Load, Vec<C>)> {
     let each = conversations.len().div_ceil(pace.threads.max(1));
     let mut connections = Vec::new();
-    for conversation in conversations {
-        connections.push(Connection::open(server, conversation)?);
+    for (conversation, server) in conversations.into_iter().zip(servers.iter().cycle()) {
+        connections.push(Connection::open(*server, conversation)?);
     }
     let begin = Instant::now() + pace.warm_up;
     let end = begin + pace.time;
@@ -308,7 +309,7 @@ mod tests {
             left: 100,
         };
         let conversations = (0..3).map(echo).collect();
-        let error = load(server(back), conversations, LONG, || ()).err();
+        let error = load(&[server(back)], conversations, LONG, || ()).err();
         format!("{:#}", error.unwrap())
     }
 
@@ -341,7 +342,7 @@ mod tests {
             request: vec![b'e'; 10],
             left: 1,
         };
-        let error = load(address, vec![echo], LONG, || ()).err().unwrap();
+        let error = load(&[address], vec![echo], LONG, || ()).err().unwrap();
         let error = format!("{error:#}");
         assert!(
             error.contains("closed") || error.contains("reset"),

@@ -55,7 +55,12 @@ impl Kept {
             time: Duration::from_secs(1),
             threads: 1,
         };
-        load(server.address, submits.collect::<Result<_>>()?, pace, || ())?;
+        load(
+            &[server.address],
+            submits.collect::<Result<_>>()?,
+            pace,
+            || (),
+        )?;
         facts.add(
             "its memory after a second of submits",
             mebibytes(memory(server.id())?),

@@ -8,7 +8,7 @@ mod submit;
 
 pub(crate) use get::{Get, Request};
 pub(crate) use life::Life;
-pub(crate) use server::start;
+pub(crate) use server::{start, start_nodes};
 pub(crate) use submit::{Submit, Tags};
 
 use std::time::Duration;

@@ -36,7 +36,7 @@ use crate::facts::Facts;
 use crate::fill::Count;
 use crate::generator::Pace;
 use crate::kept::Kept;
-use crate::peers::PEERS;
+use crate::peers::{PEERS, nodes};
 
 /// The allocator of kjob-server, as this program is the floor's server too.
 #[global_allocator]
@@ -44,6 +44,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a server costs that has nothing to do.
 const REST: &str = "small";
+
+/// What `--only` calls kjob's own nodes over a database.
+const NODES_WORD: &str = "nodes";
 
 /// What `--only` may name if no peer is to be measured.
 const OURS: &str = "kjob";
@@ -106,7 +109,8 @@ struct RunArgs {
 }
 
 fn names() -> Vec<&'static str> {
-    let programs = PEERS.into_iter().map(|(name, _)| name).chain([OURS]);
+    let programs = PEERS.into_iter().map(|(name, _)| name);
+    let programs = programs.chain([NODES_WORD, OURS]);
     let scenarios = SCENARIOS.into_iter().chain([REST]);
     scenarios.chain(programs).collect()
 }
@@ -172,13 +176,17 @@ impl RunArgs {
 
     fn cases(&self, kjob: &Kjob) -> Vec<Case> {
         let is_named = |name: &str| self.only.iter().any(|it| it == name);
-        let names_programs = PEERS.iter().any(|(name, _)| is_named(name)) || is_named(OURS);
+        let names_peers = PEERS.iter().any(|(name, _)| is_named(name));
+        let names_programs = names_peers || is_named(OURS) || is_named(NODES_WORD);
         let mut cases = cases::own(kjob, &self.connections);
         for (name, of_peer) in PEERS {
             // Peers begin with nothing stored.
             if is_named(name) || (!names_programs && kjob.kept.is_none()) {
                 cases.extend(of_peer(&self.peers));
             }
+        }
+        if is_named(NODES_WORD) || (!names_programs && kjob.kept.is_none()) {
+            cases.extend(nodes(kjob));
         }
         cases.retain(|case| self.is_wanted(case.scenario));
         cases::sort(&mut cases);
@@ -195,6 +203,7 @@ impl RunArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::NODES;
     use std::collections::BTreeSet;
 
     /// What is measured with these arguments: scenarios and programs.
@@ -225,6 +234,9 @@ mod tests {
             programs,
             BTreeSet::from(["disk", "gearmand", "hyper", "kjob"])
         );
+
+        let (_, programs) = chosen(&["--only=nodes", "--only=together"]);
+        assert_eq!(programs, BTreeSet::from(["hyper", "kjob", NODES]));
 
         let (scenarios, programs) = chosen(&["--only=kjob"]);
         assert_eq!(scenarios, BTreeSet::from(SCENARIOS));

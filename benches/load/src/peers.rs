@@ -33,6 +33,11 @@ pub(crate) const PEERS: [Peer; 6] = [
     (postgres::GRAPHILE_WORKER, postgres::graphile_worker),
 ];
 
+/// kjob's own nodes, beside those who keep jobs in PostgreSQL too.
+#[cfg(test)]
+pub(crate) use postgres::NODES;
+pub(crate) use postgres::nodes;
+
 /// What peers are asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {

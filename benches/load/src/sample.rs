@@ -27,9 +27,22 @@ pub(crate) fn sample<C: Conversation>(
     conversations: Vec<C>,
     pace: Pace,
 ) -> Result<Sample> {
+    sample_all(std::slice::from_ref(server), conversations, pace)
+}
+
+/// Loads servers that are one service, as [`sample`] does; their processor times are added up.
+///
+/// # Errors
+/// See there.
+pub(crate) fn sample_all<C: Conversation>(
+    servers: &[Server],
+    conversations: Vec<C>,
+    pace: Pace,
+) -> Result<Sample> {
     let mut used = Vec::new();
-    let looks = || used.push(processor(server.id()));
-    let (load, _) = load(server.address, conversations, pace, looks)?;
+    let looks = || used.push(servers.iter().map(|it| processor(it.id())).sum());
+    let addresses: Vec<_> = servers.iter().map(|it| it.address).collect();
+    let (load, _) = load(&addresses, conversations, pace, looks)?;
     let used: Vec<Duration> = used.into_iter().collect::<Result<_>>()?;
     let mut sample = Sample::from(&load);
     if let [before, after] = used[..] {

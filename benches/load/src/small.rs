@@ -88,7 +88,12 @@ fn waiting_jobs(server: &Server) -> Result<Vec<i64>> {
     let mut ids = Vec::new();
     while ids.len() < POLLS {
         let submits = (0..SOME).map(|_| Submit::new(&payload, Tags::Server));
-        let (_, submits) = load(server.address, submits.collect::<Result<_>>()?, pace, || ())?;
+        let (_, submits) = load(
+            &[server.address],
+            submits.collect::<Result<_>>()?,
+            pace,
+            || (),
+        )?;
         ids.extend(submits.into_iter().flat_map(|submit| submit.ids));
     }
     ids.truncate(POLLS);

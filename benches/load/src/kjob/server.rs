@@ -1,9 +1,9 @@
-//! The server as a process, with an embedded store of its own.
+//! The server as a process, with an embedded store of its own, or as several over one database.
 
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::process::{Server, announced};
 
@@ -15,6 +15,39 @@ const QUEUED_MAX: &str = "100000000";
 /// # Errors
 /// It does not get ready.
 pub(crate) fn start(program: &Path, home: &Path) -> Result<Server> {
+    let mut command = command(program);
+    command.arg("--data-dir").arg(home.join("data"));
+    announced(listening(command), home)
+}
+
+/// Starts so many nodes on a database without tables, each with a log of its own below `home`.
+///
+/// # Errors
+/// The tables cannot be made, or a node does not get ready.
+pub(crate) fn start_nodes(
+    program: &Path,
+    home: &Path,
+    database: &str,
+    count: u8,
+) -> Result<Vec<Server>> {
+    let mut migrate = command(program);
+    migrate.args(["migrate", "--store", database]);
+    let said = migrate.output().context("kjob-server migrate")?;
+    if !said.status.success() {
+        bail!("{}", String::from_utf8_lossy(&said.stderr));
+    }
+    let node = |number| {
+        let home = home.join(format!("node-{number}"));
+        std::fs::create_dir(&home)?;
+        let mut command = command(program);
+        command.args(["--store", database]);
+        announced(listening(command), &home)
+    };
+    (1..=count).map(node).collect()
+}
+
+/// The program, with no settings but those that it is given here.
+fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KJOB_") {
@@ -22,9 +55,11 @@ pub(crate) fn start(program: &Path, home: &Path) -> Result<Server> {
         }
     }
     command
+}
+
+fn listening(mut command: Command) -> Command {
+    command
         .args(["--listen", "127.0.0.1:0", "--log", "warn"])
-        .args(["--max-queued", QUEUED_MAX])
-        .arg("--data-dir")
-        .arg(home.join("data"));
-    announced(command, home)
+        .args(["--max-queued", QUEUED_MAX]);
+    command
 }

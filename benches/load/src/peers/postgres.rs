@@ -8,12 +8,14 @@ use anyhow::Result;
 use kjob_test_postgres::{Cluster, Settings};
 
 use super::{Task, in_all_scenarios, script};
-use crate::cases::Case;
+use crate::cases::{Case, Kjob, SMALL};
 use crate::generator::Pace;
-use crate::sample::Sample;
+use crate::kjob::{self, Life, Submit, Tags};
+use crate::sample::{Sample, sample_all};
 
 pub(crate) const PG_BOSS: &str = "pg-boss";
 pub(crate) const GRAPHILE_WORKER: &str = "graphile-worker";
+pub(crate) const NODES: &str = "kjob over PostgreSQL";
 
 /// Lanes, and what looks after them.
 const CONNECTIONS: &str = "max_connections=200";
@@ -45,6 +47,26 @@ fn measure(
     let postgres = start(home)?;
     command.arg(postgres.port().to_string());
     script::run(command, task, count, pace)
+}
+
+/// Two nodes of kjob-server over a cluster like that of the others.
+pub(crate) fn nodes(kjob: &Kjob) -> Vec<Case> {
+    let program = kjob.program.clone();
+    in_all_scenarios(NODES, "two nodes", move |home, task, count, pace| {
+        let postgres = start(home)?;
+        let servers = kjob::start_nodes(&program, home, &postgres.url(), 2)?;
+        let payload = kjob::payload(SMALL);
+        match task {
+            Task::Submits => {
+                let submits = (0..count).map(|_| Submit::new(&payload, Tags::Server));
+                sample_all(&servers, submits.collect::<Result<_>>()?, pace)
+            }
+            Task::Lives => {
+                let lives = (0..count).map(|_| Life::new(&payload)).collect();
+                sample_all(&servers, lives, pace)
+            }
+        }
+    })
 }
 
 fn start(home: &Path) -> Result<Cluster> {
