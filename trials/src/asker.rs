@@ -23,13 +23,14 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// One that asks until it has an answer: over several lives of a server, if need be.
+    /// One that asks until it has an answer: over several lives of a server, if need be. `urls` may be
+    /// several, with commas between.
     ///
     /// # Errors
-    /// The URL is none.
-    pub fn patient(url: &str, number: u32, recorder: &Arc<Recorder>) -> Result<Self> {
-        let builder = Client::builder(url).timeout(Duration::from_secs(20));
-        let client = builder.tries(60).build()?;
+    /// One of the URLs is none.
+    pub fn patient(urls: &str, number: u32, recorder: &Arc<Recorder>) -> Result<Self> {
+        let builder = Client::builder(urls).timeout(Duration::from_secs(20));
+        let client = builder.tries(60).shuffled().build()?;
         Ok(Self::new(client, number, recorder))
     }
 
@@ -37,9 +38,13 @@ impl Asker {
     ///
     /// # Errors
     /// The URL is none.
-    pub fn raw(url: &str, number: u32, recorder: &Arc<Recorder>) -> Result<Self> {
-        let builder = Client::builder(url).timeout(Duration::from_secs(10));
-        Ok(Self::new(builder.tries(1).build()?, number, recorder))
+    pub fn raw(urls: &str, number: u32, recorder: &Arc<Recorder>) -> Result<Self> {
+        let builder = Client::builder(urls).timeout(Duration::from_secs(10));
+        Ok(Self::new(
+            builder.tries(1).shuffled().build()?,
+            number,
+            recorder,
+        ))
     }
 
     fn new(client: Client, number: u32, recorder: &Arc<Recorder>) -> Self {

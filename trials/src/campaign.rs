@@ -2,22 +2,20 @@
 //! all that came of it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::process::{Child, Command};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::asker::Asker;
 use crate::audit::audit;
 use crate::checker::{Findings, Trial, check, owed_tellings};
+use crate::client_processes::{ClientProcesses, Setup};
 use crate::fate::{Fate, Fault};
 use crate::history::{self, Event, Micros, Recorder};
 use crate::journal::{self, Journal};
@@ -25,11 +23,10 @@ use crate::lines::now;
 use crate::marks::{self, Step};
 use crate::plan::Endpoints;
 use crate::receiver::{self, Receiver};
-use crate::server::{Running, Segments, Servers, free_port, segments, signal};
+use crate::server::{Running, Segments, Servers, StoreOf, free_port, segments};
 
-/// Processes of clients, and clients in each.
+/// Processes of clients.
 const CLIENT_PROCESSES: u32 = 2;
-const CLIENTS: u32 = 12;
 
 /// The number of the client that looks at everything in the end.
 const AUDITOR: u32 = 9_999;
@@ -39,9 +36,6 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a server has to end after SIGTERM. It takes a second; busy machines take longer.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long clients have to get their last answers: the longest wait between two tries, and more.
-const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long ends have to be told at last: longer than the server waits between two tries, and again.
 const TELLINGS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -109,15 +103,23 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, length: Length) -> Result<O
     let servers = Servers {
         program: cast.server.clone(),
         dir: dir.to_owned(),
+        name: String::new(),
+        host: Ipv4Addr::LOCALHOST,
         port: free_port(|| rng.random_range(cast.ports.clone()))?,
+        store: StoreOf::Directory,
         receiver: receiver.host(),
         is_journalled: cast.endpoints == Endpoints::Journalled,
     };
     write_secret(&servers.secret())?;
-    let clients = Clients::start(cast, dir, &servers.url(), &receiver.url(), seed)?;
-    let pauses = Arc::new(AtomicU64::new(0));
-    let pausing = pause(clients.ids()?, rng.random(), pauses.clone());
-    let pausing = AbortOnDropHandle::new(tokio::spawn(pausing));
+    let setup = Setup {
+        program: &cast.clients,
+        processes: CLIENT_PROCESSES,
+        urls: &servers.url(),
+        receiver: &receiver.url(),
+        endpoints: cast.endpoints,
+    };
+    let clients = ClientProcesses::start(&setup, dir, seed)?;
+    let pausing = clients.pausing(rng.random())?;
     let mut killer = Killer {
         servers: &servers,
         rng,
@@ -130,34 +132,9 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, length: Length) -> Result<O
     }
     let mut last = servers.start(killer.lives.len())?;
     last.ready().await?;
-    pausing.abort();
-    // Aborted, or at an error of its own, which is this campaign's.
-    if let Ok(Err(error)) = pausing.await {
-        return Err(error);
-    }
-    clients.end().await?;
-
-    let mut events = Vec::new();
-    for process in 0..CLIENT_PROCESSES {
-        events.extend(history::read(&history_file(dir, process))?);
-    }
-    let path = dir.join("history-audit");
-    let recorder = Arc::new(Recorder::open(&path)?);
-    audit(
-        &Asker::patient(&servers.url(), AUDITOR, &recorder)?,
-        &events,
-    )
-    .await?;
-    events.extend(history::read(&path)?);
-    let mut trial = Trial {
-        events,
-        ..Trial::default()
-    };
-    let owed = owed_tellings(&trial);
-    let begin = Instant::now();
-    while !receiver.has_taken(&owed) && begin.elapsed() < TELLINGS_TIMEOUT {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let pauses = pausing.end().await?;
+    let events = clients.end(dir).await?;
+    let mut trial = look_at_all(&servers.url(), dir, events, &receiver).await?;
     let segments = segments(dir)?;
     killer.drain(last).await?;
 
@@ -170,13 +147,36 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, length: Length) -> Result<O
     Ok(Outcome {
         findings,
         lives,
-        pauses: pauses.load(Ordering::Relaxed),
+        pauses,
         segments,
         acknowledged,
     })
 }
 
-fn acknowledged(events: &[Event]) -> BTreeMap<i64, Micros> {
+/// Has an auditor look at everything that clients asked for, and waits until all ends are told that are to be.
+pub(crate) async fn look_at_all(
+    urls: &str,
+    dir: &Path,
+    mut events: Vec<Event>,
+    receiver: &Receiver,
+) -> Result<Trial> {
+    let path = dir.join("history-audit");
+    let recorder = Arc::new(Recorder::open(&path)?);
+    audit(&Asker::patient(urls, AUDITOR, &recorder)?, &events).await?;
+    events.extend(history::read(&path)?);
+    let trial = Trial {
+        events,
+        ..Trial::default()
+    };
+    let owed = owed_tellings(&trial);
+    let begin = Instant::now();
+    while !receiver.has_taken(&owed) && begin.elapsed() < TELLINGS_TIMEOUT {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(trial)
+}
+
+pub(crate) fn acknowledged(events: &[Event]) -> BTreeMap<i64, Micros> {
     use crate::history::{Answer, What};
     let mut first = BTreeMap::new();
     for event in events {
@@ -193,7 +193,7 @@ fn acknowledged(events: &[Event]) -> BTreeMap<i64, Micros> {
 }
 
 /// A secret is to be its owner's alone.
-fn write_secret(path: &Path) -> Result<()> {
+pub(crate) fn write_secret(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     let mut file = options
@@ -204,10 +204,6 @@ fn write_secret(path: &Path) -> Result<()> {
         .open(path)?;
     std::io::Write::write_all(&mut file, receiver::SECRET.as_bytes())?;
     Ok(())
-}
-
-fn history_file(dir: &Path, process: u32) -> PathBuf {
-    dir.join(format!("history-{process}"))
 }
 
 /// Starts servers and ends them.
@@ -328,70 +324,4 @@ async fn watch(server: &Running, step: Step) -> Result<()> {
         tokio::time::sleep(Duration::from_micros(300)).await;
     }
     Ok(())
-}
-
-/// The processes of the clients; killed when dropped.
-struct Clients(Vec<Child>);
-
-impl Clients {
-    fn start(cast: &Cast, dir: &Path, url: &str, receiver: &str, seed: u64) -> Result<Self> {
-        let mut processes = Vec::new();
-        for process in 0..CLIENT_PROCESSES {
-            let mut command = Command::new(&cast.clients);
-            command.arg("clients").args(["--url", url]);
-            command.args(["--receiver", receiver]);
-            command.args(["--seed", &seed.to_string()]);
-            command.args(["--first", &(process * CLIENTS).to_string()]);
-            command.args(["--clients", &CLIENTS.to_string()]);
-            if cast.endpoints == Endpoints::Demo {
-                command.arg("--demo");
-            }
-            command.arg("--history").arg(history_file(dir, process));
-            command.stdin(Stdio::piped()).kill_on_drop(true);
-            processes.push(command.spawn().context("cannot start clients")?);
-        }
-        Ok(Self(processes))
-    }
-
-    fn ids(&self) -> Result<Vec<u32>> {
-        let ids = self
-            .0
-            .iter()
-            .map(|child| child.id().context("clients ended by themselves"));
-        ids.collect()
-    }
-
-    /// Lets each client have its last answer.
-    async fn end(mut self) -> Result<()> {
-        for child in &mut self.0 {
-            if let Some(id) = child.id() {
-                signal(id, "CONT").await?;
-            }
-            drop(child.stdin.take());
-        }
-        for child in &mut self.0 {
-            let end = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, child.wait());
-            let status = end.await.context("clients do not end")??;
-            if !status.success() {
-                bail!("clients ended with {status}");
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Stops one process of clients after another for a while.
-async fn pause(processes: Vec<u32>, seed: u64, pauses: Arc<AtomicU64>) -> Result<()> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    loop {
-        let work = rng.random_range(500..4_000);
-        tokio::time::sleep(Duration::from_millis(work)).await;
-        let Some(process) = processes.get(rng.random_range(0..processes.len())) else {
-            return Ok(());
-        };
-        signal(*process, "STOP").await?;
-        pauses.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(rng.random_range(10..1_500))).await;
-        signal(*process, "CONT").await?;
-    }
 }

@@ -12,7 +12,7 @@ mod violation;
 
 use std::collections::BTreeSet;
 
-use crate::history::{Event, What};
+use crate::history::{Event, Micros, What};
 use crate::journal::Journal;
 use crate::receiver::Telling;
 
@@ -30,6 +30,28 @@ pub struct Trial {
     pub journals: Option<Vec<Journal>>,
     /// What the receiver of callbacks was told, in any order.
     pub tellings: Vec<Telling>,
+    /// What is to be known of servers that work at the same time.
+    pub several: Option<Several>,
+}
+
+/// Several servers at the same time.
+#[derive(Clone, Debug, Default)]
+pub struct Several {
+    /// By how much their clocks may differ.
+    pub clocks_differ: Micros,
+    /// When processes stood still.
+    pub standstills: Vec<Standstill>,
+}
+
+/// A process stood still. What it had made up its mind to do before, it does as soon as it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standstill {
+    /// Which: the number of its journal.
+    pub process: usize,
+    /// From when.
+    pub from: Micros,
+    /// Until when.
+    pub until: Micros,
 }
 
 /// What a check found.

@@ -3,17 +3,24 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Microseconds since the Unix epoch: the clock that all processes of a machine share.
+use crate::server::AHEAD_VARIABLE;
+
+/// Microseconds since the Unix epoch: the clock that all processes of a machine share, also those that were made
+/// to take the time for another.
 pub(crate) fn now() -> i64 {
+    static AHEAD: LazyLock<i64> = LazyLock::new(|| {
+        let ahead = std::env::var(AHEAD_VARIABLE).ok();
+        ahead.and_then(|ahead| ahead.parse().ok()).unwrap_or(0)
+    });
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(i64::MAX)
+    i64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(i64::MAX) - *AHEAD
 }
 
 /// A file that lines are appended to, each in one write, so that a kill cuts the last one at most.

@@ -82,6 +82,11 @@ impl Report {
         kills.map(|(_, row)| row.times).sum()
     }
 
+    /// Whether there was a campaign.
+    pub fn was_run(&self) -> bool {
+        self.campaigns > 0 || !self.errors.is_empty()
+    }
+
     /// How many jobs a submit was acknowledged for.
     pub fn acknowledged(&self) -> u64 {
         self.counts.acknowledged

@@ -1,6 +1,7 @@
 //! A server under trial, as a process.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ pub const JOURNAL_VARIABLE: &str = "TRIAL_JOURNAL";
 /// Names the file that the store marks its steps in.
 pub const MARKS_VARIABLE: &str = "TRIAL_MARKS";
 
+/// Says by how many microseconds the clock of the process is ahead of that of the machine.
+pub const AHEAD_VARIABLE: &str = "TRIAL_AHEAD";
+
 /// How long a job with `remove_job_on_complete` is kept after its first delivery.
 pub const REMOVE_GRACE: Duration = Duration::from_secs(1);
 
@@ -27,19 +31,43 @@ const DRAIN_TIMEOUT: &str = "100ms";
 /// How long a server has to get ready. It takes milliseconds; machines that are busy take longer.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where and how the servers of a campaign run, one after the other.
+/// Where and how servers of a campaign run, one after the other.
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// The program.
     pub program: PathBuf,
     /// Where all files of the campaign are.
     pub dir: PathBuf,
+    /// What the names of their files begin with.
+    pub name: String,
+    /// The host of them all.
+    pub host: Ipv4Addr,
     /// The port of them all.
     pub port: u16,
+    /// Where their jobs are.
+    pub store: StoreOf,
     /// The host and port that callbacks may go to.
     pub receiver: String,
     /// Whether it is the one with handlers that write a journal, on a store with marks.
     pub is_journalled: bool,
+}
+
+/// Where jobs are.
+#[derive(Clone, Debug)]
+pub enum StoreOf {
+    /// In the campaign's directory.
+    Directory,
+    /// In the database with this URL, where nodes are alive for so long without being heard of.
+    Database(String, Duration),
+}
+
+/// What makes a process take the time for another.
+#[derive(Clone, Debug)]
+pub struct Skew {
+    /// The library that does it (libfaketime).
+    pub library: PathBuf,
+    /// By how many seconds its clock is ahead.
+    pub seconds: i64,
 }
 
 /// A process of a server; killed when dropped.
@@ -59,7 +87,7 @@ pub struct Running {
 impl Servers {
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}:{}", self.host, self.port)
     }
 
     /// Starts the process with this number.
@@ -67,7 +95,15 @@ impl Servers {
     /// # Errors
     /// It cannot be started.
     pub fn start(&self, number: usize) -> Result<Running> {
-        let file = |name: &str| self.dir.join(format!("{name}-{number:05}"));
+        self.start_with(number, None)
+    }
+
+    /// Starts it with another clock.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_with(&self, number: usize, skew: Option<&Skew>) -> Result<Running> {
+        let file = |name: &str| self.dir.join(format!("{}{name}-{number:05}", self.name));
         let (journal, marks) = (file("journal"), file("marks"));
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(&self.program);
@@ -82,9 +118,7 @@ impl Servers {
                 .env(MARKS_VARIABLE, &marks);
         }
         command
-            .arg(format!("--listen=127.0.0.1:{}", self.port))
-            .arg("--data-dir")
-            .arg(self.dir.join("data"))
+            .arg(format!("--listen={}:{}", self.host, self.port))
             .arg("--workers=32")
             .arg("--stop-grace=500ms")
             .arg("--stop-timeout=500ms")
@@ -99,6 +133,19 @@ impl Servers {
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true);
+        match &self.store {
+            StoreOf::Directory => command.arg("--data-dir").arg(self.dir.join("data")),
+            StoreOf::Database(url, lease_time) => command
+                .arg(format!("--store={url}"))
+                .arg(format!("--lease-time={}ms", lease_time.as_millis())),
+        };
+        if let Some(Skew { library, seconds }) = skew {
+            command
+                .env("LD_PRELOAD", library)
+                .env("FAKETIME", format!("{seconds:+}"))
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                .env(AHEAD_VARIABLE, (seconds * 1_000_000).to_string());
+        }
         let began = now();
         let started = Instant::now();
         let mut child = command
@@ -122,7 +169,7 @@ impl Servers {
 
     /// Where the servers' log lines go.
     pub fn log(&self) -> PathBuf {
-        self.dir.join("log")
+        self.dir.join(format!("{}log", self.name))
     }
 }
 
@@ -148,6 +195,14 @@ impl Running {
     /// # Errors
     /// It cannot be killed, or had ended by itself.
     pub async fn kill(mut self) -> Result<()> {
+        self.kill_now().await
+    }
+
+    /// As [`kill`](Self::kill), for those who still want to know where its files are.
+    ///
+    /// # Errors
+    /// As of [`kill`](Self::kill).
+    pub async fn kill_now(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("the server ended by itself: {status}");
         }
@@ -156,15 +211,23 @@ impl Running {
         Ok(())
     }
 
+    /// Sends it a signal, by its name without SIG.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        match self.child.id() {
+            Some(id) => signal(id, name).await,
+            None => bail!("the server ended by itself"),
+        }
+    }
+
     /// Asks it to drain.
     ///
     /// # Errors
     /// It cannot be asked.
     pub async fn terminate(&self) -> Result<()> {
-        match self.child.id() {
-            Some(id) => signal(id, "TERM").await,
-            None => bail!("the server ended by itself"),
-        }
+        self.signal("TERM").await
     }
 
     /// Waits so long for its end.

@@ -10,6 +10,7 @@ use crate::build;
 use crate::counts::Counts;
 use crate::process::{self, Tool};
 use crate::steps::{Context, Verdict};
+use crate::tools;
 
 /// How long the step of `cargo xtask test` kills servers.
 const STEP_SECONDS: u64 = 120;
@@ -29,6 +30,9 @@ pub(crate) struct SoakArgs {
     /// Keep histories, journals, logs and stores here; else they are kept after a violation only
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Only these servers: `journalled`, `shipped` or `nodes`; all if left out
+    #[arg(long, value_name = "KIND")]
+    only: Vec<String>,
 }
 
 /// The step of `cargo xtask test`.
@@ -62,11 +66,15 @@ pub(crate) fn run(args: SoakArgs) -> Result<bool> {
         // Ours is another working directory than that of who typed it.
         soak.arg("--keep").arg(std::path::absolute(keep)?);
     }
+    for kind in args.only {
+        soak.args(["--only", &kind]);
+    }
     process::run_watched(&mut soak, |_| {})
 }
 
 /// The program that kills, with the programs that it kills.
 fn soak(release: bool) -> Result<Command> {
+    tools::for_nodes();
     let server = build::server(release)?;
     let trial_server = build::trial("trial-server", release)?;
     let soak = build::trial("soak", release)?;

@@ -149,11 +149,22 @@ pub(crate) fn missing_valgrind() -> Option<String> {
 /// A server for the tests of the store in PostgreSQL, which is installed where that can be done. It ends when
 /// this is dropped.
 pub(crate) fn postgres() -> Result<Cluster> {
+    install_postgres();
+    Cluster::start(&Settings::for_tests())
+        .context("tests of the store need PostgreSQL (Debian: apt install postgresql)")
+}
+
+/// Installs what nodes are put to the trial with: PostgreSQL, and that which makes processes take the time for
+/// another.
+pub(crate) fn for_nodes() {
+    install_postgres();
+    debian::ensure(&[packaged("faketime", "faketime")]);
+}
+
+fn install_postgres() {
     if !kjob_test_postgres::is_installed() {
         debian::ensure(&[packaged("pg_ctlcluster", "postgresql")]);
     }
-    Cluster::start(&Settings::for_tests())
-        .context("tests of the store need PostgreSQL (Debian: apt install postgresql)")
 }
 
 /// `cargo xtask setup`.

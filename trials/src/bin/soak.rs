@@ -3,20 +3,25 @@
 // It talks to a person at a terminal.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kjob_trials::campaign::{self, Cast, Length, Outcome};
 use kjob_trials::clients;
+use kjob_trials::cluster;
 use kjob_trials::plan::Endpoints;
 use kjob_trials::report::Report;
 
 /// The longest campaign. What it leaves behind is checked at its end, so that a run of hours needs
 /// the memory and the disk of minutes.
 const CAMPAIGN_MAX: Duration = Duration::from_secs(150);
+
+/// The shortest campaign on nodes, whose database takes seconds to be made.
+const NODES_CAMPAIGN_MIN: Duration = Duration::from_secs(20);
 
 /// Violations that are printed of each campaign.
 const SHOWN_MAX: usize = 20;
@@ -70,6 +75,20 @@ struct Run {
     /// Where to keep histories, journals, logs and stores; else they are kept after a violation only
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Only these kinds of servers; all if left out
+    #[arg(long, value_enum, value_name = "KIND")]
+    only: Vec<Kind>,
+}
+
+/// What is put to the trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A server with handlers that write a journal, on a small store
+    Journalled,
+    /// The server as it is shipped
+    Shipped,
+    /// Nodes over one database, with handlers that write a journal
+    Nodes,
 }
 
 #[derive(Args)]
@@ -117,29 +136,41 @@ impl Run {
         };
         let journalled = lane("journalled", &self.trial_server, Endpoints::Journalled, 0);
         let shipped = lane("shipped", &self.server, Endpoints::Demo, 1);
+        let nodes = NodesLane {
+            cast: cluster::Cast {
+                server: self.trial_server.clone(),
+                clients: clients.clone(),
+                skew: faketime(),
+                // Their hosts are others than that of the lanes above, but for the first.
+                ports: 18_000..20_000,
+            },
+            home: home.clone(),
+            is_kept: self.keep.is_some(),
+            seed: seed.wrapping_add(2 << 48),
+            until: match self.only[..] {
+                [Kind::Nodes] => until,
+                // They take most of the machine, and others are to have some of it.
+                _ => Instant::now() + Duration::from_secs(self.seconds / 2),
+            },
+        };
         let half = self.kills.div_ceil(2);
-        let (mut of_journalled, mut of_shipped) = (Report::default(), Report::default());
+        let mut reports = Reports::default();
+        let runs = |kind| self.only.is_empty() || self.only.contains(&kind);
+        let when = |kind, kills| if runs(kind) { kills } else { 0 };
         tokio::try_join!(
-            journalled.run(half, &mut of_journalled),
-            shipped.run(half, &mut of_shipped)
+            journalled.run(when(Kind::Journalled, half), &mut reports.journalled),
+            shipped.run(when(Kind::Shipped, half), &mut reports.shipped),
+            nodes.run(when(Kind::Nodes, self.kills), &mut reports.nodes),
         )?;
-        let is_good = of_journalled.is_good() && of_shipped.is_unharmed();
-        println!(
-            "\nThe server with handlers that write a journal, on a small store:\n{of_journalled}"
-        );
-        println!("\nThe server as it is shipped, with its demo endpoints:\n{of_shipped}");
-        let sum = |of: fn(&Report) -> u64| of(&of_journalled) + of(&of_shipped);
-        println!(
-            "{} kills, {} jobs acknowledged, {} promises broken",
-            sum(Report::kills),
-            sum(Report::acknowledged),
-            sum(Report::violations)
-        );
-        if is_good {
+        let missed = match runs(Kind::Journalled) {
+            true => reports.journalled.missed(),
+            false => Vec::new(),
+        };
+        println!("{reports}");
+        if reports.are_unharmed() && missed.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        if of_journalled.is_unharmed() && of_shipped.is_unharmed() {
-            let missed = of_journalled.missed();
+        if reports.are_unharmed() {
             println!("FAILED: no server was killed with these under way: {missed:?}");
             return Ok(ExitCode::FAILURE);
         }
@@ -154,6 +185,110 @@ impl Run {
             home.display()
         );
         Ok(ExitCode::FAILURE)
+    }
+}
+
+/// What came of each kind of servers.
+#[derive(Default)]
+struct Reports {
+    journalled: Report,
+    shipped: Report,
+    nodes: cluster::Report,
+}
+
+impl Reports {
+    fn are_unharmed(&self) -> bool {
+        self.journalled.is_unharmed() && self.shipped.is_unharmed() && self.nodes.is_unharmed()
+    }
+}
+
+impl fmt::Display for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            journalled,
+            shipped,
+            nodes,
+        } = self;
+        if journalled.was_run() {
+            let name = "The server with handlers that write a journal, on a small store";
+            writeln!(f, "\n{name}:\n{journalled}")?;
+        }
+        if shipped.was_run() {
+            let name = "The server as it is shipped, with its demo endpoints";
+            writeln!(f, "\n{name}:\n{shipped}")?;
+        }
+        if nodes.was_run() {
+            let name = "Three nodes with handlers that write a journal, over one database";
+            writeln!(f, "\n{name}:\n{nodes}")?;
+        }
+        write!(
+            f,
+            "{} kills, {} jobs acknowledged, {} promises broken",
+            journalled.kills() + shipped.kills() + nodes.kills(),
+            journalled.acknowledged() + shipped.acknowledged() + nodes.acknowledged(),
+            journalled.violations() + shipped.violations() + nodes.violations()
+        )
+    }
+}
+
+/// The library by which a process takes the time for another.
+fn faketime() -> Option<PathBuf> {
+    let lib = std::fs::read_dir("/usr/lib").ok()?;
+    let mut places = lib
+        .flatten()
+        .map(|it| it.path().join("faketime/libfaketime.so.1"));
+    let found = places.find(|place| place.is_file());
+    if found.is_none() {
+        println!(
+            "no node has a wrong clock: there is no libfaketime (Debian: apt install faketime)"
+        );
+    }
+    found
+}
+
+/// Campaigns on several nodes, one after the other.
+struct NodesLane {
+    cast: cluster::Cast,
+    home: PathBuf,
+    is_kept: bool,
+    seed: u64,
+    until: Instant,
+}
+
+impl NodesLane {
+    async fn run(&self, kills: u64, report: &mut cluster::Report) -> Result<()> {
+        for number in 0.. {
+            let left = self.until.saturating_duration_since(Instant::now());
+            if (number > 0 && left < NODES_CAMPAIGN_MIN) || report.kills() >= kills {
+                break;
+            }
+            let dir = self.home.join(format!("nodes-{number}"));
+            std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+            let until = Instant::now() + left.min(CAMPAIGN_MAX);
+            let seed = self.seed.wrapping_add(number << 32);
+            match cluster::run(&self.cast, &dir, seed, until).await {
+                Ok(outcome) => {
+                    report.add(&outcome);
+                    let found = &outcome.findings;
+                    println!(
+                        "nodes {number}: {} jobs acknowledged, {} violations",
+                        found.counts.acknowledged,
+                        found.violations.len()
+                    );
+                    for violation in found.violations.iter().take(SHOWN_MAX) {
+                        println!("  {violation}");
+                    }
+                    if found.violations.is_empty() && !self.is_kept {
+                        std::fs::remove_dir_all(&dir)?;
+                    }
+                }
+                Err(error) => {
+                    println!("nodes {number}: {error:#}");
+                    report.add_error(&error);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Trial;
+use super::{Several, Trial};
 use crate::call::Call;
 use crate::history::{Accepted, Answer, CancelWord, Key, Micros, ResultSeen, Status, What};
 use crate::journal::{Entry, Moment};
 use crate::receiver::{End, Telling};
+
+/// How long a process may take that stood still until it knows what others did meanwhile.
+const GOES_ON_WITHIN: Micros = 1_000_000;
 
 /// All jobs and tags.
 pub(super) struct Facts<'a> {
@@ -17,6 +20,7 @@ pub(super) struct Facts<'a> {
     /// The jobs that each tag was seen with.
     pub(super) tags: BTreeMap<&'a str, BTreeSet<i64>>,
     pub(super) ambiguous: u64,
+    several: Option<&'a Several>,
 }
 
 /// What is known of one job.
@@ -81,6 +85,7 @@ impl<'a> Facts<'a> {
             jobs: BTreeMap::new(),
             tags: BTreeMap::new(),
             ambiguous: 0,
+            several: trial.several.as_ref(),
         };
         for (process, journal) in trial.journals.iter().flatten().enumerate() {
             for entry in &journal.entries {
@@ -133,7 +138,25 @@ impl<'a> Facts<'a> {
     pub(super) fn kept_until(&self, job: &Job<'_>) -> Option<Micros> {
         let kept = self.call_of(job)?.kept_millis.saturating_mul(1_000);
         let ended = job.ended_from().or_else(|| self.submitted_from(job))?;
-        Some(ended.saturating_add(kept))
+        let until = ended.saturating_add(kept);
+        Some(until.saturating_sub(self.clocks_differ()))
+    }
+
+    /// By how much the clocks of servers may differ.
+    pub(super) fn clocks_differ(&self) -> Micros {
+        self.several.map_or(0, |several| several.clocks_differ)
+    }
+
+    /// Whether there was one server at a time.
+    pub(super) fn is_one_by_one(&self) -> bool {
+        self.several.is_none()
+    }
+
+    /// Whether a process stood still just before it did this, and so could not know what others did meanwhile.
+    pub(super) fn stood_still(&self, run: &Run<'_>) -> bool {
+        let standstills = self.several.iter().flat_map(|it| &it.standstills);
+        let mut its = standstills.filter(|it| it.process == run.process);
+        its.any(|it| (it.from..it.until + GOES_ON_WITHIN).contains(&run.entry.at))
     }
 
     fn job(&mut self, id: i64, tag: Option<&'a str>) -> &mut Job<'a> {

@@ -8,6 +8,8 @@ use crate::history::{
 use crate::journal::{Entry, Journal, Moment};
 use crate::receiver::{End, Telling};
 
+mod several;
+
 const SECOND: Micros = 1_000_000;
 
 /// A history in the making; each question takes a moment, and comes after the one before.
@@ -29,6 +31,7 @@ impl Story {
                 events: Vec::new(),
                 journals: Some(vec![first]),
                 tellings: Vec::new(),
+                several: None,
             },
         }
     }
