@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use kjob_proto::Text;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::{
-    Beat, CallbackState, CallbackTry, Claimed, ClaimedCallbacks, Expired, Filter, Finish, IdBlock,
-    Job, JobId, JobTag, Lease, MemoryStore, NewJob, Node, NodeId, Orphan, Owner, Page, Parts,
-    Phase, RouteId, Scheduler, SharedStore, Started, State, StepError, Store, StoreError,
+    Beat, CallbackState, CallbackTry, Claimed, ClaimedCallbacks, Expired, Filter, Finish, Hint,
+    IdBlock, Job, JobId, JobTag, Lease, MemoryStore, NewJob, Node, NodeId, Orphan, Owner, Page,
+    Parts, Phase, RouteId, Scheduler, SharedStore, Started, State, StepError, Store, StoreError,
     StoreUsage, Submitted, Timestamp, Waiting, WaitingCounts, Wanted, pattern_of,
 };
 
@@ -47,6 +48,8 @@ struct Book {
     nodes: BTreeMap<NodeId, Member>,
     /// Where each job was started last.
     runs: HashMap<JobId, NodeId>,
+    /// What handles are told by each other.
+    ears: Vec<Weak<Ears>>,
 }
 
 struct Member {
@@ -55,9 +58,27 @@ struct Member {
     alive_until: Instant,
 }
 
+#[derive(Default)]
+struct Ears {
+    work: Notify,
+    ends: Notify,
+    cancels: Notify,
+}
+
+impl Ears {
+    fn of(&self, hint: Hint) -> &Notify {
+        match hint {
+            Hint::Work => &self.work,
+            Hint::Ends => &self.ends,
+            Hint::Cancels => &self.cancels,
+        }
+    }
+}
+
 /// One handle on a [`MemoryCluster`].
 pub struct MemoryNode {
     shared: Arc<Shared>,
+    ears: Arc<Ears>,
     own: Mutex<Own>,
 }
 
@@ -93,8 +114,13 @@ impl MemoryCluster {
 
     /// Another handle, which is no node yet.
     pub fn handle(&self) -> MemoryNode {
+        let ears = Arc::<Ears>::default();
+        let book = self.shared.book.lock();
+        let mut book = book.unwrap_or_else(PoisonError::into_inner);
+        book.ears.push(Arc::downgrade(&ears));
         MemoryNode {
             shared: Arc::clone(&self.shared),
+            ears,
             own: Mutex::default(),
         }
     }
@@ -143,6 +169,16 @@ impl MemoryNode {
         let book = self.book();
         let member = book.nodes.get(&node)?;
         (Instant::now() < member.alive_until).then_some(node)
+    }
+
+    /// Tells the other handles.
+    fn say(&self, hint: Hint) {
+        let mut book = self.book();
+        book.ears.retain(|ears| ears.strong_count() > 0);
+        let others = book.ears.iter().filter_map(Weak::upgrade);
+        for ears in others.filter(|ears| !Arc::ptr_eq(ears, &self.ears)) {
+            ears.of(hint).notify_one();
+        }
     }
 
     fn starts_here(&self, id: JobId) {
@@ -340,6 +376,10 @@ impl SharedStore for MemoryNode {
             .collect())
     }
 
+    async fn hint(&self, hint: Hint) {
+        self.ears.of(hint).notified().await;
+    }
+
     fn waiting(&self, owner: &Owner) -> WaitingCounts {
         self.shared.store.waiting(owner)
     }
@@ -354,8 +394,10 @@ impl Store for MemoryNode {
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
         let id = job.header.id;
         let submitted = self.store()?.submit(job, start).await?;
-        if start && matches!(submitted, Submitted::Created(_)) {
-            self.starts_here(id);
+        match &submitted {
+            Submitted::Created(_) if start => self.starts_here(id),
+            Submitted::Created(_) => self.say(Hint::Work),
+            _ => {}
         }
         Ok(submitted)
     }
@@ -383,11 +425,21 @@ impl Store for MemoryNode {
         finish: Finish,
         at: Timestamp,
     ) -> Result<State, StepError> {
-        self.store()?.finish(id, lease, finish, at).await
+        let state = self.store()?.finish(id, lease, finish, at).await?;
+        self.say(match state.phase.is_terminal() {
+            true => Hint::Ends,
+            false => Hint::Work,
+        });
+        Ok(state)
     }
 
     async fn request_cancel(&self, id: JobId, at: Timestamp) -> Result<State, StepError> {
-        self.store()?.request_cancel(id, at).await
+        let state = self.store()?.request_cancel(id, at).await?;
+        self.say(match state.phase.is_terminal() {
+            true => Hint::Ends,
+            false => Hint::Cancels,
+        });
+        Ok(state)
     }
 
     async fn find(

@@ -78,12 +78,30 @@ pub trait SharedStore: Store {
     async fn watch(&self, ids: &[JobId], now: Timestamp)
     -> Result<Vec<(JobId, State)>, StoreError>;
 
+    /// Completes when another handle has said such a thing since this was last awaited. These are hints: any of
+    /// them may be lost, so whoever waits for one looks now and then all the same. By default there are none.
+    async fn hint(&self, hint: Hint) {
+        let _ = hint;
+        std::future::pending().await
+    }
+
     /// Those nodes that are alive, by rising id.
     async fn nodes(&self) -> Result<Vec<Node>, StoreError>;
 
     /// How many jobs wait to be started, on all nodes, in all and of `owner`. Answers from memory, so what
     /// others did may be missing for a second or so.
     fn waiting(&self, owner: &Owner) -> WaitingCounts;
+}
+
+/// What handles tell each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// There may be something to [claim](SharedStore::claim).
+    Work,
+    /// Jobs have ended that somebody may [watch](SharedStore::watch).
+    Ends,
+    /// A running job is to stop, of which the next [beat](SharedStore::beat) of its node tells.
+    Cancels,
 }
 
 /// A node, by a number that is never used again.

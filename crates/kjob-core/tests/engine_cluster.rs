@@ -509,6 +509,33 @@ async fn times_are_the_stores_whatever_a_node_takes_the_time_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_others_say_is_acted_upon_at_once() {
+    let cluster = MemoryCluster::at(T0);
+    let mut a = member(&cluster, once()).await;
+    let mut b = member(&cluster, once()).await;
+    // By now they look no more often than they have to.
+    sleep(Duration::from_secs(5)).await;
+    let began = Instant::now();
+    let runs = a.submit("1").await;
+    let waits = a.submit("2").await;
+    let (_on_a, on_b) = (a.run().await, b.run().await);
+    assert_eq!(on_b.id(), waits);
+    let end = a.wait(waits);
+    tokio::task::yield_now().await;
+    on_b.done();
+    assert_eq!(end.await.unwrap().state.phase, Phase::Done);
+    let caller = Caller::user(ann());
+    let cancelled = b.engine.cancel(&caller, &JobKey::Id(runs)).await.unwrap();
+    assert_eq!(cancelled, CancelOutcome::Cancelling);
+    assert_eq!(a.wait(runs).await.unwrap().state.phase, Phase::Cancelled);
+    assert!(
+        began.elapsed() < Duration::from_millis(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn budgets_count_what_waits_anywhere() {
     let cluster = MemoryCluster::at(T0);
     let (registry, runs) = one("/held", once(), true);

@@ -9,6 +9,7 @@ mod details;
 mod error;
 mod expiry;
 mod finish;
+mod hints;
 mod lanes;
 mod lookup;
 mod nodes;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Stop;
-use crate::{Beat, JobId, Lease, Phase, State, StoreError};
+use crate::{Beat, Hint, JobId, Lease, Phase, State, StoreError};
 
 /// Jobs that are taken over at a time.
 const TAKEN_OVER_MAX: usize = 256;
@@ -113,7 +113,10 @@ impl Inner {
                 Ok(Ok(None)) | Err(_) => return,
             }
             let until = cluster.trusted_until().unwrap_or(called);
-            sleep_until(until.min(called + cluster.config.beat_interval)).await;
+            tokio::select! {
+                () = sleep_until(until.min(called + cluster.config.beat_interval)) => {}
+                () = cluster.store.hint(Hint::Cancels) => {}
+            }
             if Instant::now() >= until {
                 return;
             }

@@ -13,7 +13,7 @@ use super::log::job_log;
 use super::room::Reservation;
 use super::run::Place;
 use crate::{
-    Claimed, Finish, Header, OnInterrupt, Orphan, Parts, Phase, RouteId, Started, State,
+    Claimed, Finish, Header, Hint, OnInterrupt, Orphan, Parts, Phase, RouteId, Started, State,
     StoreError, Wanted,
 };
 
@@ -68,6 +68,7 @@ pub(super) async fn claim(inner: Arc<Inner>) {
         }
         tokio::select! {
             () = work => {}
+            () = cluster.store.hint(Hint::Work) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

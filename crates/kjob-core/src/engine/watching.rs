@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Live;
-use crate::{Job, JobId, Parts, StoreError};
+use crate::{Hint, Job, JobId, Parts, StoreError};
 
 /// The jobs that are looked at.
 #[derive(Debug, Default)]
@@ -145,6 +145,7 @@ pub(super) async fn keep_watch(inner: Arc<Inner>) {
         drop(watched);
         tokio::select! {
             () = &mut more => pause = least,
+            () = cluster.store.hint(Hint::Ends) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

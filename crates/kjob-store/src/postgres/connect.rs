@@ -9,6 +9,7 @@ use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::error::sql;
+use super::hints::{self, Hints};
 use super::tls::MakeTls;
 use super::{OpenError, PostgresOptions, tls};
 
@@ -88,6 +89,21 @@ impl Connector {
             .spawn(async move { connector.here(purpose).await });
         // It ends early only with the runtime, so with the store.
         connecting.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Hears what other handles say, over a connection of its own, until that ends. On our runtime.
+    pub(crate) async fn attend(&self, hints: &Hints, own: i64) -> Result<(), StoreError> {
+        let failed = sql("connect to the database");
+        match &self.tls {
+            Some(tls) => {
+                let made = self.config.connect(tls.clone()).await.map_err(failed)?;
+                hints::attend(made.0, made.1, hints, own).await
+            }
+            None => {
+                let made = self.config.connect(NoTls).await.map_err(failed)?;
+                hints::attend(made.0, made.1, hints, own).await
+            }
+        }
     }
 
     async fn here(&self, purpose: Purpose) -> Result<Client, StoreError> {

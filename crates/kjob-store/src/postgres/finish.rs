@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_core::{
-    Event, Finish, JobId, Lease, OnInterrupt, Owner, Phase, State, StepError, StoreError, Timestamp,
+    Event, Finish, Hint, JobId, Lease, OnInterrupt, Owner, Phase, State, StepError, StoreError,
+    Timestamp,
 };
 use kjob_proto::Text;
 
@@ -346,10 +347,10 @@ impl Shared {
                             ..Change::default()
                         },
                     );
-                    state
-                        .not_before
-                        .into_iter()
-                        .for_each(|at| self.ripens_at(at));
+                    match state.not_before {
+                        Some(at) => self.ripens_at(at),
+                        None => self.hints.say(Hint::Work),
+                    }
                     return Ok(state);
                 }
                 match self.why_not(id, event, at).await? {
@@ -377,6 +378,7 @@ impl Shared {
     ) -> Result<State, StepError> {
         for _ in 0..TRIES_MAX {
             if let Some(state) = self.gathering.ask(CancelRun { id }).await? {
+                self.hints.say(Hint::Cancels);
                 return Ok(state?);
             }
             if let Some(ended) = self.gathering.ask(End::of_waiting(id, at)).await? {
@@ -400,6 +402,7 @@ impl Shared {
             waiting: -i64::from(ended.waited),
         };
         self.usage.add(&ended.owner, change);
+        self.hints.say(Hint::Ends);
     }
 }
 

@@ -7,6 +7,7 @@ use kjob_core::StoreError;
 
 use super::PostgresOptions;
 use super::claim::Claims;
+use super::hints::Hints;
 use super::lanes::Gathering;
 use super::nodes::Membership;
 use super::session::{Link, Params};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     /// For what is made of several statements; held by one at a time.
     pub(crate) maintenance: tokio::sync::Mutex<Link>,
     pub(crate) claims: Claims,
+    pub(crate) hints: Hints,
     /// From when on there may be delayed jobs whose time has come.
     pub(crate) ripe_at: AtomicI64,
     next_reader: AtomicU64,
@@ -59,6 +61,7 @@ impl Shared {
             writer,
             maintenance: tokio::sync::Mutex::new(maintenance),
             claims: Claims::default(),
+            hints: Hints::default(),
             ripe_at: AtomicI64::new(i64::MIN),
             next_reader: AtomicU64::new(0),
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kjob_core::{
-    Beat, Claimed, JobId, Lease, Node, NodeId, Orphan, Owner, SharedStore, State, StoreError,
+    Beat, Claimed, Hint, JobId, Lease, Node, NodeId, Orphan, Owner, SharedStore, State, StoreError,
     Timestamp, WaitingCounts, Wanted, pattern_of,
 };
 use kjob_proto::Text;
@@ -165,11 +165,16 @@ impl SharedStore for PostgresStore {
 
     async fn nodes(&self) -> Result<Vec<Node>, StoreError> {
         let rows = self.shared.query("look at nodes", NODES, &[]).await?;
+        self.shared.hints.set_others(rows.len() > 1);
         let read = |row: &Row| {
             let id = NodeId(row.get(0));
             text(row.get(1)).map(|url| Node { id, url })
         };
         rows.iter().map(read).collect()
+    }
+
+    async fn hint(&self, hint: Hint) {
+        self.shared.hints.hear(hint).await;
     }
 
     fn waiting(&self, owner: &Owner) -> WaitingCounts {

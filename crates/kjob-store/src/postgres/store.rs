@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::connect::{Connector, Purpose};
+use super::hints;
 use super::lanes::Lane;
 use super::session::Link;
 use super::shared::{SHARDS, Shared};
@@ -88,6 +89,9 @@ impl PostgresStore {
         });
         background.lanes(running.collect());
         background.runtime.spawn(look_around(Arc::clone(&shared)));
+        background.runtime.spawn(hints::speak(Arc::clone(&shared)));
+        let listening = hints::listen(Arc::clone(&shared), connector.clone());
+        background.runtime.spawn(listening);
         Ok(Self { shared, background })
     }
 
@@ -284,6 +288,7 @@ impl Store for PostgresStore {
             return Ok(());
         }
         self.shared.gathering.close();
+        self.shared.hints.close();
         self.background.idle().await;
         self.shared.release_callbacks().await?;
         self.shared.fold_own_usage().await?;
@@ -297,6 +302,7 @@ impl Store for PostgresStore {
 impl Drop for PostgresStore {
     fn drop(&mut self) {
         self.shared.gathering.close();
+        self.shared.hints.close();
     }
 }
 

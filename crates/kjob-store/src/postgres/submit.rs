@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use kjob_core::{
-    Event, Header, JobId, NewJob, Phase, State, StoreError, Submitted, Timestamp, Transition, apply,
+    Event, Header, Hint, JobId, NewJob, Phase, State, StoreError, Submitted, Timestamp, Transition,
+    apply,
 };
 use tokio_postgres::types::ToSql;
 
@@ -247,8 +248,10 @@ impl Shared {
                     waiting: i64::from(waits),
                 },
             );
-            if let Some(at) = not_before {
-                self.ripens_at(at);
+            match not_before {
+                Some(at) => self.ripens_at(at),
+                None if waits => self.hints.say(Hint::Work),
+                None => {}
             }
         }
         Ok(done)

@@ -11,6 +11,7 @@
 mod conformance;
 mod faults;
 mod guards;
+mod hints;
 mod jobs;
 mod schema;
 mod sharing;

@@ -13,20 +13,20 @@ use kjob_store::postgres::PostgresStore;
 use crate::jobs::{at, done, id, job};
 use crate::support::Schema;
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Long enough that nothing ages.
 const AGEING: Duration = Duration::from_secs(1_000_000);
 
 /// A database with nodes on it.
-struct Cluster {
+pub(crate) struct Cluster {
     schema: Schema,
-    nodes: Vec<PostgresStore>,
+    pub(crate) nodes: Vec<PostgresStore>,
 }
 
 impl Cluster {
     /// So many nodes, joined, whose leases last.
-    async fn of(count: usize) -> Self {
+    pub(crate) async fn of(count: usize) -> Self {
         let schema = Schema::new();
         schema.prepare(true);
         let mut nodes = Vec::new();
@@ -70,7 +70,7 @@ async fn queued(node: &PostgresStore, tag: &str, owner: &str, priority: u8) -> J
     id
 }
 
-async fn running(node: &PostgresStore, tag: &str) -> (JobId, Lease) {
+pub(crate) async fn running(node: &PostgresStore, tag: &str) -> (JobId, Lease) {
     let id = id(node).await;
     let done = node.submit(job(id, tag, "ann"), true).await.unwrap();
     let Submitted::Created(State { lease, .. }) = done else {
