@@ -37,7 +37,8 @@ pub use phase::{BadStatus, Phase, Status};
 pub use query::{BadQueryId, QueryId, TraceParent};
 pub use scheduler::{RouteId, Scheduler, Waiting};
 pub use shared_store::{
-    Beat, Claimed, Hint, Node, NodeId, Orphan, SharedStore, WaitingCounts, Wanted, pattern_of,
+    Beat, Claimed, Hint, Node, NodeId, Orphan, SharedStore, UNSERVED_AFTER, WaitingCounts, Wanted,
+    pattern_of,
 };
 pub use state::{Age, End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
 pub use store::{

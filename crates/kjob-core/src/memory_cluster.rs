@@ -14,7 +14,7 @@ use crate::{
     Beat, CallbackState, CallbackTry, Claimed, ClaimedCallbacks, Expired, Filter, Finish, Hint,
     IdBlock, Job, JobId, JobTag, Lease, MemoryStore, NewJob, Node, NodeId, Orphan, Owner, Page,
     Parts, Phase, RouteId, Scheduler, SharedStore, Started, State, StepError, Store, StoreError,
-    StoreUsage, Submitted, Timestamp, Waiting, WaitingCounts, Wanted, pattern_of,
+    StoreUsage, Submitted, Timestamp, UNSERVED_AFTER, Waiting, WaitingCounts, Wanted, pattern_of,
 };
 
 /// What [`MemoryNode`]s share. Its clock goes with the time of the runtime, which tests may pause.
@@ -87,6 +87,8 @@ struct Own {
     node: Option<NodeId>,
     patterns: Vec<Text>,
     is_cut: bool,
+    /// How long reads take to reach the store, and answers to ends to come back.
+    delays: (Duration, Duration),
 }
 
 impl Default for MemoryCluster {
@@ -137,6 +139,11 @@ impl MemoryNode {
     /// Has every call of this handle fail from now on, as if the way to the store were cut; or no longer.
     pub fn set_cut(&self, is_cut: bool) {
         self.own().is_cut = is_cut;
+    }
+
+    /// Has reads take so long to reach the store, and answers to ends so long to come back, as over a slow way.
+    pub fn set_slow(&self, reads: Duration, ends: Duration) {
+        self.own().delays = (reads, ends);
     }
 
     /// The node that it is, if it is one still by its own book.
@@ -306,14 +313,21 @@ impl SharedStore for MemoryNode {
         let running = running
             .iter()
             .filter(|job| job.state.phase != Phase::Queued);
+        let patterns = self.own().patterns.clone();
         let mut orphans = Vec::new();
         for job in running {
+            let is_served = pattern_of(&patterns, &job.endpoint).is_some();
             let mut book = self.book();
-            let is_alive = book.runs.get(&job.id).is_none_or(|node| {
+            let is_others = book.runs.get(&job.id).is_none_or(|node| {
                 let member = book.nodes.get(node);
-                member.is_some_and(|member| Instant::now() < member.alive_until)
+                let wait = if is_served {
+                    Duration::ZERO
+                } else {
+                    UNSERVED_AFTER
+                };
+                member.is_some_and(|member| Instant::now() < member.alive_until + wait)
             });
-            if is_alive || orphans.len() == limit {
+            if is_others || orphans.len() == limit {
                 continue;
             }
             if let Some(job) = self.shared.store.take_over(job.id, now)? {
@@ -430,6 +444,8 @@ impl Store for MemoryNode {
             true => Hint::Ends,
             false => Hint::Work,
         });
+        let (_, ends) = self.own().delays;
+        tokio::time::sleep(ends).await;
         Ok(state)
     }
 
@@ -457,6 +473,8 @@ impl Store for MemoryNode {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
+        let (reads, _) = self.own().delays;
+        tokio::time::sleep(reads).await;
         self.store()?.get(id, parts, now).await
     }
 

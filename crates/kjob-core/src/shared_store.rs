@@ -68,6 +68,9 @@ pub trait SharedStore: Store {
 
     /// Takes over up to `limit` jobs that run on nodes whose leases have ended. Each goes to one node
     /// alone, which ends its run by its route's rule with the lease it is given here.
+    ///
+    /// Jobs go to nodes that [serve](Self::serve) their endpoint, as others do not know the rule of their route. What
+    /// is left [`UNSERVED_AFTER`] the end of the lease goes to any node, as there may be none.
     async fn take_over(&self, limit: usize) -> Result<Vec<Orphan>, StoreError>;
 
     /// All jobs that run on this node. An engine that had no answer to a start or a claim, and so cannot know
@@ -92,6 +95,9 @@ pub trait SharedStore: Store {
     /// others did may be missing for a second or so.
     fn waiting(&self, owner: &Owner) -> WaitingCounts;
 }
+
+/// How long jobs of a node that is gone are left to nodes that serve their endpoints.
+pub const UNSERVED_AFTER: Duration = Duration::from_secs(60);
 
 /// What handles tell each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,7 +118,7 @@ impl Cluster {
 }
 
 impl Engine {
-    /// Starts an engine that is one of several on a store. Each node is to have the same routes.
+    /// Starts an engine that is one of several on a store.
     ///
     /// It joins as a node, runs what is submitted to it and what it claims of all that waits, takes over
     /// from nodes whose lease has ended, and answers for all jobs. All times of jobs are of the store's

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kjob_core::{
     Beat, Claimed, Hint, JobId, Lease, Node, NodeId, Orphan, Owner, SharedStore, State, StoreError,
-    Timestamp, WaitingCounts, Wanted, pattern_of,
+    Timestamp, UNSERVED_AFTER, WaitingCounts, Wanted, pattern_of,
 };
 use kjob_proto::Text;
 use tokio_postgres::Row;
@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use super::PostgresStore;
 use super::error::corrupt;
 use super::row::{LIVE, columns, header, state, text};
+use super::session::Params;
 use super::shared::Shared;
 use crate::values::millis;
 
@@ -36,13 +37,22 @@ const BEAT: &str = "WITH renewed AS (
 const BURY: &str =
     "UPDATE kjob_nodes SET is_gone = true WHERE NOT is_gone AND alive_until <= now()";
 
+/// Whether this node serves the endpoint of a job: by its name, or by what it begins with (42 is an asterisk).
+const SERVED: &str = "EXISTS (SELECT 1 FROM unnest($3::bytea[]) AS p(pattern)
+    WHERE p.pattern = l.endpoint OR length(p.pattern) > 0
+        AND get_byte(p.pattern, length(p.pattern) - 1) = 42
+        AND substring(l.endpoint FROM 1 FOR length(p.pattern) - 1)
+            = substring(p.pattern FROM 1 FOR length(p.pattern) - 1))";
+
 static TAKE_OVER: LazyLock<String> = LazyLock::new(|| {
+    let long = millis(UNSERVED_AFTER);
     format!(
         "WITH picked AS (
             SELECT l.id FROM kjob_nodes n JOIN kjob_live l ON l.node = n.id AND l.phase > 0
             WHERE n.is_gone AND EXISTS (
                 SELECT 1 FROM kjob_nodes WHERE id = $1 AND NOT is_gone AND alive_until > now()
             )
+            AND (n.alive_until < now() - {long} * interval '1 millisecond' OR {SERVED})
             LIMIT $2 FOR UPDATE OF l SKIP LOCKED
         )
         UPDATE kjob_live l SET lease = LEAST(l.lease + 1, 4294967295), node = $1
@@ -137,7 +147,10 @@ impl SharedStore for PostgresStore {
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         shared.write(doing, BURY, &[]).await?;
-        let rows = shared.write(doing, &TAKE_OVER, &[&node, &limit]).await?;
+        let patterns = shared.membership.patterns();
+        let patterns: Vec<&[u8]> = patterns.iter().map(|it| &it.as_bytes()[..]).collect();
+        let params: Params<'_> = &[&node, &limit, &patterns];
+        let rows = shared.write(doing, &TAKE_OVER, params).await?;
         if rows.is_empty() {
             shared.write(doing, FORGET, &[]).await?;
         }

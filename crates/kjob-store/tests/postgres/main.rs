@@ -16,3 +16,4 @@ mod jobs;
 mod schema;
 mod sharing;
 mod support;
+mod unserved;

@@ -20,7 +20,7 @@ const AGEING: Duration = Duration::from_secs(1_000_000);
 
 /// A database with nodes on it.
 pub(crate) struct Cluster {
-    schema: Schema,
+    pub(crate) schema: Schema,
     pub(crate) nodes: Vec<PostgresStore>,
 }
 
@@ -56,7 +56,7 @@ async fn stopping(node: &PostgresStore) -> Vec<(JobId, Lease)> {
     }
 }
 
-async fn join(node: &PostgresStore, number: usize) -> i64 {
+pub(crate) async fn join(node: &PostgresStore, number: usize) -> i64 {
     let url = Text::from(format!("http://{number}"));
     node.join(&url, MINUTE).await.unwrap().0
 }
