@@ -536,6 +536,23 @@ async fn what_others_say_is_acted_upon_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_is_answered_when_the_job_has_ended_also_if_it_began_here_meanwhile() {
+    let cluster = MemoryCluster::at(T0);
+    let mut a = member(&cluster, once()).await;
+    a.submit("1").await;
+    let waits = a.submit("2").await;
+    let tenths = |count: u32| Duration::from_millis(100) * count;
+    a.handle.set_slow(tenths(2), tenths(4));
+    // Its place is free once that is answered, and by then somebody waits for the next.
+    a.run().await.done();
+    sleep(tenths(3)).await;
+    let end = a.wait(waits);
+    // What the wait finds in the store has ended, and what it finds here has not.
+    a.run().await.done();
+    assert_eq!(end.await.unwrap().state.phase, Phase::Done);
+}
+
+#[tokio::test(start_paused = true)]
 async fn budgets_count_what_waits_anywhere() {
     let cluster = MemoryCluster::at(T0);
     let (registry, runs) = one("/held", once(), true);

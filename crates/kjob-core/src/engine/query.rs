@@ -238,7 +238,11 @@ impl Inner {
             Some(live) => live,
             None => match self.woken(caller, key).await? {
                 Some(live) => live,
-                None => return Ok(None),
+                // It may have come into memory and run meanwhile, and its end be heard of only soon.
+                None => match self.live(caller, key) {
+                    Some(live) => live,
+                    None => return Ok(None),
+                },
             },
         };
         tokio::select! {
