@@ -23,6 +23,9 @@ const LARGE: usize = 64 << 10;
 /// How many connections load a server with large payloads, and peers.
 pub(crate) const SOME: usize = 32;
 
+/// How many load what gets faster by them.
+pub(crate) const MANY: usize = 256;
+
 /// How many jobs are there, at least, for gets to choose from.
 const FINISHED_MIN: usize = 4_096;
 

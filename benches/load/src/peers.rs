@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::cases::{Case, SMALL, SOME, Whose, detail};
+use crate::cases::{Case, MANY, SMALL, SOME, Whose, detail};
 use crate::generator::Pace;
 use crate::sample::Sample;
 
@@ -55,6 +55,12 @@ const SCENARIOS: [(&str, Task, usize); 3] = [
     ("together", Task::Lives, SOME),
 ];
 
+/// Those of peers in which many share what each costs.
+const WITH_MANY: [(&str, Task, usize); 2] = [
+    ("submit", Task::Submits, MANY),
+    ("together", Task::Lives, MANY),
+];
+
 /// Each scenario with jobs that are durable, in the mode of this name, and with jobs that are not.
 fn in_both_modes(
     program: &'static str,
@@ -77,6 +83,15 @@ fn in_all_scenarios(
     mode: &'static str,
     measure: impl Fn(&Path, Task, usize, Pace) -> Result<Sample> + 'static,
 ) -> Vec<Case> {
+    in_scenarios(&SCENARIOS, program, mode, measure)
+}
+
+fn in_scenarios(
+    scenarios: &[(&'static str, Task, usize)],
+    program: &'static str,
+    mode: &'static str,
+    measure: impl Fn(&Path, Task, usize, Pace) -> Result<Sample> + 'static,
+) -> Vec<Case> {
     let measure = Rc::new(measure);
     let case = |(scenario, task, connections)| {
         let measure = Rc::clone(&measure);
@@ -89,5 +104,5 @@ fn in_all_scenarios(
             measure: Box::new(move |home, pace| measure(home, task, connections, pace)),
         }
     };
-    SCENARIOS.into_iter().map(case).collect()
+    scenarios.iter().copied().map(case).collect()
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use kjob_test_postgres::{Cluster, Settings};
 
-use super::{Task, in_all_scenarios, script};
+use super::{SCENARIOS, Task, WITH_MANY, in_scenarios, script};
 use crate::cases::{Case, Kjob, SMALL};
 use crate::generator::Pace;
 use crate::kjob::{self, Life, Submit, Tags};
@@ -18,7 +18,7 @@ pub(crate) const GRAPHILE_WORKER: &str = "graphile-worker";
 pub(crate) const NODES: &str = "kjob over PostgreSQL";
 
 /// Lanes, and what looks after them.
-const CONNECTIONS: &str = "max_connections=200";
+const CONNECTIONS: &str = "max_connections=600";
 
 pub(crate) fn pg_boss(installed: &Path) -> Vec<Case> {
     cases(PG_BOSS, installed)
@@ -30,7 +30,7 @@ pub(crate) fn graphile_worker(installed: &Path) -> Vec<Case> {
 
 fn cases(peer: &'static str, installed: &Path) -> Vec<Case> {
     let installed: PathBuf = installed.to_owned();
-    in_all_scenarios(peer, "", move |home, task, count, pace| {
+    in_scenarios(&all(), peer, "", move |home, task, count, pace| {
         measure(peer, &installed, home, task, count, pace)
     })
 }
@@ -52,21 +52,31 @@ fn measure(
 /// Two nodes of kjob-server over a cluster like that of the others.
 pub(crate) fn nodes(kjob: &Kjob) -> Vec<Case> {
     let program = kjob.program.clone();
-    in_all_scenarios(NODES, "two nodes", move |home, task, count, pace| {
-        let postgres = start(home)?;
-        let servers = kjob::start_nodes(&program, home, &postgres.url(), 2)?;
-        let payload = kjob::payload(SMALL);
-        match task {
-            Task::Submits => {
-                let submits = (0..count).map(|_| Submit::new(&payload, Tags::Server));
-                sample_all(&servers, submits.collect::<Result<_>>()?, pace)
+    in_scenarios(
+        &all(),
+        NODES,
+        "two nodes",
+        move |home, task, count, pace| {
+            let postgres = start(home)?;
+            let servers = kjob::start_nodes(&program, home, &postgres.url(), 2)?;
+            let payload = kjob::payload(SMALL);
+            match task {
+                Task::Submits => {
+                    let submits = (0..count).map(|_| Submit::new(&payload, Tags::Server));
+                    sample_all(&servers, submits.collect::<Result<_>>()?, pace)
+                }
+                Task::Lives => {
+                    let lives = (0..count).map(|_| Life::new(&payload)).collect();
+                    sample_all(&servers, lives, pace)
+                }
             }
-            Task::Lives => {
-                let lives = (0..count).map(|_| Life::new(&payload)).collect();
-                sample_all(&servers, lives, pace)
-            }
-        }
-    })
+        },
+    )
+}
+
+/// With some connections as all peers, and with many, as commits of several may go together.
+fn all() -> Vec<(&'static str, Task, usize)> {
+    SCENARIOS.into_iter().chain(WITH_MANY).collect()
 }
 
 fn start(home: &Path) -> Result<Cluster> {
