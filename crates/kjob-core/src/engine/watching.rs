@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::Inner;
 use super::cluster::Cluster;
@@ -77,7 +78,7 @@ impl Inner {
 
     /// Looks at all of them; whether there was news.
     async fn look_from_afar(
-        &self,
+        self: &Arc<Self>,
         cluster: &Cluster,
         watched: &[Arc<Live>],
     ) -> Result<bool, StoreError> {
@@ -85,6 +86,8 @@ impl Inner {
         let states = self.step(cluster.store.watch(&ids, self.now())).await?;
         let states: BTreeMap<_, _> = states.into_iter().collect();
         let mut is_news = false;
+        // What came of them is fetched all at once: one after the other they would wait for each other.
+        let mut fetching = JoinSet::new();
         for live in watched.iter().filter(|live| !live.is_local()) {
             let id = live.header.id;
             match states.get(&id) {
@@ -95,26 +98,38 @@ impl Inner {
                 // It has ended, or is gone.
                 _ => {
                     is_news = true;
-                    let get = self.store.get(id, Parts::RESULT, self.now());
-                    match self.step(get).await? {
-                        Some(Job {
-                            state,
-                            ending: Some(ending),
-                            ..
-                        }) => {
-                            live.end(state, ending);
-                            self.table.remove(live);
-                        }
-                        Some(job) => drop(live.observe(job.state)),
-                        None => {
-                            self.table.remove(live);
-                            live.void();
-                        }
-                    }
+                    let (inner, live) = (self.clone(), live.clone());
+                    fetching.spawn(async move { inner.end_from_afar(&live).await });
                 }
             }
         }
-        Ok(is_news)
+        let mut fetched = Ok(());
+        while let Some(done) = fetching.join_next().await {
+            // That of a task which panicked is looked at again.
+            fetched = fetched.and(done.unwrap_or(Ok(())));
+        }
+        fetched.map(|()| is_news)
+    }
+
+    /// Tells those who wait for a job of another node what came of it.
+    async fn end_from_afar(&self, live: &Arc<Live>) -> Result<(), StoreError> {
+        let get = self.store.get(live.header.id, Parts::RESULT, self.now());
+        match self.step(get).await? {
+            Some(Job {
+                state,
+                ending: Some(ending),
+                ..
+            }) => {
+                live.end(state, ending);
+                self.table.remove(live);
+            }
+            Some(job) => drop(live.observe(job.state)),
+            None => {
+                self.table.remove(live);
+                live.void();
+            }
+        }
+        Ok(())
     }
 }
 
