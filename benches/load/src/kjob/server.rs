@@ -10,6 +10,9 @@ use crate::process::{Server, announced};
 /// Nothing is refused for want of room while a load lasts.
 const QUEUED_MAX: &str = "100000000";
 
+/// Jobs that a node runs at once: as many as are in flight at most, as peers are set up too.
+const WORKERS: &str = "256";
+
 /// Starts it on an empty directory or, with jobs in it, on those.
 ///
 /// # Errors
@@ -40,7 +43,7 @@ pub(crate) fn start_nodes(
         let home = home.join(format!("node-{number}"));
         std::fs::create_dir(&home)?;
         let mut command = command(program);
-        command.args(["--store", database]);
+        command.args(["--store", database, "--workers", WORKERS]);
         announced(listening(command), &home)
     };
     (1..=count).map(node).collect()

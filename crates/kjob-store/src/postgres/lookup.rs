@@ -61,16 +61,13 @@ const FIND_BY_CARRIED_ID: &str = "SELECT l.id FROM kjob_live l
     SELECT e.id FROM kjob_ended e
     WHERE e.id = $1 AND e.owner = $3 AND e.tag = $4 AND NOT e.is_tag_given AND e.expires_at > $2";
 
-/// The states of the jobs `$1` that are there at `$2`.
-static STATES: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "SELECT {live} FROM kjob_live l WHERE l.id = ANY ($1)
-        UNION ALL
-        SELECT {ended} FROM {ENDED_FROM} WHERE e.id = ANY ($1) AND e.expires_at > $2",
-        live = columns(LIVE, "NULL::bytea", ""),
-        ended = columns(ENDED, "NULL::bytea", "NULL::bytea"),
-    )
-});
+/// The states of the jobs `$1` that are there at `$2`: the columns that a state is read of.
+const STATES: &str =
+    "SELECT l.id, l.phase, l.progress, l.attempt, l.lease, l.not_before, l.started_at, NULL::bigint
+    FROM kjob_live l WHERE l.id = ANY ($1)
+    UNION ALL
+    SELECT e.id, e.phase, e.progress, e.attempt, e.lease, NULL, e.started_at, e.ended_at
+    FROM kjob_ended e WHERE e.id = ANY ($1) AND e.expires_at > $2";
 
 impl Shared {
     /// Whom the name of a job belongs to that is to be stored.
@@ -140,7 +137,7 @@ impl Shared {
     ) -> Result<Vec<(JobId, State)>, StoreError> {
         let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
         let now = now.as_millis();
-        let rows = self.query("look at jobs", &STATES, &[&ids, &now]).await?;
+        let rows = self.query("look at jobs", STATES, &[&ids, &now]).await?;
         rows.iter()
             .filter_map(|row| {
                 let id = JobId::new(row.get(0))?;
