@@ -23,7 +23,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::job_list;
     use crate::job_options;
     use crate::ordinary::Resource;
     use crate::refusal::Kind;
@@ -102,7 +101,7 @@ mod tests {
             .iter()
             .filter_map(|it| it["name"].as_str())
             .collect();
-        assert_eq!(parameters, BTreeSet::from(job_list::NAMES));
+        assert_eq!(parameters, BTreeSet::from(crate::ordinary::list::NAMES));
     }
 
     /// Whatever an operation may refuse with is among its responses, and nothing else is.
