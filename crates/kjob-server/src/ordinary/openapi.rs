@@ -59,6 +59,11 @@ mod tests {
             "/jobs/7/result",
             "/jobs/7/events",
             "/jobs/7/progress",
+            "/jobs/7/payload",
+            "/jobs/7/log",
+            "/jobs/events",
+            "/console/me",
+            "/console/history",
             "/openapi.json",
         ] {
             let resource = Resource::at(path).unwrap();
