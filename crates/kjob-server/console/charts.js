@@ -40,7 +40,8 @@ export function Chart({ title, unit, series, begin, slotMs, format, formatTick =
     else return;
     event.preventDefault();
   };
-  const shown = at ?? slots - 1;
+  const known = series[0].values.findLastIndex((value) => value !== null);
+  const shown = at ?? (known < 0 ? slots - 1 : known);
   const words = series.map(({ name, values }) => `${name} ${told(values[shown], format)}`).join(", ");
   return html`<figure class="chart">
     <figcaption><h2>${title} <span class="unit">${unit}</span></h2>

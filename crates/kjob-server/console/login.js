@@ -32,7 +32,7 @@ export function Login({ why }) {
       ? html`<label key="token">Token<input name="token" type="password" required autocomplete="off" autofocus /></label>`
       : html`<label key="name">Name<input name="name" required autocomplete="username" spellcheck=${false} autofocus /></label>
           <label key="password">Password<input name="password" type="password" required autocomplete="current-password" /></label>`}
-    <label class="check"><input name="keep" type="checkbox" /> <span>Stay logged in in this tab, also after a reload</span></label>
+    <label class="check"><input name="keep" type="checkbox" /> <span>Stay logged in until this tab is closed</span></label>
     ${problem && html`<p class="problem" role="alert">${problem}</p>`}
     <button type="submit" class="main" disabled=${isSending}>${isSending ? "Logging in …" : "Log in"}</button>
   </form></main>`;

@@ -79,7 +79,9 @@ function Tiles({ told }) {
 
 function Charts({ told, at, onAt }) {
   const common = { begin: told.begin * 1000, slotMs: told.slot_seconds * 1000, at, onAt };
-  const rate = (name) => told[name].map((value) => (value === null ? null : value / told.slot_seconds));
+  // The last slot has only begun, so nothing can be said of how much there is in a second of it.
+  const isBegun = (slot) => slot === told.submitted.length - 1;
+  const rate = (name) => told[name].map((value, slot) => (value === null || isBegun(slot) ? null : value / told.slot_seconds));
   const line = (name, className, values) => ({ name, className, values });
   return html`<div class="charts">
     <${Chart} ...${common} title="Throughput" unit="jobs a second" format=${short} series=${[
