@@ -156,6 +156,8 @@ macro_rules! store_conformance {
             reads::live_gives_what_it_takes_to_queue,
             reads::list_keeps_to_each_filter,
             reads::list_comes_in_pages_that_lead_to_the_end,
+            reads::list_gives_the_newest_first_if_asked,
+            reads::list_keeps_to_the_time_of_the_submit,
             reads::list_gives_no_bytes,
             reads::list_of_live_jobs_survives_reopening,
             retention::a_job_is_gone_at_the_moment_it_expires,

@@ -42,8 +42,8 @@ pub use shared_store::{
 };
 pub use state::{Age, End, Event, Lease, OnInterrupt, Refused, State, Transition, apply};
 pub use store::{
-    Difference, Expired, Filter, Finish, LiveJob, LivePage, Page, Parts, Started, StepError, Store,
-    StoreError, StoreUsage, Submitted, Usage,
+    Difference, Expired, Filter, Finish, LiveJob, LivePage, Order, Page, Parts, Started, StepError,
+    Store, StoreError, StoreUsage, Submitted, Usage,
 };
 pub use tag::{JobTag, TagError};
 pub use time::{Clock, Timestamp};

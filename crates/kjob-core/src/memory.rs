@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::{
     CallbackQueue, CallbackState, CallbackTry, ClaimedCallbacks, Difference, Ending, Event,
-    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Owner, Page, Parts, Phase,
-    Refused, Started, State, StepError, Store, StoreError, StoreUsage, Submitted, TagReuse,
+    Expired, Filter, Finish, IdBlock, Job, JobId, JobTag, Lease, NewJob, Order, Owner, Page, Parts,
+    Phase, Refused, Started, State, StepError, Store, StoreError, StoreUsage, Submitted, TagReuse,
     Timestamp, Transition, Usage, apply,
 };
 
@@ -237,12 +237,14 @@ impl Store for MemoryStore {
 
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         let inner = self.open()?;
-        let lower = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut matching = inner
-            .jobs
-            .range((lower, Bound::Unbounded))
-            .map(|(_, job)| job)
-            .filter(|job| !expired(job, now) && filter.matches(job));
+        let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let beyond: Box<dyn Iterator<Item = &Job> + Send> = match filter.order {
+            Order::OldestFirst => Box::new(inner.jobs.range((after, Bound::Unbounded)).map(value)),
+            Order::NewestFirst => {
+                Box::new(inner.jobs.range((Bound::Unbounded, after)).rev().map(value))
+            }
+        };
+        let mut matching = beyond.filter(|job| !expired(job, now) && filter.matches(job));
         let jobs: Vec<_> = matching
             .by_ref()
             .take(filter.limit.max(1))
@@ -414,6 +416,10 @@ impl Inner {
             self.by_owner.remove(owner);
         }
     }
+}
+
+fn value<'a>((_, job): (&JobId, &'a Job)) -> &'a Job {
+    job
 }
 
 fn expired(job: &Job, now: Timestamp) -> bool {

@@ -89,8 +89,8 @@ pub async fn purge(
         owner: purge.owner.clone(),
         statuses: purge.ended_statuses(),
         endpoint: purge.endpoint.as_ref().and_then(EndpointPattern::exact),
-        after: None,
         limit: PAGE_JOBS,
+        ..Filter::ALL
     };
     if filter.statuses.is_empty() {
         return Ok(purged);

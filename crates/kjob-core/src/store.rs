@@ -104,7 +104,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         }
     }
 
-    /// Jobs in the order of their ids, without payloads and results.
+    /// Jobs in the order that the filter says, without payloads and results.
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError>;
 
     /// Jobs that have not ended, in the order of their ids, with no more than it takes to queue them. A
@@ -116,11 +116,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         now: Timestamp,
     ) -> Result<LivePage, StoreError> {
         let filter = Filter {
-            owner: None,
             statuses: vec![Status::Running],
-            endpoint: None,
             after,
             limit,
+            ..Filter::ALL
         };
         let page = self.list(&filter, now).await?;
         let lives = page.jobs.into_iter().map(|job| LiveJob {
@@ -326,13 +325,50 @@ pub struct Filter {
     pub statuses: Vec<Status>,
     /// Only calls of this endpoint.
     pub endpoint: Option<Text>,
-    /// Only ids above this one.
+    /// Only those submitted at this moment or later.
+    pub since: Option<Timestamp>,
+    /// Only those submitted before this moment.
+    pub until: Option<Timestamp>,
+    /// Which come first.
+    pub order: Order,
+    /// Only ids beyond this one, in that order.
     pub after: Option<JobId>,
     /// At most this many, at least one.
     pub limit: usize,
 }
 
+/// In which order jobs are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Order {
+    /// By rising id.
+    #[default]
+    OldestFirst,
+    /// By falling id.
+    NewestFirst,
+}
+
 impl Filter {
+    /// All jobs, by rising id, a thousand at a time.
+    pub const ALL: Self = Self {
+        owner: None,
+        statuses: Vec::new(),
+        endpoint: None,
+        since: None,
+        until: None,
+        order: Order::OldestFirst,
+        after: None,
+        limit: 1000,
+    };
+
+    /// The ids that may be listed: those above the first, up to the second.
+    pub fn ids(&self) -> (i64, i64) {
+        match (self.order, self.after) {
+            (_, None) => (0, i64::MAX),
+            (Order::OldestFirst, Some(after)) => (after.get(), i64::MAX),
+            (Order::NewestFirst, Some(after)) => (0, after.get() - 1),
+        }
+    }
+
     /// Whether the job is one of those asked for, `after` and `limit` aside.
     pub fn matches(&self, job: &Job) -> bool {
         self.owner
@@ -343,13 +379,19 @@ impl Filter {
                 .as_ref()
                 .is_none_or(|endpoint| *endpoint == job.header.endpoint)
             && (self.statuses.is_empty() || self.statuses.contains(&job.state.phase.status()))
+            && self
+                .since
+                .is_none_or(|since| job.header.received_at >= since)
+            && self
+                .until
+                .is_none_or(|until| job.header.received_at < until)
     }
 }
 
 /// A piece of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Page {
-    /// The jobs, by rising id.
+    /// The jobs, in the order that was asked for.
     pub jobs: Vec<Job>,
     /// Whether there may be more: ask again with `after` = this id.
     pub next: Option<JobId>,

@@ -446,11 +446,8 @@ async fn only_the_owner_and_admins_see(bed: &Bed, accepted: &Accepted) {
         );
     }
     let all = Filter {
-        owner: None,
-        statuses: vec![],
-        endpoint: None,
-        after: None,
         limit: 10,
+        ..Filter::ALL
     };
     let of_ann = Filter {
         owner: Some(ann()),

@@ -101,6 +101,15 @@ impl Access {
         self.accounts.is_some() || self.upstream.is_some()
     }
 
+    /// Whose accounts count, in a word.
+    pub(crate) fn accounts_word(&self) -> &'static str {
+        match (&self.accounts, &self.upstream) {
+            (Some(_), _) => "own",
+            (None, Some(_)) => "upstream",
+            (None, None) => "none",
+        }
+    }
+
     /// Whether a request is looked at, and whose it is. `is_of_jobs` says whether it may come to jobs.
     pub(crate) async fn admit(
         &self,

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN, USER_AGENT};
+use http::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, IF_NONE_MATCH, ORIGIN, USER_AGENT,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use kjob_core::TraceParent;
 use kjob_core::engine::Engine;
 use kjob_proto::Encoding;
 
+use crate::console::assets::Asset;
 use crate::gateway::Forwardable;
 use crate::health::Page;
 use crate::ordinary::{Extras, Resource};
@@ -31,7 +34,7 @@ pub(crate) const WIRE_TYPES: &str =
 
 /// How paths are labelled where they are counted: by the places that there are, and never by what a client
 /// sent.
-pub(crate) const ENDPOINT_LABELS: [&str; 19] = [
+pub(crate) const ENDPOINT_LABELS: [&str; 25] = [
     "/create/job",
     "/get/job",
     "/admin/show/jobs",
@@ -47,6 +50,12 @@ pub(crate) const ENDPOINT_LABELS: [&str; 19] = [
     "/jobs/{job}/result",
     "/jobs/{job}/events",
     "/jobs/{job}/progress",
+    "/jobs/{job}/payload",
+    "/jobs/{job}/log",
+    "/jobs/events",
+    "/console/me",
+    "/console/history",
+    "/console/{file}",
     "/openapi.json",
     "routed",
     "passed",
@@ -77,6 +86,8 @@ pub(crate) struct Head {
 pub(crate) enum Target {
     Wire(Endpoint),
     Page(Page),
+    /// A file of the console, and what the browser has of it.
+    Asset(&'static Asset, Option<String>),
     Resource(Resource, Box<Extras>),
     /// An endpoint that is called, and its result waited for.
     Routed(Box<Routed>),
@@ -123,10 +134,14 @@ impl Head {
         engine: &Engine,
         forwardable: Forwardable,
         through: Through,
+        has_console: bool,
     ) -> Self {
         let headers = &parts.headers;
         let media = Media::of(headers);
-        let target = Target::of(&parts, &media, engine, through);
+        let target = match asset(&parts).filter(|_| has_console) {
+            Some(target) => target,
+            None => Target::of(&parts, &media, engine, through, has_console),
+        };
         let trace = headers.get("traceparent");
         Self {
             target,
@@ -143,7 +158,7 @@ impl Head {
 
     /// Begins its span. Pages, which watchdogs look at all the time, have none.
     pub(crate) fn begin_span(&mut self, traces: &Traces) {
-        if !matches!(self.target, Target::Page(_)) {
+        if !matches!(self.target, Target::Page(_) | Target::Asset(..)) {
             self.span = Some(RequestSpan::begin(traces, self.trace));
         }
     }
@@ -197,17 +212,53 @@ impl Head {
                 reply::refusal(refusal, encoding.unwrap_or(Encoding::Json))
             }
             Target::Resource(..) | Target::Routed(_) => problem::answer(refusal),
-            Target::Passed(_) | Target::Unknown(_) | Target::Page(_) => match encoding {
-                Some(encoding) if self.method == Method::POST => reply::refusal(refusal, encoding),
-                _ if matches!(self.target, Target::Unknown(_)) => problem::answer(refusal),
-                _ => reply::text_refusal(text_status, refusal),
-            },
+            Target::Passed(_) | Target::Unknown(_) | Target::Page(_) | Target::Asset(..) => {
+                match encoding {
+                    Some(encoding) if self.method == Method::POST => {
+                        reply::refusal(refusal, encoding)
+                    }
+                    _ if matches!(self.target, Target::Unknown(_)) => problem::answer(refusal),
+                    _ => reply::text_refusal(text_status, refusal),
+                }
+            }
         }
     }
 }
 
+/// The file of the console that a request asks for. `/` is the console to who takes pages, as browsers do;
+/// everybody else is told in a text what this is.
+fn asset(parts: &Parts) -> Option<Target> {
+    let headers = &parts.headers;
+    let path = parts.uri.path();
+    let asset = match path {
+        "/console" => Asset::home(),
+        "/" if parts.method == Method::POST || !takes_pages(headers) => return None,
+        "/" => Asset::home(),
+        path => Asset::at(path)?,
+    };
+    let seen = headers
+        .get(IF_NONE_MATCH)
+        .and_then(|tags| tags.to_str().ok());
+    Some(Target::Asset(asset, seen.map(str::to_owned)))
+}
+
+fn takes_pages(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(ACCEPT).iter();
+    kinds.any(|kinds| {
+        kinds
+            .to_str()
+            .is_ok_and(|kinds| kinds.contains("text/html"))
+    })
+}
+
 impl Target {
-    fn of(parts: &Parts, media: &Media, engine: &Engine, through: Through) -> Self {
+    fn of(
+        parts: &Parts,
+        media: &Media,
+        engine: &Engine,
+        through: Through,
+        has_console: bool,
+    ) -> Self {
         let path = parts.uri.path();
         match Endpoint::at(path) {
             Some(Endpoint::SystemStatus) if through == Through::All => {
@@ -226,7 +277,8 @@ impl Target {
         if let Some(page) = Page::at(path) {
             return Self::Page(page);
         }
-        if let Some(resource) = Resource::at(path) {
+        let resource = Resource::at(path);
+        if let Some(resource) = resource.filter(|it| has_console || !it.is_of_console()) {
             return Self::Resource(resource, Box::new(Extras::of(parts)));
         }
         if !engine.takes_calls(path) {
@@ -257,13 +309,17 @@ impl Target {
         match self {
             Self::Resource(resource, _) => *resource != Resource::OpenApi,
             Self::Wire(_) | Self::Routed(_) => true,
-            Self::Page(_) | Self::Passed(_) | Self::Properties(_) | Self::Unknown(_) => false,
+            Self::Page(_)
+            | Self::Asset(..)
+            | Self::Passed(_)
+            | Self::Properties(_)
+            | Self::Unknown(_) => false,
         }
     }
 
     /// Whether it is more work than to say that there is too much.
     pub(crate) fn is_bounded(&self) -> bool {
-        !matches!(self, Self::Page(_) | Self::Unknown(_))
+        !matches!(self, Self::Page(_) | Self::Asset(..) | Self::Unknown(_))
     }
 
     /// One of [`ENDPOINT_LABELS`].
@@ -271,6 +327,7 @@ impl Target {
         match self {
             Self::Wire(endpoint) => endpoint.path(),
             Self::Page(page) => page.path(),
+            Self::Asset(..) => "/console/{file}",
             Self::Resource(resource, _) => resource.template(),
             Self::Properties(_) => Endpoint::SystemProperties.path(),
             Self::Routed(_) => "routed",
@@ -291,6 +348,7 @@ impl Target {
         match self {
             Self::Wire(endpoint) => endpoint.path(),
             Self::Page(page) => page.path(),
+            Self::Asset(..) => self.label(),
             Self::Resource(resource, _) => resource.template(),
             Self::Routed(call) => &call.endpoint,
             Self::Passed(passing) | Self::Properties(passing) => passing.path(),

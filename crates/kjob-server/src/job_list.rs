@@ -1,6 +1,6 @@
 //! Which jobs a list is to have, in whatever form it is asked for.
 
-use kjob_core::engine::JobKey;
+use kjob_core::engine::{Caller, JobKey};
 use kjob_core::{Filter, Job, JobId, JobTag, Page, Status};
 
 use crate::actor::Actor;
@@ -20,11 +20,11 @@ pub(crate) fn filter(
     let after = options.number("after", 0..=JobId::MAX as u64)?;
     let limit = options.number("limit", 1..=limit_max)?;
     Ok(Filter {
-        owner: None,
         statuses: options.words("status", &words)?,
         endpoint: options.text("endpoint").cloned(),
         after: after.and_then(|id| JobId::new(i64::try_from(id).ok()?)),
         limit: usize::try_from(limit.unwrap_or(limit_default)).unwrap_or(usize::MAX),
+        ..Filter::ALL
     })
 }
 
@@ -34,9 +34,15 @@ impl Actor {
         let Some(tag) = tag else {
             return Ok(self.engine.list(&self.caller, filter).await?);
         };
-        let job = self.engine.look(&self.caller, &JobKey::Tag(tag)).await?;
-        let is_after = |job: &Job| filter.after.is_none_or(|after| job.header.id > after);
-        let job = job.filter(|job| filter.matches(job) && is_after(job));
+        let whose = match &filter.owner {
+            // A tag is its owner's.
+            Some(owner) if self.caller.admin => Caller::admin(owner.clone()),
+            _ => self.caller.clone(),
+        };
+        let job = self.engine.look(&whose, &JobKey::Tag(tag)).await?;
+        let (above, last) = filter.ids();
+        let is_beyond = |job: &Job| (above + 1..=last).contains(&job.header.id.get());
+        let job = job.filter(|job| filter.matches(job) && is_beyond(job));
         Ok(Page {
             jobs: job.into_iter().collect(),
             next: None,

@@ -10,6 +10,7 @@ pub mod builtin;
 mod callbacks;
 pub mod config;
 mod connection;
+mod console;
 #[cfg(unix)]
 mod control;
 pub mod database;
@@ -20,6 +21,7 @@ pub mod gateway;
 mod head;
 mod health;
 mod job_list;
+mod job_log;
 mod job_options;
 mod load;
 pub mod logging;

@@ -7,9 +7,11 @@ use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::LogFormat;
+use crate::job_log::Keeper;
 
 /// Sends this process's log lines to its error output, and makes lines of panics.
 ///
@@ -34,11 +36,16 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TryInitError> {
             .flatten_event(true)
             .with_current_span(false)
             .finish()
+            .with(Keeper)
             .try_init()
     } else {
         let has_colours =
             is_terminal && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
-        lines.with_ansi(has_colours).finish().try_init()
+        lines
+            .with_ansi(has_colours)
+            .finish()
+            .with(Keeper)
+            .try_init()
     };
     if done.is_ok() {
         std::panic::set_hook(Box::new(log_panic));

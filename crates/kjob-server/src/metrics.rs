@@ -20,6 +20,7 @@ use kjob_store::embedded::{CommitObserver, EmbeddedStore};
 use prometheus::{Gauge, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::SystemInfo;
+use crate::console::Watched;
 use crate::head::Target;
 pub(crate) use http::Open;
 use http::{Connections, Requests};
@@ -165,6 +166,11 @@ impl Metrics {
     pub fn set_store(&self, store: &Arc<EmbeddedStore>) {
         // It fails if it was said before.
         let _ = self.inner.store.set(Arc::downgrade(store));
+    }
+
+    /// What the console is told of jobs.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.inner.jobs.watched
     }
 
     pub(crate) fn is_public(&self) -> bool {

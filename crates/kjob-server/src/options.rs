@@ -5,9 +5,9 @@
 //! counts on: a `job_tga` loses idempotency.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use kjob_core::{JobTag, TagError};
+use kjob_core::{JobTag, TagError, Timestamp};
 use kjob_proto::{StringMap, Text};
 
 /// The most options that a request may have; the official clients send a handful.
@@ -185,6 +185,20 @@ impl<'a> Options<'a> {
             || join(words.iter().map(|(word, _)| *word)),
         )?;
         Ok(values.unwrap_or_default())
+    }
+
+    /// A moment, as RFC 3339 has it, in UTC.
+    pub(crate) fn time(&self, name: &'static str) -> Result<Option<Timestamp>, OptionError> {
+        self.parsed(
+            name,
+            |text| {
+                let time = humantime::parse_rfc3339(text).ok()?;
+                let since = time.duration_since(UNIX_EPOCH).ok()?;
+                let millis = i64::try_from(since.as_millis()).ok()?;
+                Some(Timestamp::from_millis(millis))
+            },
+            || "a moment such as 2026-11-24T01:02:03Z".to_owned(),
+        )
     }
 
     /// The option `job_tag`.

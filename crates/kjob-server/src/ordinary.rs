@@ -2,11 +2,14 @@
 //!
 //! What is said here of paths and methods is held against `openapi.json` by a test.
 
+mod changes;
+mod console;
 mod events;
 mod list;
 mod openapi;
+mod payload;
 mod query;
-mod ranges;
+pub(crate) mod ranges;
 mod record;
 mod result;
 mod submit;
@@ -29,6 +32,8 @@ use serde::Serialize;
 
 use crate::actor::{Actor, unknown};
 use crate::body::Held;
+use crate::job_log;
+use crate::metrics::Metrics;
 use crate::prefer::{PREFERENCE_APPLIED, Prefer};
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
@@ -64,6 +69,16 @@ pub(crate) enum Resource {
     Events(JobName),
     /// `/jobs/{job}/progress`
     Progress(JobName),
+    /// `/jobs/{job}/payload`
+    Payload(JobName),
+    /// `/jobs/{job}/log`
+    Log(JobName),
+    /// `/jobs/events`
+    Changes,
+    /// `/console/me`
+    Me,
+    /// `/console/history`
+    History,
     /// `/openapi.json`
     OpenApi,
 }
@@ -97,13 +112,22 @@ pub(crate) struct Ask<'a> {
     pub(crate) wait_max: Duration,
     /// Who is told of events, and until when.
     pub(crate) audience: &'a Audience,
+    /// Who notes what happens to jobs, if anybody does.
+    pub(crate) metrics: Option<&'a Metrics>,
+    /// Whose accounts count.
+    pub(crate) accounts: &'static str,
 }
 
 impl Resource {
     /// What is at a path, if it is one of ours.
     pub(crate) fn at(path: &str) -> Option<Self> {
-        if path == "/openapi.json" {
-            return Some(Self::OpenApi);
+        match path {
+            "/openapi.json" => return Some(Self::OpenApi),
+            "/console/me" => return Some(Self::Me),
+            "/console/history" => return Some(Self::History),
+            // No job has such a name.
+            "/jobs/events" => return Some(Self::Changes),
+            _ => {}
         }
         let rest = path.strip_prefix("/jobs")?;
         let mut parts = rest.strip_prefix('/').unwrap_or(rest).split('/');
@@ -116,6 +140,8 @@ impl Resource {
                 "result" => Some(Self::Result(JobName::of(name))),
                 "events" => Some(Self::Events(JobName::of(name))),
                 "progress" => Some(Self::Progress(JobName::of(name))),
+                "payload" => Some(Self::Payload(JobName::of(name))),
+                "log" => Some(Self::Log(JobName::of(name))),
                 _ => None,
             },
             _ => None,
@@ -130,8 +156,18 @@ impl Resource {
             Self::Result(_) => "/jobs/{job}/result",
             Self::Events(_) => "/jobs/{job}/events",
             Self::Progress(_) => "/jobs/{job}/progress",
+            Self::Payload(_) => "/jobs/{job}/payload",
+            Self::Log(_) => "/jobs/{job}/log",
+            Self::Changes => "/jobs/events",
+            Self::Me => "/console/me",
+            Self::History => "/console/history",
             Self::OpenApi => "/openapi.json",
         }
+    }
+
+    /// Whether it is there for the console alone.
+    pub(crate) fn is_of_console(&self) -> bool {
+        matches!(self, Self::Me | Self::History)
     }
 
     /// Its methods, as `Allow` has them.
@@ -139,8 +175,13 @@ impl Resource {
         match self {
             Self::Jobs => "GET, HEAD, POST",
             Self::Job(_) => "GET, HEAD, DELETE",
-            Self::Result(_) | Self::OpenApi => "GET, HEAD",
-            Self::Events(_) => "GET",
+            Self::Result(_)
+            | Self::Payload(_)
+            | Self::Log(_)
+            | Self::Me
+            | Self::History
+            | Self::OpenApi => "GET, HEAD",
+            Self::Events(_) | Self::Changes => "GET",
             Self::Progress(_) => "POST",
         }
     }
@@ -246,6 +287,11 @@ impl Ask<'_> {
             Resource::Job(name) => self.job(name.key()?).await,
             Resource::Result(name) => result::answer(self, name.key()?, held).await,
             Resource::Events(name) => events::answer(self, name.key()?).await,
+            Resource::Changes => changes::answer(self),
+            Resource::Payload(name) => payload::answer(self, name.key()?, held).await,
+            Resource::Log(name) => self.log(name.key()?).await,
+            Resource::Me => self.me(),
+            Resource::History => self.history(),
             // Reports are taken before it is asked who calls, and nothing is to be had here.
             Resource::Progress(name) => Err(unknown(name.key()?)),
             Resource::OpenApi => {
@@ -279,6 +325,15 @@ impl Ask<'_> {
         let mut response = json(StatusCode::OK, &JobRecord::of(&job));
         self.say_applied(&mut response);
         Ok(response)
+    }
+
+    /// Lines of the server's log about a job, as far as they are kept.
+    async fn log(&self, key: &JobKey) -> Result<Response<ReplyBody>, Refusal> {
+        self.extras.query(&[])?;
+        let job = self.by.engine.look(&self.by.caller, key).await?;
+        let id = job.ok_or_else(|| unknown(key))?.header.id;
+        let lines = job_log::of(id);
+        Ok(json(StatusCode::OK, &serde_json::json!({"lines": lines})))
     }
 
     /// How long the caller wants to wait for the end of a job: by the parameter, or else by `Prefer`.
@@ -411,6 +466,12 @@ mod tests {
             ("/jobs/tag:a-b_1", Some(Resource::Job(tag.clone()))),
             ("/jobs/tag%3Aa-b%5f1/result", Some(Resource::Result(tag))),
             ("/jobs/7/progress", Some(Resource::Progress(id(7)))),
+            ("/jobs/7/payload", Some(Resource::Payload(id(7)))),
+            ("/jobs/7/log", Some(Resource::Log(id(7)))),
+            ("/jobs/events", Some(Resource::Changes)),
+            ("/jobs/events/", None),
+            ("/console/me", Some(Resource::Me)),
+            ("/console/history", Some(Resource::History)),
             ("/openapi.json", Some(Resource::OpenApi)),
             // No job has such a name.
             ("/jobs/07", Some(Resource::Job(nobody("07")))),

@@ -162,6 +162,9 @@ pub(crate) enum Refusal {
          metrics_public shows them to everybody"
     )]
     MetricsNotShown,
+    /// What happened in the last hours is not for everybody.
+    #[error("what happens to all jobs is shown to admins")]
+    HistoryNotShown,
     /// The request goes to another host than the server answers for.
     #[error(
         "requests to host {found:?} are not answered here; use a loopback address, or add it to \

@@ -213,6 +213,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         .with_access(access)
         .with_metrics(metrics)
         .with_gateway(&gateway);
+    if settings.console {
+        server = server.with_console();
+    }
     if let Some(callbacks) = callbacks {
         server = server.with_callbacks(callbacks);
     }

@@ -253,6 +253,14 @@ impl Server {
         self
     }
 
+    /// Serves the console, a page for browsers, at `/` and `/console/`. To be called once, before it serves.
+    /// What it shows as it happens, and of the last hours, it has of the [metrics](Self::with_metrics).
+    #[must_use]
+    pub fn with_console(self) -> Self {
+        self.handle.service.set_console();
+        self
+    }
+
     /// Sends spans of requests there. To be called once, before it serves.
     #[must_use]
     pub(crate) fn with_traces(self, traces: Traces) -> Self {
@@ -281,6 +289,9 @@ impl Server {
         let service = self.handle.service.clone();
         let callbacks = tokio::spawn(async move { service.make_callbacks().await });
         let _callbacks = AbortOnDropHandle::new(callbacks);
+        let service = self.handle.service.clone();
+        let history = tokio::spawn(async move { service.keep_history().await });
+        let _history = AbortOnDropHandle::new(history);
         tokio::select! {
             biased;
             () = self.handle.stopping.cancelled() => {}

@@ -59,6 +59,8 @@ pub(crate) struct Service {
     metrics: OnceLock<Metrics>,
     /// Likewise.
     traces: OnceLock<Traces>,
+    /// Set once, if there is to be a console.
+    console: OnceLock<()>,
     limits: Limits,
     bounds: BodyBounds,
     budget: Budget,
@@ -88,6 +90,7 @@ impl Service {
             passthrough: OnceLock::new(),
             metrics: OnceLock::new(),
             traces: OnceLock::new(),
+            console: OnceLock::new(),
             limits: options.limits,
             bounds: BodyBounds {
                 len_max: options.limits.max_body,
@@ -148,6 +151,20 @@ impl Service {
         let _ = self.traces.set(traces);
     }
 
+    /// Says that there is a console.
+    pub(crate) fn set_console(&self) {
+        // It fails if it was said before.
+        let _ = self.console.set(());
+    }
+
+    /// Keeps what the console tells of the last hours, for ever.
+    pub(crate) async fn keep_history(&self) {
+        match (self.console.get(), self.metrics()) {
+            (Some(()), Some(metrics)) => metrics.watched().history.keep_looking(&self.engine).await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Who counts, if anybody does.
     pub(crate) fn metrics(&self) -> Option<&Metrics> {
         self.metrics.get()
@@ -191,6 +208,7 @@ impl Service {
             &self.engine,
             kept.unwrap_or_default(),
             self.through(),
+            self.console.get().is_some(),
         );
         if let Some(traces) = self.traces.get() {
             head.begin_span(traces);
@@ -267,6 +285,10 @@ impl Service {
             self.put_aside(head, body, peer);
             return page.answer(&head.method, self.not_ready(), to_strangers);
         }
+        if let Target::Asset(asset, seen) = &head.target {
+            self.put_aside(head, body, peer);
+            return asset.answer(&head.method, seen.as_deref());
+        }
         // Its token says who may, and of what.
         if let Target::Resource(Resource::Progress(name), extras) = &head.target {
             return Box::pin(self.progress(name, extras, head, body, peer)).await;
@@ -310,6 +332,10 @@ impl Service {
             Target::Page(page) => {
                 self.put_aside(head, body, peer);
                 page.answer(&head.method, self.not_ready(), false)
+            }
+            Target::Asset(asset, seen) => {
+                self.put_aside(head, body, peer);
+                asset.answer(&head.method, seen.as_deref())
             }
             Target::Passed(passing) => {
                 in_flight.begin_working();
@@ -528,7 +554,7 @@ impl Service {
     }
 
     fn ask<'a>(
-        &self,
+        &'a self,
         by: &'a Actor,
         method: &'a Method,
         extras: &'a Extras,
@@ -540,6 +566,8 @@ impl Service {
             extras,
             wait_max: self.wait_max,
             audience,
+            metrics: self.metrics(),
+            accounts: self.access().accounts_word(),
         }
     }
 

@@ -43,13 +43,7 @@ fn open(dir: &Path) -> EmbeddedStore {
 /// Phase and bytes of every job.
 async fn contents(store: &EmbeddedStore) -> BTreeMap<String, (JobId, Phase, Bytes, Bytes)> {
     let mut found = BTreeMap::new();
-    let mut filter = Filter {
-        owner: None,
-        statuses: Vec::new(),
-        endpoint: None,
-        after: None,
-        limit: 1000,
-    };
+    let mut filter = Filter::ALL;
     loop {
         let page = store.list(&filter, at(0)).await.unwrap();
         for listed in page.jobs {

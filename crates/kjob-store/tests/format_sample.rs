@@ -165,11 +165,8 @@ async fn goes_on(dir: &Path) {
 
 async fn list(store: &EmbeddedStore, now: Timestamp) -> Vec<JobId> {
     let filter = Filter {
-        owner: None,
-        statuses: Vec::new(),
-        endpoint: None,
-        after: None,
         limit: 10_000,
+        ..Filter::ALL
     };
     let page = store.list(&filter, now).await.unwrap();
     page.jobs.iter().map(|job| job.header.id).collect()

@@ -422,10 +422,7 @@ fn bits(seed: u64) -> u64 {
 
 fn everything() -> Filter {
     Filter {
-        owner: None,
-        statuses: Vec::new(),
-        endpoint: None,
-        after: None,
         limit: 10_000,
+        ..Filter::ALL
     }
 }

@@ -419,11 +419,9 @@ async fn an_ended_job_does_not_come_back_to_life_where_its_end_is_not_found() {
     );
     // Whoever takes up the jobs that are to be run does not see it.
     let running = Filter {
-        owner: None,
         statuses: vec![Status::Running],
-        endpoint: None,
-        after: None,
         limit: 100,
+        ..Filter::ALL
     };
     let page = trial.store().list(&running, at(0)).await.unwrap();
     let live: Vec<_> = page.jobs.iter().map(|job| job.header.id.get()).collect();

@@ -108,11 +108,9 @@ async fn jobs_of_older_segments_take_every_step() {
         );
     }
     let filter = |statuses: &[Status]| Filter {
-        owner: None,
         statuses: statuses.to_vec(),
-        endpoint: None,
-        after: None,
         limit: 100,
+        ..Filter::ALL
     };
     let listed = trial.store().list(&filter(&[]), at(3)).await.unwrap().jobs;
     let ids: Vec<_> = listed.iter().map(|job| job.header.id).collect();

@@ -433,13 +433,7 @@ fn is_log(name: &Path) -> bool {
 }
 
 fn everything() -> Filter {
-    Filter {
-        owner: None,
-        statuses: Vec::new(),
-        endpoint: None,
-        after: None,
-        limit: 1000,
-    }
+    Filter::ALL
 }
 
 /// Checks that a directory holds these jobs and no others, by every way to find them.

@@ -8,6 +8,7 @@
 mod acceptance;
 mod bench;
 mod build;
+mod console;
 mod counts;
 mod debian;
 mod features;
@@ -63,6 +64,8 @@ enum Command {
     Setup,
     /// Look for known holes in the dependencies, in a list that is fetched anew
     Advisories,
+    /// Make the pictures of the console in the documentation anew
+    Screenshots,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
     /// Count the instructions of the codecs, beside the counts that were accepted
@@ -121,6 +124,7 @@ impl Command {
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Screenshots => console::screenshots(&Workspace::load()?),
             Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),
             Command::Bench(args) => bench::run(&args, &Workspace::load()?),
             Command::Siege(args) => siege::run(&args),

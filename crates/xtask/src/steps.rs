@@ -8,11 +8,12 @@ use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 use crate::{
-    acceptance, build, features, fuzz, instructions, promtool, siege, soak, tools, unsafe_notes,
+    acceptance, build, console, features, fuzz, instructions, promtool, siege, soak, tools,
+    unsafe_notes,
 };
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 15] = [
+pub(crate) const STEPS: [Step; 16] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -72,6 +73,11 @@ pub(crate) const STEPS: [Step; 15] = [
         name: "acceptance",
         about: "the official clients against the real server",
         run: acceptance::run,
+    },
+    Step {
+        name: "console",
+        about: "the console in a real browser, in front of the real server",
+        run: console::step,
     },
     Step {
         name: "siege",

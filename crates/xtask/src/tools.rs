@@ -92,6 +92,13 @@ pub(crate) const SCHEMATHESIS: PythonTools = PythonTools {
     home: "schemathesis-venv",
 };
 
+/// What drives the browser in which the console is tested.
+pub(crate) const PLAYWRIGHT: PythonTools = PythonTools {
+    name: "Playwright",
+    requirements: "acceptance/console/requirements.txt",
+    home: "console-venv",
+};
+
 /// A peer of the benchmark.
 pub(crate) const RQ: PythonTools = PythonTools {
     name: "RQ",
@@ -171,6 +178,7 @@ fn install_postgres() {
 pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
     OFFICIAL_CLIENT.ensure(workspace, "python")?;
     SCHEMATHESIS.ensure(workspace, "schemathesis")?;
+    PLAYWRIGHT.ensure(workspace, "python")?;
     CARGO_DENY.ensure(workspace)?;
     match fuzz::missing() {
         Some(reason) => println!("cargo-fuzz is not installed: {reason}"),

@@ -85,11 +85,8 @@ async fn state(trial: &Trial, id: JobId) -> Option<CallbackState> {
         assert_eq!(job.callback, told, "whatever else is asked for");
     }
     let filter = Filter {
-        owner: None,
-        statuses: Vec::new(),
-        endpoint: None,
-        after: None,
         limit: 100,
+        ..Filter::ALL
     };
     let page = trial.store.list(&filter, at(0)).await.unwrap();
     let listed = page.jobs.into_iter().find(|job| job.header.id == id);
@@ -329,11 +326,9 @@ pub async fn callbacks_outlive_the_jobs_around_them(trial: &mut Trial) {
     found.sort();
     assert_eq!(found, due);
     let filter = Filter {
-        owner: None,
         statuses: vec![Status::Done],
-        endpoint: None,
-        after: None,
         limit: 100,
+        ..Filter::ALL
     };
     let left = trial.store.list(&filter, at(20_000)).await.unwrap().jobs;
     assert_eq!(left.len(), kept.len());

@@ -14,8 +14,8 @@ use rand::rngs::StdRng;
 use super::{Harness, Trial, at, new_job, runtime};
 use crate::{
     CallbackOutcome, CallbackState, CallbackTry, Difference, Ending, Event, Filter, Finish, Job,
-    JobId, JobTag, Lease, NewJob, OnInterrupt, Output, Owner, Parts, Phase, Refused, State, Status,
-    StepError, Submitted, TagReuse, Timestamp, Transition, Usage, apply,
+    JobId, JobTag, Lease, NewJob, OnInterrupt, Order, Output, Owner, Parts, Phase, Refused, State,
+    Status, StepError, Submitted, TagReuse, Timestamp, Transition, Usage, apply,
 };
 
 /// Runs generated sequences of steps, and shrinks one that goes wrong.
@@ -528,6 +528,7 @@ impl Run {
                     endpoint,
                     after,
                     limit,
+                    ..Filter::ALL
                 })
                 .await?;
             }
@@ -549,22 +550,39 @@ impl Run {
         Ok(())
     }
 
-    async fn check_list(&self, mut filter: Filter) -> Result<(), TestCaseError> {
-        let after = filter.after;
-        let wanted = |job: &&Job| Some(job.header.id) > after && filter.matches(job);
+    /// In both orders.
+    async fn check_list(&self, filter: Filter) -> Result<(), TestCaseError> {
+        for order in [Order::OldestFirst, Order::NewestFirst] {
+            let ordered = Filter {
+                order,
+                ..filter.clone()
+            };
+            self.check_ordered_list(ordered).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_ordered_list(&self, mut filter: Filter) -> Result<(), TestCaseError> {
+        let (above, last) = filter.ids();
+        let is_of = |id: JobId| id.get() > above && id.get() <= last;
+        let wanted = |job: &&Job| is_of(job.header.id) && filter.matches(job);
         let there = self
             .model
             .jobs
             .keys()
             .filter_map(|id| self.model.job(*id, self.now));
-        let expected: Vec<_> = there.filter(wanted).map(without_bytes).collect();
+        let mut expected: Vec<_> = there.filter(wanted).map(without_bytes).collect();
+        if filter.order == Order::NewestFirst {
+            expected.reverse();
+        }
         let mut found = Vec::new();
         loop {
             let page = self.trial.store.list(&filter, self.now).await.unwrap();
             prop_assert!(page.jobs.len() <= filter.limit);
             found.extend(page.jobs);
             let Some(next) = page.next else { break };
-            prop_assert!(Some(next) > filter.after);
+            let (above, last) = filter.ids();
+            prop_assert!(next.get() > above && next.get() <= last);
             filter.after = Some(next);
         }
         prop_assert_eq!(found, expected);
@@ -588,11 +606,8 @@ impl Run {
                 prop_assert_eq!(found, self.model.find(owner, tag, self.now));
             }
             let all = Filter {
-                owner: None,
-                statuses: Vec::new(),
-                endpoint: None,
-                after: None,
                 limit: 7,
+                ..Filter::ALL
             };
             self.check_list(all).await?;
             if !self.trial.reopen().await {

@@ -4,15 +4,7 @@ use kjob_proto::Text;
 
 use super::{Trial, at, complete, fail};
 use crate::{
-    Ending, Filter, JobId, LiveJob, Output, Owner, Page, Parts, Priority, Status, Timestamp,
-};
-
-const ALL: Filter = Filter {
-    owner: None,
-    statuses: Vec::new(),
-    endpoint: None,
-    after: None,
-    limit: 1000,
+    Ending, Filter, JobId, LiveJob, Order, Output, Owner, Page, Parts, Priority, Status, Timestamp,
 };
 
 /// All pages of a list.
@@ -24,9 +16,14 @@ async fn list(trial: &Trial, filter: &Filter, now: Timestamp) -> Vec<JobId> {
         assert!(jobs.len() <= filter.limit);
         ids.extend(jobs.iter().map(|job| job.header.id));
         let Some(next) = next else { return ids };
-        assert!(Some(next) > filter.after, "every page leads on");
+        let is_beyond = |id: JobId, other: JobId| match filter.order {
+            Order::OldestFirst => id > other,
+            Order::NewestFirst => id < other,
+        };
+        let leads_on = filter.after.is_none_or(|after| is_beyond(next, after));
+        assert!(leads_on, "every page leads on");
         assert!(
-            ids.last().is_none_or(|last| *last <= next),
+            ids.last().is_none_or(|last| !is_beyond(*last, next)),
             "the next page begins after this one"
         );
         filter.after = Some(next);
@@ -119,14 +116,14 @@ pub async fn list_gives_jobs_by_rising_id(trial: &mut Trial) {
         trial.submit(jobs[at].clone()).await;
     }
     ids.sort();
-    assert_eq!(list(trial, &ALL, at(0)).await, ids);
+    assert_eq!(list(trial, &Filter::ALL, at(0)).await, ids);
     let running = Filter {
         statuses: vec![Status::Running],
-        ..ALL
+        ..Filter::ALL
     };
     assert_eq!(list(trial, &running, at(0)).await, ids);
     if trial.reopen().await {
-        assert_eq!(list(trial, &ALL, at(0)).await, ids);
+        assert_eq!(list(trial, &Filter::ALL, at(0)).await, ids);
     }
 }
 
@@ -150,7 +147,7 @@ pub async fn live_gives_what_it_takes_to_queue(trial: &mut Trial) {
     trial.store.request_cancel(cancelling, at(0)).await.unwrap();
     let filter = Filter {
         statuses: vec![Status::Running],
-        ..ALL
+        ..Filter::ALL
     };
     for reopened in [false, true] {
         if reopened && !trial.reopen().await {
@@ -201,20 +198,20 @@ pub async fn list_keeps_to_each_filter(trial: &mut Trial) {
 
     let with = |statuses: &[Status]| Filter {
         statuses: statuses.to_vec(),
-        ..ALL
+        ..Filter::ALL
     };
     let by = |owner: &Owner| Filter {
         owner: Some(owner.clone()),
-        ..ALL
+        ..Filter::ALL
     };
     let to = |endpoint| Filter {
         endpoint: Some(Text::from(endpoint)),
-        ..ALL
+        ..Filter::ALL
     };
     let mine = Owner::anonymous();
     let cases = [
         (
-            ALL,
+            Filter::ALL,
             vec![queued, running, cancelling, done, failed, cancelled, other],
         ),
         (
@@ -253,7 +250,7 @@ pub async fn list_keeps_to_each_filter(trial: &mut Trial) {
         (
             Filter {
                 after: Some(done),
-                ..ALL
+                ..Filter::ALL
             },
             vec![failed, cancelled, other],
         ),
@@ -267,7 +264,7 @@ pub async fn list_keeps_to_each_filter(trial: &mut Trial) {
         (
             Filter {
                 after: Some(other),
-                ..ALL
+                ..Filter::ALL
             },
             vec![],
         ),
@@ -294,12 +291,91 @@ pub async fn list_comes_in_pages_that_lead_to_the_end(trial: &mut Trial) {
         };
         let expected: Vec<_> = (0..10).filter(wants).map(|number| ids[number]).collect();
         for limit in [1, 2, 3, 9, 10, 11] {
-            let filter = Filter {
+            let mut filter = Filter {
                 statuses: statuses.clone(),
                 limit,
-                ..ALL
+                ..Filter::ALL
             };
             assert_eq!(list(trial, &filter, at(0)).await, expected, "limit {limit}");
+            filter.order = Order::NewestFirst;
+            let newest: Vec<_> = expected.iter().rev().copied().collect();
+            assert_eq!(list(trial, &filter, at(0)).await, newest, "limit {limit}");
+        }
+    }
+}
+
+pub async fn list_gives_the_newest_first_if_asked(trial: &mut Trial) {
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        ids.push(trial.queued(&format!("live-{number}")).await);
+        ids.push(trial.ended(&format!("done-{number}"), complete(b"")).await);
+    }
+    ids.reverse();
+    for reopened in [false, true] {
+        if reopened && !trial.reopen().await {
+            break;
+        }
+        for (statuses, expected) in [
+            (vec![], ids.clone()),
+            (
+                vec![Status::Running],
+                ids.iter().copied().skip(1).step_by(2).collect(),
+            ),
+            (
+                vec![Status::Done],
+                ids.iter().copied().step_by(2).collect::<Vec<_>>(),
+            ),
+        ] {
+            let filter = Filter {
+                statuses,
+                order: Order::NewestFirst,
+                ..Filter::ALL
+            };
+            assert_eq!(list(trial, &filter, at(0)).await, expected, "{filter:?}");
+            let after = Filter {
+                after: Some(ids[4]),
+                ..filter
+            };
+            let beyond: Vec<_> = expected.into_iter().filter(|id| *id < ids[4]).collect();
+            assert_eq!(list(trial, &after, at(0)).await, beyond, "{after:?}");
+        }
+    }
+}
+
+pub async fn list_keeps_to_the_time_of_the_submit(trial: &mut Trial) {
+    const HOUR: i64 = 3_600_000;
+    let mut ids = Vec::new();
+    // Days apart, in their order; but for one, since clocks are set.
+    for (number, hours) in [0, 24, 48, 49, 48, 96].into_iter().enumerate() {
+        let mut job = trial.job(&format!("tag-{number}")).await;
+        job.header.received_at = at(hours * HOUR);
+        ids.push(job.header.id);
+        trial.submit(job).await;
+    }
+    for (since, until, wanted) in [
+        (None, None, &[0, 1, 2, 3, 4, 5][..]),
+        (Some(48), None, &[2, 3, 4, 5]),
+        (Some(49), None, &[3, 5]),
+        (None, Some(48), &[0, 1]),
+        (Some(24), Some(49), &[1, 2, 4]),
+        (Some(97), None, &[]),
+        (None, Some(0), &[]),
+    ] {
+        for order in [Order::OldestFirst, Order::NewestFirst] {
+            let mut expected: Vec<_> = wanted.iter().map(|number: &usize| ids[*number]).collect();
+            if order == Order::NewestFirst {
+                expected.reverse();
+            }
+            for statuses in [vec![], vec![Status::Running]] {
+                let filter = Filter {
+                    since: since.map(|hours| at(hours * HOUR)),
+                    until: until.map(|hours| at(hours * HOUR)),
+                    order,
+                    statuses,
+                    ..Filter::ALL
+                };
+                assert_eq!(list(trial, &filter, at(0)).await, expected, "{filter:?}");
+            }
         }
     }
 }
@@ -307,7 +383,7 @@ pub async fn list_comes_in_pages_that_lead_to_the_end(trial: &mut Trial) {
 pub async fn list_gives_no_bytes(trial: &mut Trial) {
     trial.queued("live").await;
     trial.ended("done", complete(b"result")).await;
-    let page = trial.store.list(&ALL, at(0)).await.unwrap();
+    let page = trial.store.list(&Filter::ALL, at(0)).await.unwrap();
     assert!(page.jobs.iter().all(|job| job.payload.is_none()));
     let result = page.jobs[1].ending.clone();
     assert_eq!(result, Some(Ending::Done(Output::binary(&b""[..]))));
@@ -332,7 +408,7 @@ pub async fn list_of_live_jobs_survives_reopening(trial: &mut Trial) {
     }
     let running = Filter {
         statuses: vec![Status::Running],
-        ..ALL
+        ..Filter::ALL
     };
     assert_eq!(list(trial, &running, at(0)).await, live);
     if trial.reopen().await {

@@ -40,11 +40,9 @@ async fn is_there(trial: &Trial, id: JobId, tag: &str, now: Timestamp) -> bool {
         .unwrap()
         .is_some();
     let filter = Filter {
-        owner: None,
         statuses: vec![Status::Done],
-        endpoint: None,
-        after: None,
         limit: 9,
+        ..Filter::ALL
     };
     let listed = trial.store.list(&filter, now).await.unwrap().jobs;
     let listed = listed.iter().any(|job| job.header.id == id);

@@ -75,6 +75,11 @@ pub trait RouteObserver: fmt::Debug + Send + Sync + 'static {
         let _ = (job, state);
     }
 
+    /// A handler has told how far it is, durably.
+    fn progressed(&self, job: &Header, state: &State) {
+        let _ = (job, state);
+    }
+
     /// The handler of that start has returned, or was given up, at this moment, and that is what it
     /// is to make of the job. It is not durable yet.
     fn returned(&self, job: &Header, started: &State, finish: &Finish, at: Timestamp) {

@@ -108,9 +108,38 @@ impl Engine {
         }
     }
 
+    /// What was submitted for a job, as it was. `None` if there is no such job, or it is not the caller's.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn payload(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+    ) -> Result<Option<Payload>, StoreError> {
+        let Some(id) = self.inner.id_of(caller, key).await? else {
+            return Ok(None);
+        };
+        let parts = Parts {
+            payload: true,
+            result: false,
+        };
+        let job = self.inner.stored(caller, id, parts).await?;
+        Ok(job.and_then(|job| {
+            let encoding = job.header.encoding;
+            job.payload.map(|data| Payload { encoding, data })
+        }))
+    }
+
     /// Completes when the engine was shut down: nothing changes any more.
     pub async fn closed(&self) {
         self.inner.closed.cancelled().await;
+    }
+
+    /// The endpoints that there are routes for: names, and prefixes that end in `*`.
+    pub fn patterns(&self) -> Vec<Text> {
+        let registry = self.inner.registry();
+        registry.routes().map(|(_, pattern)| pattern).collect()
     }
 
     /// Whether a route takes direct calls of the endpoint.

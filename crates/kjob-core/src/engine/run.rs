@@ -358,6 +358,8 @@ impl Inner {
             match self.step(step).await {
                 Ok(state) => {
                     live.observe(state);
+                    let header = &live.header;
+                    self.tell(&header.endpoint, |told| told.progressed(header, &state));
                 }
                 Err(error) => {
                     job_log!(debug, live.header, %error, "progress was not stored");

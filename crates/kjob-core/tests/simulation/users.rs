@@ -308,11 +308,8 @@ impl User {
     async fn list(&self, rng: &mut StdRng) {
         let before = self.before(None);
         let mut filter = Filter {
-            owner: None,
-            statuses: Vec::new(),
-            endpoint: None,
-            after: None,
             limit: rng.random_range(1..30),
+            ..Filter::ALL
         };
         if self.caller.admin {
             Event::AdminLooked.happened();

@@ -322,11 +322,9 @@ async fn everything_was_kept(sim: &Arc<Sim>, engine: &Engine) {
         }
     }
     let running = Filter {
-        owner: None,
         statuses: vec![kjob_core::Status::Running],
-        endpoint: None,
-        after: None,
         limit: 1_000,
+        ..Filter::ALL
     };
     let listed = engine.list(&admin, running).await;
     let mut history = sim.history();

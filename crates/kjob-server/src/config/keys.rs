@@ -296,6 +296,9 @@ keys! {
     /// How long a receiver of a callback may take to answer.
     callback_timeout: Duration, "KJOB_CALLBACK_TIMEOUT", value::positive_duration, "DURATION", default "15s";
 
+    /// Serve the console, a page for browsers, at / and /console/.
+    console: bool, "KJOB_CONSOLE", value::boolean, "BOOL", default "true",
+        #[num_args = 0..=1, require_equals = true, default_missing_value = "true"];
     /// Show the metrics to whoever asks, and not only to admins or, where there is no users_file, to
     /// callers on this machine.
     metrics_public: bool, "KJOB_METRICS_PUBLIC", value::boolean, "BOOL", default "false",

@@ -237,7 +237,7 @@ impl Command {
         input: Bytes,
     ) -> Result<Bytes, Failure> {
         let mut output = self.memory.gather(self.max_result);
-        let mut errors = ErrorOutput::default();
+        let mut errors = ErrorOutput::of(context.job().id);
         let is_read = AtomicBool::new(false);
         let status = {
             let mut feeding = std::pin::pin!(feed(pipes.stdin, input));

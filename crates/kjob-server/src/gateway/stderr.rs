@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
+use kjob_core::JobId;
+
 use super::answer::visible;
+use crate::job_log;
 
 /// The longest line that is kept; of longer ones the beginning is.
 const LINE_LEN_MAX: usize = 1 << 10;
@@ -13,11 +16,21 @@ const LINES_MAX: usize = 20;
 /// Takes the error output as it comes, and keeps little of it.
 #[derive(Debug, Default)]
 pub(super) struct ErrorOutput {
+    /// Whose lines are kept with those of the log.
+    job: Option<JobId>,
     line: Vec<u8>,
     lines: VecDeque<String>,
 }
 
 impl ErrorOutput {
+    /// The error output of the command that runs a job.
+    pub(super) fn of(job: JobId) -> Self {
+        Self {
+            job: Some(job),
+            ..Self::default()
+        }
+    }
+
     /// Takes a piece, and gives the last progress that it tells: a line `progress: N`, from 0 to 100.
     pub(super) fn push(&mut self, piece: &[u8]) -> Option<u8> {
         let mut progress = None;
@@ -51,6 +64,9 @@ impl ErrorOutput {
         }
         let line = visible(&line, LINE_LEN_MAX);
         if !line.is_empty() {
+            if let Some(job) = self.job {
+                job_log::of_command(job, &line);
+            }
             if self.lines.len() == LINES_MAX {
                 self.lines.pop_front();
             }

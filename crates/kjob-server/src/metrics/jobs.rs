@@ -9,6 +9,7 @@ use kjob_store::embedded::CommitObserver;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::table::{self, Maker};
+use crate::console::Watched;
 
 /// The label of jobs whose endpoint no route takes. A pattern begins with a slash.
 const NO_ROUTE: &str = "none";
@@ -25,6 +26,8 @@ pub(super) struct Jobs {
     run: HistogramVec,
     expired_jobs: IntCounter,
     expired_bytes: IntCounter,
+    /// What the console is told.
+    pub(super) watched: Arc<Watched>,
 }
 
 /// Counts for one route: looked up once, so that an event is an addition.
@@ -40,6 +43,7 @@ struct OfRoute {
     retries: IntCounter,
     wait: Histogram,
     run: Histogram,
+    watched: Arc<Watched>,
 }
 
 /// Why submits are refused.
@@ -68,6 +72,7 @@ impl Jobs {
             run: maker.histograms(&table::RUN_SECONDS),
             expired_jobs: maker.counter(&table::EXPIRED_JOBS),
             expired_bytes: maker.counter(&table::EXPIRED_BYTES),
+            watched: Arc::default(),
         }
     }
 }
@@ -121,6 +126,7 @@ impl Observer for Jobs {
             retries: self.retries.with_label_values(&[route]),
             wait: self.wait.with_label_values(&[route]),
             run: self.run.with_label_values(&[route]),
+            watched: self.watched.clone(),
         })
     }
 
@@ -147,14 +153,17 @@ impl RouteObserver for OfRoute {
         } else {
             self.accepted.inc();
         }
+        self.watched.submitted(accepted);
     }
 
     fn refused(&self, error: &SubmitError) {
         self.refused.inc();
         self.refusals.of(error).inc();
+        self.watched.refused();
     }
 
     fn started(&self, job: &Header, state: &State) {
+        let mut waited = None;
         // How long a later attempt waits is for the most part its backoff.
         if state.lease.0 == 1
             && let Some(started) = state.started_at
@@ -162,26 +171,40 @@ impl RouteObserver for OfRoute {
             let ready = job.options.not_before.unwrap_or_default();
             let wait = started.since(job.received_at.max(ready));
             self.wait.observe(wait.as_secs_f64());
+            waited = Some(whole_millis(wait));
         }
+        self.watched.started(job, waited);
+    }
+
+    fn progressed(&self, job: &Header, _: &State) {
+        self.watched.changed(job);
     }
 
     fn returned(&self, _: &Header, started: &State, _: &Finish, at: Timestamp) {
         if let Some(started) = started.started_at {
-            self.run.observe(at.since(started).as_secs_f64());
+            let ran = at.since(started);
+            self.run.observe(ran.as_secs_f64());
+            self.watched.returned(whole_millis(ran));
         }
     }
 
-    fn queued_again(&self, _: &Header, _: &State) {
+    fn queued_again(&self, job: &Header, _: &State) {
         self.retries.inc();
+        self.watched.changed(job);
     }
 
-    fn ended(&self, _: &Header, state: &State) {
+    fn ended(&self, job: &Header, state: &State) {
+        self.watched.ended(job, state);
         match state.phase {
             Phase::Done => self.done.inc(),
             Phase::Cancelled => self.cancelled.inc(),
             _ => self.failed.inc(),
         }
     }
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Counts commits.

@@ -22,10 +22,10 @@ use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};
 
 /// How long a browser is to wait before it comes back, in milliseconds.
-const BEGIN: &[u8] = b"retry: 2000\n\n";
+pub(super) const BEGIN: &[u8] = b"retry: 2000\n\n";
 
 /// Says that the stream is alive, to whatever is on the way.
-const KEEP_ALIVE: &[u8] = b":\n\n";
+pub(super) const KEEP_ALIVE: &[u8] = b":\n\n";
 
 /// Who is told of events, and until when.
 #[derive(Clone, Debug)]

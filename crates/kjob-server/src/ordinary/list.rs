@@ -1,8 +1,8 @@
-//! `GET /jobs`: a page of the caller's jobs, by rising id.
+//! `GET /jobs`: a page of the caller's jobs.
 
 use http::header::LINK;
 use http::{HeaderValue, Response, StatusCode};
-use kjob_core::JobId;
+use kjob_core::{JobId, Order, Owner};
 use serde::Serialize;
 
 use super::record::JobRecord;
@@ -17,6 +17,18 @@ const LIMIT: u64 = 100;
 
 const LIMIT_MAX: u64 = 1000;
 
+/// What a list is asked by here, and not by the wire protocol.
+const OWN_NAMES: [&str; 4] = ["owner", "order", "since", "until"];
+
+/// Whatever a list is asked by.
+pub(super) const NAMES: [&str; job_list::NAMES.len() + OWN_NAMES.len()] = {
+    let ([status, endpoint, tag, limit, after], [owner, order, since, until]) =
+        (job_list::NAMES, OWN_NAMES);
+    [
+        status, endpoint, tag, limit, after, owner, order, since, until,
+    ]
+};
+
 #[derive(Serialize)]
 struct JobPage<'a> {
     jobs: Vec<JobRecord<'a>>,
@@ -26,9 +38,14 @@ struct JobPage<'a> {
 }
 
 pub(super) async fn answer(ask: &Ask<'_>, held: &mut Held) -> Result<Response<ReplyBody>, Refusal> {
-    let query = ask.extras.query(&job_list::NAMES)?;
+    let query = ask.extras.query(&NAMES)?;
     let options = query.options()?;
-    let filter = job_list::filter(&options, LIMIT, LIMIT_MAX)?;
+    let mut filter = job_list::filter(&options, LIMIT, LIMIT_MAX)?;
+    let orders = [("asc", Order::OldestFirst), ("desc", Order::NewestFirst)];
+    filter.order = options.word("order", &orders)?.unwrap_or_default();
+    filter.owner = options.text("owner").map(|owner| Owner::new(owner));
+    filter.since = options.time("since")?;
+    filter.until = options.time("until")?;
     let limit = filter.limit;
     let page = ask.by.list(options.job_tag()?, filter).await?;
     let next = page.next.map(|after| next_path(&options, limit, after));
@@ -48,7 +65,7 @@ fn next_path(options: &Options<'_>, limit: usize, after: JobId) -> String {
     let path = String::from("/jobs?");
     let len = path.len();
     let mut query = form_urlencoded::Serializer::for_suffix(path, len);
-    for name in ["status", "endpoint"] {
+    for name in ["status", "endpoint"].into_iter().chain(OWN_NAMES) {
         if let Some(value) = options.text(name) {
             query.append_pair(name, value);
         }

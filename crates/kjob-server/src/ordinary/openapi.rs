@@ -23,7 +23,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::job_list;
     use crate::job_options;
     use crate::ordinary::Resource;
     use crate::refusal::Kind;
@@ -60,6 +59,11 @@ mod tests {
             "/jobs/7/result",
             "/jobs/7/events",
             "/jobs/7/progress",
+            "/jobs/7/payload",
+            "/jobs/7/log",
+            "/jobs/events",
+            "/console/me",
+            "/console/history",
             "/openapi.json",
         ] {
             let resource = Resource::at(path).unwrap();
@@ -102,7 +106,7 @@ mod tests {
             .iter()
             .filter_map(|it| it["name"].as_str())
             .collect();
-        assert_eq!(parameters, BTreeSet::from(job_list::NAMES));
+        assert_eq!(parameters, BTreeSet::from(crate::ordinary::list::NAMES));
     }
 
     /// Whatever an operation may refuse with is among its responses, and nothing else is.

@@ -33,7 +33,7 @@ pub(super) fn asked(range: &str, len: usize) -> Result<Option<Range<usize>>, Ref
 }
 
 /// Whether a tag is among those of an `If-None-Match`, where it makes no difference if one is weak.
-pub(super) fn is_among(etag: &str, tags: &str) -> bool {
+pub(crate) fn is_among(etag: &str, tags: &str) -> bool {
     // Our own tags have no comma in them, so one that was cut at its comma is none of ours.
     tags.split(',').any(|tag| {
         let tag = tag.trim();

@@ -130,7 +130,7 @@ fn etag(job: &Job, wanted: Option<Encoding>) -> String {
 
 /// The bytes that were asked for: all of them, or one piece. Several pieces at once are not given, so
 /// whoever asks for such gets all, as RFC 9110 allows.
-fn part(
+pub(super) fn part(
     ask: &Ask<'_>,
     data: Bytes,
     content_type: HeaderValue,
@@ -159,7 +159,7 @@ fn part(
     Ok(response)
 }
 
-fn put_headers(response: &mut Response<ReplyBody>, etag: &str) {
+pub(super) fn put_headers(response: &mut Response<ReplyBody>, etag: &str) {
     put_guards(response);
     let headers = response.headers_mut();
     if let Ok(etag) = HeaderValue::try_from(etag) {

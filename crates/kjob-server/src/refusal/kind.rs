@@ -108,7 +108,7 @@ impl Refusal {
             Self::Stopping => Kind::STOPPING,
             Self::Login(denied) => of_login(*denied),
             Self::Barred(barred) => of_barred(barred),
-            Self::MetricsNotShown => Kind::FORBIDDEN,
+            Self::MetricsNotShown | Self::HistoryNotShown => Kind::FORBIDDEN,
             Self::Host { .. } => Kind::FOREIGN_HOST,
             Self::Origin { .. } => Kind::FOREIGN_ORIGIN,
         }

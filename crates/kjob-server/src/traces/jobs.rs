@@ -96,6 +96,10 @@ impl RouteObserver for OfRoute {
         self.next.refused(error);
     }
 
+    fn progressed(&self, job: &Header, state: &State) {
+        self.next.progressed(job, state);
+    }
+
     fn started(&self, job: &Header, state: &State) {
         self.next.started(job, state);
         let not_before = job.options.not_before.unwrap_or_default();

@@ -6,6 +6,7 @@ mod accounts;
 mod audit;
 #[cfg(unix)]
 mod cluster;
+mod console;
 mod endings;
 mod endpoints;
 #[cfg(unix)]

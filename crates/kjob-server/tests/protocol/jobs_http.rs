@@ -232,7 +232,11 @@ async fn lists_are_pages_that_lead_on() {
         ("?status=ERROR,CANCELLED", &[4]),
         ("?endpoint=/fail", &[4]),
         ("?endpoint=%2Fraw&after=3", &[5]),
+        ("?order=desc", &[5, 4, 3, 2, 1]),
+        ("?order=desc&after=3", &[2, 1]),
+        ("?owner=nobody", &[]),
         ("?job_tag=t1", &[2]),
+        ("?job_tag=t1&order=desc&after=2", &[]),
         ("?job_tag=t1&status=ERROR", &[]),
         ("?job_tag=none", &[]),
     ] {
@@ -247,7 +251,8 @@ async fn lists_are_pages_that_lead_on() {
         ("after=-1", "after"),
         ("status=DOING", "status"),
         ("limti=3", "limti"),
-        ("owner=x", "owner"),
+        ("order=up", "order"),
+        ("since=now", "since"),
         ("limit=1&limit=2", "limit"),
     ] {
         let refused = ask(&mut raw, Ask::get(&format!("/jobs?{query}"))).await;

@@ -109,13 +109,7 @@ mod tests {
             payload: true,
             result: true,
         };
-        let filter = Filter {
-            owner: None,
-            statuses: Vec::new(),
-            endpoint: None,
-            after: None,
-            limit: 1000,
-        };
+        let filter = Filter::ALL;
         let now = Timestamp::from_millis(1_700_000_000_100);
         let read = || {
             let store = EmbeddedStore::open(dir, EmbeddedOptions::default()).unwrap();

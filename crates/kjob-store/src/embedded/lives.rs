@@ -110,6 +110,15 @@ impl Lives {
             .map(|(id, slot)| self.entry(*id, slot))
     }
 
+    /// The jobs below an id, by falling id.
+    pub(crate) fn below(&self, before: Option<JobId>) -> impl Iterator<Item = Entry<'_>> {
+        let last = before.map_or(i64::MAX, chunk_of);
+        let chunks = self.chunks.range(..=last).rev();
+        let jobs = chunks.flat_map(|(_, chunk)| chunk.iter().rev());
+        jobs.skip_while(move |(id, _)| before.is_some_and(|before| *id >= before))
+            .map(|(id, slot)| self.entry(*id, slot))
+    }
+
     /// All jobs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         self.above(None)
@@ -316,6 +325,11 @@ mod tests {
             let expected: Vec<_> = model.iter().filter(|(id, _)| Some(**id) > after)
                 .map(|(id, live)| (*id, live.clone())).collect();
             prop_assert_eq!(above, expected);
+            let below: Vec<_> = lives.below(after).map(|entry| (entry.id, entry.live())).collect();
+            let expected: Vec<_> = model.iter().rev()
+                .filter(|(id, _)| after.is_none_or(|after| **id < after))
+                .map(|(id, live)| (*id, live.clone())).collect();
+            prop_assert_eq!(below, expected);
             for entry in lives.iter() {
                 let live = &model[&entry.id];
                 prop_assert_eq!(entry.state(), live.state());

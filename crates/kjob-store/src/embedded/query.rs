@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use kjob_core::{Ending, Job, JobId, JobTag, Owner, Parts, StoreError, Timestamp};
+use kjob_core::{Ending, Job, JobId, JobTag, Order, Owner, Parts, StoreError, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::blobs::{self, BlobKind, BlobName};
@@ -33,6 +33,12 @@ static SCAN: LazyLock<String> = LazyLock::new(|| {
         state_row::JOINS
     )
 });
+
+static SCAN_DOWN: LazyLock<String> = LazyLock::new(|| format!("{} DESC", *SCAN));
+
+const ENDED: &str = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id";
+
+const ENDED_DOWN: &str = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id DESC";
 
 /// A job's rows.
 #[derive(Debug)]
@@ -190,21 +196,24 @@ impl Segment<'_> {
         Ok(file == Some(blob.number))
     }
 
-    /// Shows `visit` the rows of the jobs above `after`, up to `last`, by rising id, for
+    /// Shows `visit` the rows of the jobs above the first id, up to the second, in this order, for
     /// [`Stored::read`], until it says that this is enough. Fails if an ended job is missing
     /// among those shown.
     pub(crate) fn scan(
         &self,
-        after: i64,
-        last: i64,
+        (above, last): (i64, i64),
+        order: Order,
         mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<(), StoreError> {
         let doing = || sql("list jobs");
         // Both queries are to see the same moment.
         let snapshot = self.connection.unchecked_transaction().map_err(doing())?;
-        let ended = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id";
+        let (jobs, ended, turn) = match order {
+            Order::OldestFirst => (&**SCAN, ENDED, 1),
+            Order::NewestFirst => (&**SCAN_DOWN, ENDED_DOWN, -1),
+        };
         let mut ended = snapshot.prepare_cached(ended).map_err(doing())?;
-        let mut ended = ended.query([after, last]).map_err(doing())?;
+        let mut ended = ended.query([above, last]).map_err(doing())?;
         let mut next_ended = || match ended.next().map_err(doing())? {
             Some(row) => row.get::<_, i64>(0).map(Some).map_err(doing()),
             None => Ok(None),
@@ -213,21 +222,21 @@ impl Segment<'_> {
             what: format!("the row of job {id} is out of reach"),
         };
         let mut expected = next_ended()?;
-        let mut before = after;
-        let mut query = snapshot.prepare_cached(&SCAN).map_err(doing())?;
-        let mut rows = query.query([after, last]).map_err(doing())?;
+        let mut before = i64::MIN;
+        let mut query = snapshot.prepare_cached(jobs).map_err(doing())?;
+        let mut rows = query.query([above, last]).map_err(doing())?;
         while let Some(row) = rows.next().map_err(doing())? {
             let id: i64 = row.get(0).map_err(doing())?;
-            if id <= before || id > last {
+            if id <= above || id > last || turn * id <= before {
                 return Err(StoreError::Corrupt {
                     what: format!("the rows of jobs near job {id} are not in their order"),
                 });
             }
-            before = id;
+            before = turn * id;
             if visit(row)?.is_break() {
                 return Ok(());
             }
-            if let Some(ended) = expected.filter(|ended| *ended < id) {
+            if let Some(ended) = expected.filter(|ended| turn * ended < turn * id) {
                 return Err(lost(ended));
             }
             if expected == Some(id) {

@@ -1,17 +1,18 @@
 //! Reading beside the writer: each reader thread has connections of its own, and sees what was
 //! committed when it began.
 
-use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kjob_core::{
-    Filter, Job, JobId, JobTag, LivePage, Owner, Page, Parts, Status, StoreError, Timestamp,
+    Filter, Job, JobId, JobTag, LivePage, Order, Owner, Page, Parts, Status, StoreError, Timestamp,
 };
 use rusqlite::{Connection, Row};
 
 use super::error::{in_segment, sql};
 use super::job_row;
+use super::lives::Entry;
 use super::query::{Segment, Stored};
 use super::segment::{self, Access};
 use super::shared::{SegmentEntry, Shared};
@@ -31,6 +32,9 @@ pub(crate) struct Reader {
     /// The least recently used first.
     open: Vec<(u32, u32, Connection)>,
 }
+
+/// By how much clocks are set back and forth at most, as far as lists of a time are to have every job of it.
+const CLOCK_SET_BY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What is to be said of a job; or the error, if it is not changing just now.
 type Look = Result<Option<Job>, StoreError>;
@@ -173,29 +177,33 @@ impl Reader {
         }
         let limit = filter.limit.max(1);
         let mut page = Page::default();
-        let first = filter.after.map_or(0, JobId::get);
-        let mut after = first;
+        let (above, last) = filter.ids();
+        let mut seen = above;
         let mut left = SCANNED_MAX;
-        let mut full = false;
+        let (mut full, mut past) = (false, false);
         // Those that have no end, by rising id: they have to live, and all that live have to be
         // among them.
         let mut endless = Vec::new();
         let table = self.shared.table();
-        let borders = table.segments.iter().skip(1).map(|next| next.first_id - 1);
-        for (entry, last) in table.segments.iter().zip(borders.chain([i64::MAX])) {
-            if full || last <= after {
+        for (entry, ids) in in_order(&table.segments, filter.order) {
+            let ids = (above.max(ids.0), last.min(ids.1));
+            if full || past || ids.0 >= ids.1 {
                 continue;
             }
             self.in_segment(entry.number, |segment| {
-                segment.scan(after, last, |row| {
+                segment.scan(ids, filter.order, |row| {
                     if left == 0 || page.jobs.len() >= limit {
                         full = true;
                         return Ok(ControlFlow::Break(()));
                     }
                     left -= 1;
-                    after = row.get(0).map_err(sql("list jobs"))?;
+                    seen = row.get(0).map_err(sql("list jobs"))?;
                     if !state_row::has_end(row, job_row::COLUMN_COUNT)? {
-                        endless.push(after);
+                        endless.push(seen);
+                    }
+                    past = is_past(row, filter).map_err(sql("list jobs"))?;
+                    if past {
+                        return Ok(ControlFlow::Break(()));
                     }
                     // Other owners' rows are passed over without reading the rest of them.
                     if !is_of(row, filter.owner.as_ref()).map_err(sql("list jobs"))? {
@@ -210,9 +218,14 @@ impl Reader {
                 })
             })?;
         }
-        page.next = if full { JobId::new(after) } else { None };
-        let last = if full { after } else { i64::MAX };
-        self.refuse_lost(first, last, &endless)?;
+        page.next = if full { JobId::new(seen) } else { None };
+        let looked_at = match filter.order {
+            Order::OldestFirst if full || past => (above, seen),
+            Order::NewestFirst if full || past => (seen - 1, last),
+            _ => (above, last),
+        };
+        endless.sort_unstable();
+        self.refuse_lost(looked_at, &endless)?;
         let mut jobs = Vec::with_capacity(page.jobs.len());
         // The state of one that lives is told by memory.
         for job in page.jobs {
@@ -226,8 +239,9 @@ impl Reader {
         Ok(page)
     }
 
-    /// Fails if a job that lives, or is known to be damaged, was not among those without an end.
-    fn refuse_lost(&mut self, after: i64, last: i64, seen: &[i64]) -> Result<(), StoreError> {
+    /// Fails if a job above the first id, up to the second, that lives, or is known to be damaged, was not
+    /// among those without an end.
+    fn refuse_lost(&mut self, (after, last): (i64, i64), seen: &[i64]) -> Result<(), StoreError> {
         let above = JobId::new(after).map_or(Bound::Unbounded, Bound::Excluded);
         let up_to = JobId::new(last).map_or(Bound::Unbounded, Bound::Included);
         let unseen = |id: &JobId| seen.binary_search(&id.get()).is_err();
@@ -250,12 +264,16 @@ impl Reader {
     fn list_live(&mut self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         let limit = filter.limit.max(1);
         let mut page = Page::default();
-        let mut ids = BTreeSet::new();
+        let mut ids = Vec::new();
         let mut after = filter.after;
         let mut more = false;
         {
             let live = self.shared.live();
-            for (looked, job) in live.above(filter.after).enumerate() {
+            let jobs: Box<dyn Iterator<Item = Entry<'_>>> = match filter.order {
+                Order::OldestFirst => Box::new(live.above(filter.after)),
+                Order::NewestFirst => Box::new(live.below(filter.after)),
+            };
+            for (looked, job) in jobs.enumerate() {
                 if looked >= SCANNED_MAX || ids.len() >= limit {
                     more = true;
                     break;
@@ -263,7 +281,7 @@ impl Reader {
                 after = Some(job.id);
                 let is_owners = filter.owner.as_ref().is_none_or(|owner| job.is_of(owner));
                 if is_owners && filter.endpoint.as_ref().is_none_or(|it| job.calls(it)) {
-                    ids.insert(job.id);
+                    ids.push(job.id);
                 }
             }
         }
@@ -382,6 +400,46 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Segments in an order of their jobs, each with the ids that are its own: above the first, up to the second.
+fn in_order(
+    segments: &[Arc<SegmentEntry>],
+    order: Order,
+) -> impl Iterator<Item = (&SegmentEntry, (i64, i64))> {
+    let len = segments.len();
+    (0..len).map(move |turn| {
+        let at = match order {
+            Order::OldestFirst => turn,
+            Order::NewestFirst => len - 1 - turn,
+        };
+        let above = if at == 0 {
+            0
+        } else {
+            segments[at].first_id - 1
+        };
+        let last = segments
+            .get(at + 1)
+            .map_or(i64::MAX, |next| next.first_id - 1);
+        (&*segments[at], (above, last))
+    })
+}
+
+/// Whether this job and all that come after it in the list are out of the time that is asked for. Ids rise
+/// with time, but for clocks that are set.
+fn is_past(row: &Row<'_>, filter: &Filter) -> rusqlite::Result<bool> {
+    let bound = match filter.order {
+        Order::OldestFirst => filter.until,
+        Order::NewestFirst => filter.since,
+    };
+    let Some(bound) = bound else {
+        return Ok(false);
+    };
+    let received_at = Timestamp::from_millis(row.get(7)?);
+    Ok(match filter.order {
+        Order::OldestFirst => received_at > bound.after(CLOCK_SET_BY_MAX),
+        Order::NewestFirst => received_at.after(CLOCK_SET_BY_MAX) < bound,
+    })
 }
 
 fn is_of(row: &Row<'_>, owner: Option<&Owner>) -> rusqlite::Result<bool> {

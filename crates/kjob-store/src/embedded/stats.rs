@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use kjob_core::{Phase, StoreError, Timestamp};
+use kjob_core::{Order, Phase, StoreError, Timestamp};
 use rusqlite::Connection;
 
 use super::EmbeddedStore;
@@ -274,7 +274,7 @@ fn len(path: &Path) -> io::Result<u64> {
 /// When the first job of a segment was submitted.
 fn oldest(segment: Segment<'_>) -> Result<Option<Timestamp>, StoreError> {
     let mut oldest = None;
-    let found = segment.scan(0, i64::MAX, |row| {
+    let found = segment.scan((0, i64::MAX), Order::OldestFirst, |row| {
         oldest = Some(Stored::read(row)?.job.header.received_at);
         Ok(ControlFlow::Break(()))
     });

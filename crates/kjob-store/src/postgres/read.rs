@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use kjob_core::{Filter, Job, JobId, Page, Parts, Phase, Status, StoreError, Timestamp};
+use kjob_core::{Filter, Job, JobId, Order, Page, Parts, Phase, Status, StoreError, Timestamp};
 
 use super::row::{ENDED, ENDED_FROM, LIVE, columns, job};
 use super::shared::Shared;
@@ -28,26 +28,36 @@ const BYTES: &str = "SELECT octet_length(l.payload)::bigint FROM kjob_live l WHE
 
 /// With `{owner}`, which has an index, or without.
 const LIST: &str = "(SELECT {live} FROM kjob_live l
-        WHERE $7::boolean AND l.id > $1 {owner_live} AND ($3::bytea IS NULL OR l.endpoint = $3)
-        ORDER BY l.id LIMIT $5)
+        WHERE $7::boolean AND l.id > $1 AND l.id <= $9 {owner_live}
+            AND ($3::bytea IS NULL OR l.endpoint = $3)
+            AND ($10::bigint IS NULL OR l.received_at >= $10)
+            AND ($11::bigint IS NULL OR l.received_at < $11)
+        ORDER BY l.id {order} LIMIT $5)
     UNION ALL
     (SELECT {ended} FROM {from}
-        WHERE $8::boolean AND e.id > $1 {owner_ended} AND ($3::bytea IS NULL OR e.endpoint = $3)
+        WHERE $8::boolean AND e.id > $1 AND e.id <= $9 {owner_ended}
+            AND ($3::bytea IS NULL OR e.endpoint = $3)
+            AND ($10::bigint IS NULL OR e.received_at >= $10)
+            AND ($11::bigint IS NULL OR e.received_at < $11)
             AND e.phase = ANY ($4::smallint[]) AND e.expires_at > $6
-        ORDER BY e.id LIMIT $5)
-    ORDER BY id LIMIT $5";
+        ORDER BY e.id {order} LIMIT $5)
+    ORDER BY id {order} LIMIT $5";
 
-static LIST_ALL: LazyLock<String> = LazyLock::new(|| {
-    list(
-        "AND ($2::bytea IS NULL OR l.owner = $2)",
-        "AND ($2::bytea IS NULL OR e.owner = $2)",
-    )
-});
-static LIST_OWN: LazyLock<String> =
-    LazyLock::new(|| list("AND l.owner = $2::bytea", "AND e.owner = $2::bytea"));
+static LIST_ALL: LazyLock<String> = LazyLock::new(|| list(false, ""));
+static LIST_OWN: LazyLock<String> = LazyLock::new(|| list(true, ""));
+static LIST_ALL_DOWN: LazyLock<String> = LazyLock::new(|| list(false, "DESC"));
+static LIST_OWN_DOWN: LazyLock<String> = LazyLock::new(|| list(true, "DESC"));
 
-fn list(owner_live: &str, owner_ended: &str) -> String {
-    LIST.replace("{live}", &columns(LIVE, "NULL::bytea", ""))
+fn list(is_own: bool, order: &str) -> String {
+    let (owner_live, owner_ended) = match is_own {
+        true => ("AND l.owner = $2::bytea", "AND e.owner = $2::bytea"),
+        false => (
+            "AND ($2::bytea IS NULL OR l.owner = $2)",
+            "AND ($2::bytea IS NULL OR e.owner = $2)",
+        ),
+    };
+    LIST.replace("{order}", order)
+        .replace("{live}", &columns(LIVE, "NULL::bytea", ""))
         .replace("{ended}", &columns(ENDED, "NULL::bytea", "NULL::bytea"))
         .replace("{from}", ENDED_FROM)
         .replace("{owner_live}", owner_live)
@@ -84,7 +94,8 @@ impl Shared {
 
     pub(crate) async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         let limit = filter.limit.max(1);
-        let after = filter.after.map_or(0, JobId::get);
+        let (above, last) = filter.ids();
+        let millis = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
         let owner = filter.owner.as_ref().map(|owner| owner.as_str().as_bytes());
         let endpoint = filter
             .endpoint
@@ -99,17 +110,18 @@ impl Shared {
         let (live, ended) = (is_wanted(Status::Running), !phases.is_empty());
         // One more tells whether there are more.
         let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let text: &'static str = if owner.is_some() {
-            &LIST_OWN
-        } else {
-            &LIST_ALL
+        let text: &'static str = match (owner.is_some(), filter.order) {
+            (false, Order::OldestFirst) => &LIST_ALL,
+            (true, Order::OldestFirst) => &LIST_OWN,
+            (false, Order::NewestFirst) => &LIST_ALL_DOWN,
+            (true, Order::NewestFirst) => &LIST_OWN_DOWN,
         };
         let rows = self
             .query(
                 "list jobs",
                 text,
                 &[
-                    &after,
+                    &above,
                     &owner,
                     &endpoint,
                     &phases,
@@ -117,6 +129,9 @@ impl Shared {
                     &now.as_millis(),
                     &live,
                     &ended,
+                    &last,
+                    &millis(filter.since),
+                    &millis(filter.until),
                 ],
             )
             .await?;

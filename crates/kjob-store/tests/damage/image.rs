@@ -491,11 +491,8 @@ pub fn is_log(name: &Path) -> bool {
 
 fn filter(statuses: &[Status]) -> Filter {
     Filter {
-        owner: None,
         statuses: statuses.to_vec(),
-        endpoint: None,
-        after: None,
-        limit: 1000,
+        ..Filter::ALL
     }
 }
 

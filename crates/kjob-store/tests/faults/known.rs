@@ -260,11 +260,9 @@ impl Known {
         let mut after = None;
         loop {
             let filter = Filter {
-                owner: None,
-                statuses: Vec::new(),
-                endpoint: None,
                 after,
                 limit: 50,
+                ..Filter::ALL
             };
             let page = store.list(&filter, now).await.unwrap();
             listed.extend(page.jobs.iter().map(|job| job.header.id));
