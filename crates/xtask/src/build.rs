@@ -34,6 +34,8 @@ pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
 pub(crate) fn counted(name: &str) -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
     build.args(["build", "--package", "kjob-benches"]);
+    // Released programs have none.
+    build.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     program(build, name, true)
 }
 
