@@ -339,6 +339,20 @@ fn bombs() {
     );
 }
 
+/// Nulls take no byte: JSON may have as many of them as the binary form is read with, and not one more.
+#[test]
+fn as_many_nulls_are_written_as_are_read() {
+    let schema = schema(r#"{"type":"array","items":"null"}"#);
+    let json = |count: usize| format!("[{}]", vec!["null"; count].join(","));
+    // The count in three bytes, and the end.
+    let most = limits().max_map_entries + 4;
+    let binary = schema.json_to_binary(&json(most), &limits()).unwrap();
+    assert_eq!(schema.check_binary(&binary, &limits()), Ok(()));
+    let error = schema.json_to_binary(&json(most + 1), &limits());
+    let (found, limit) = (most as u64 + 1, most);
+    assert_eq!(error.unwrap_err().kind, TooManyEntries { found, limit });
+}
+
 /// Each limit that applies here, at the limit and one past it.
 #[test]
 fn limits_at_and_past() {

@@ -1,5 +1,6 @@
 //! Walks JSON along a schema, and writes Avro binary on the way.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 
@@ -28,6 +29,7 @@ pub(super) fn to_binary(
     let nothing_shared = Text::new();
     let context = Context::new(json, &nothing_shared, limits);
     let mut out = Vec::new();
+    let entries = Cell::new(0);
     let mut reader = serde_json::Deserializer::from_str(json);
     let walk = Walk {
         schema,
@@ -35,6 +37,7 @@ pub(super) fn to_binary(
         node: schema.root,
         depth: 1,
         tagged: true,
+        entries: &entries,
         out: &mut out,
     };
     let walked = walk.deserialize(&mut reader).and_then(|()| reader.end());
@@ -43,6 +46,15 @@ pub(super) fn to_binary(
         let kind = DecodeErrorKind::TooLong {
             found: out.len() as u64,
             limit: limits.max_decompressed,
+        };
+        return Err(DecodeError::new(kind, DecodeError::BODY, json.len()));
+    }
+    // Nulls take no byte: as many of them as readers take, who would refuse what is written else.
+    let limit = out.len().saturating_add(limits.max_map_entries);
+    if entries.get() > limit {
+        let kind = DecodeErrorKind::TooManyEntries {
+            found: entries.get() as u64,
+            limit,
         };
         return Err(DecodeError::new(kind, DecodeError::BODY, json.len()));
     }
@@ -68,6 +80,7 @@ pub(super) fn default_to_binary(
         node,
         depth: 1,
         tagged: false,
+        entries: &Cell::new(0),
         out: &mut out,
     };
     match walk.deserialize(value) {
@@ -85,6 +98,8 @@ struct Walk<'a> {
     depth: usize,
     /// Whether unions are tagged: in data they are, in defaults they are not.
     tagged: bool,
+    /// Entries of all maps and arrays so far.
+    entries: &'a Cell<usize>,
     out: &'a mut Vec<u8>,
 }
 
@@ -274,6 +289,7 @@ impl Walk<'_> {
 
     /// Puts the count before entries that are already written, and the end after them.
     fn end_entries(&mut self, start: usize, count: usize) {
+        self.entries.set(self.entries.get().saturating_add(count));
         if count > 0 {
             let mut head = Vec::with_capacity(crate::varint::LEN_MAX);
             head.put_len(count);
