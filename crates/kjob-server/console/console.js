@@ -114,17 +114,21 @@ function Said() {
 
 function Asked() {
   const question = useValue(asked);
+  return question && html`<${Question} key=${question.id} question=${question} />`;
+}
+
+function Question({ question }) {
   const dialog = useRef();
   const answer = useRef(false);
   useEffect(() => {
-    answer.current = false;
-    if (question) dialog.current.showModal();
-  }, [question]);
-  if (!question) return null;
+    dialog.current.showModal();
+    // One that gives way to another is answered, too.
+    return () => question.done(answer.current);
+  }, []);
   const onClose = () => {
-    const isYes = answer.current;
-    asked.set(null);
-    question.done(isYes);
+    question.done(answer.current);
+    // By now another may be asked.
+    if (asked.value === question) asked.set(null);
   };
   return html`<dialog ref=${dialog} class="card" aria-labelledby="question" onClose=${onClose}>
     <p id="question">${question.text}</p>

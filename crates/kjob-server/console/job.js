@@ -12,15 +12,18 @@ import { html, useEffect, useRef, useState } from "./view.js";
 
 /** What is said for a moment at the edge of the page. */
 export const said = new Value(null);
-/** What is asked before it is done: `{ text, action, done }`. */
+/** What is asked before it is done: `{ id, text, action, done }`. */
 export const asked = new Value(null);
+
+let questions = 0;
 
 const MOVES = { RUNNING: true };
 
 /** Asks whether a job is to be cancelled, and does it; gives the job as it is then, or null. */
 export async function cancelJob({ job_id: id, endpoint }) {
   const text = `Cancel job ${id}, a call of ${endpoint}?`;
-  const isMeant = await new Promise((done) => asked.set({ text, action: "Cancel the job", done }));
+  questions += 1;
+  const isMeant = await new Promise((done) => asked.set({ id: questions, text, action: "Cancel the job", done }));
   if (!isMeant) return null;
   try {
     const job = await askJson(`jobs/${id}`, { method: "DELETE" });
