@@ -75,6 +75,13 @@ impl Ears {
     }
 }
 
+fn cut() -> StoreError {
+    StoreError::Io {
+        doing: "reach the others",
+        source: Arc::new(std::io::Error::other("the way is cut")),
+    }
+}
+
 /// One handle on a [`MemoryCluster`].
 pub struct MemoryNode {
     shared: Arc<Shared>,
@@ -89,6 +96,7 @@ struct Own {
     is_cut: bool,
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
+    lost_beats: u32,
 }
 
 impl Default for MemoryCluster {
@@ -146,6 +154,11 @@ impl MemoryNode {
         self.own().delays = (reads, ends);
     }
 
+    /// Has so many of the next beats fail, as if they alone did not get through.
+    pub fn lose_beats(&self, count: u32) {
+        self.own().lost_beats = count;
+    }
+
     /// The node that it is, if it is one still by its own book.
     pub fn node(&self) -> Option<NodeId> {
         self.own().node
@@ -162,12 +175,16 @@ impl MemoryNode {
 
     fn store(&self) -> Result<&MemoryStore, StoreError> {
         if self.own().is_cut {
-            return Err(StoreError::Io {
-                doing: "reach the others",
-                source: Arc::new(std::io::Error::other("the way is cut")),
-            });
+            return Err(cut());
         }
         Ok(&self.shared.store)
+    }
+
+    fn loses_a_beat(&self) -> bool {
+        let mut own = self.own();
+        let left = own.lost_beats.checked_sub(1);
+        own.lost_beats = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// The node, if its lease has not ended.
@@ -283,6 +300,9 @@ impl SharedStore for MemoryNode {
 
     async fn beat(&self) -> Result<Beat, StoreError> {
         self.store()?;
+        if self.loses_a_beat() {
+            return Err(cut());
+        }
         let Some(node) = self.alive() else {
             if let Some(node) = self.own().node.take() {
                 self.book().nodes.remove(&node);

@@ -553,6 +553,28 @@ async fn who_waits_is_answered_when_the_job_has_ended_also_if_it_began_here_mean
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_begins_under_a_lease_that_was_never_heard_of() {
+    let cluster = MemoryCluster::at(T0);
+    let mut a = member(&cluster, once()).await;
+    a.handle.set_cut(true);
+    sleep(2 * LEASE).await;
+    assert!(!a.engine.has_lease());
+    // It joins, and hears nothing of it: a lease that the next try to join ends again.
+    a.handle.lose_beats(3);
+    a.handle.set_cut(false);
+    let mut tries = 0;
+    while !a.engine.has_lease() {
+        assert!(!a.has_run());
+        // Waits, as there is no lease.
+        let _ = a.engine.submit(call("/held", "1")).await;
+        sleep(Duration::from_millis(500)).await;
+        tries += 1;
+    }
+    assert!(tries >= 5, "it had a lease after {tries} half seconds");
+    a.run().await.done();
+}
+
+#[tokio::test(start_paused = true)]
 async fn budgets_count_what_waits_anywhere() {
     let cluster = MemoryCluster::at(T0);
     let (registry, runs) = one("/held", once(), true);

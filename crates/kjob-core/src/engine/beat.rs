@@ -20,6 +20,14 @@ const GONE: &str =
 /// How many renewals there are to a look at who else is there.
 const BEATS_TO_A_LOOK: u32 = 4;
 
+/// The lease ended before the node heard that it had begun.
+fn too_late() -> StoreError {
+    StoreError::Io {
+        doing: "join the nodes of the store",
+        source: Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)),
+    }
+}
+
 impl Inner {
     /// Becomes a node.
     pub(super) async fn join(&self) -> Result<(), StoreError> {
@@ -31,8 +39,15 @@ impl Inner {
         let node = cluster.store.join(&config.url, config.lease_time);
         let node = self.step(node).await?;
         self.serve(cluster).await?;
+        // Before anything is begun under this lease: who does not come to that joins anew, which ends it.
+        let until = called + config.lease_time;
+        let Ok(beat) = timeout_at(until, self.beat(cluster)).await else {
+            return Err(too_late());
+        };
+        if beat?.is_none() {
+            return Err(too_late());
+        }
         cluster.trust(called);
-        self.beat(cluster).await?;
         tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
         Ok(())
