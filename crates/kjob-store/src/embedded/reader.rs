@@ -178,6 +178,10 @@ impl Reader {
         let limit = filter.limit.max(1);
         let mut page = Page::default();
         let (above, last) = filter.ids();
+        // Nothing is older than the first job; without this all that live would be looked for below it.
+        if last <= above {
+            return Ok(Page::default());
+        }
         let mut seen = above;
         let mut left = SCANNED_MAX;
         let (mut full, mut past) = (false, false);

@@ -2,6 +2,7 @@
 //! it at the next look, so they may be lost, come late, or not be there at all.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use kjob_core::{Hint, StoreError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, Notification};
 
@@ -122,11 +124,16 @@ impl Kind {
 /// Says what is to be said, until the store is closed or the database cannot pass it on.
 pub(crate) async fn speak(shared: Arc<Shared>) {
     loop {
+        let Some(closed) = shared.open() else { return };
         tokio::select! {
             () = shared.hints.to_say.notified() => {}
-            () = shared.hints.closed.notified() => return,
+            () = closed => return,
         }
-        let word = format!("{} {}", shared.handle, shared.hints.take());
+        let letters = shared.hints.take();
+        if letters.is_empty() {
+            continue;
+        }
+        let word = format!("{} {letters}", shared.handle);
         match shared.write("tell the others", SAY, &[&word]).await {
             Err(StoreError::Closed) => return,
             Err(error) if is_not_there(&error) => return,
@@ -140,9 +147,10 @@ pub(crate) async fn speak(shared: Arc<Shared>) {
 /// Listens until the store is closed, or the database says that it passes on nothing.
 pub(crate) async fn listen(shared: Arc<Shared>, connector: Connector) {
     loop {
+        let Some(closed) = shared.open() else { return };
         let ended = tokio::select! {
             ended = connector.attend(&shared.hints, shared.handle) => ended,
-            () = shared.hints.closed.notified() => return,
+            () = closed => return,
         };
         match ended {
             Err(error) if is_not_there(&error) => {
@@ -152,10 +160,17 @@ pub(crate) async fn listen(shared: Arc<Shared>, connector: Connector) {
             Err(error) => tracing::debug!(%error, "other nodes cannot be heard for now"),
             Ok(()) => {}
         }
-        tokio::select! {
-            () = tokio::time::sleep(LISTEN_AGAIN) => {}
-            () = shared.hints.closed.notified() => return,
-        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+impl Shared {
+    /// What completes when the store is closed; `None` if it is already.
+    fn open(&self) -> Option<Pin<Box<Notified<'_>>>> {
+        let mut closed = Box::pin(self.hints.closed.notified());
+        // Listens first and looks second, so it misses no close.
+        closed.as_mut().enable();
+        (!self.gathering.is_closed()).then_some(closed)
     }
 }
 
