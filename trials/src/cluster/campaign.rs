@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::process::Command;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::database::Database;
 use super::faults::{DatabaseFault, LEASE_TIME, NodeFault};
@@ -111,7 +112,8 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
     let over = CancellationToken::new();
     let ways: Vec<_> = members.iter().map(|it| it.ways.clone()).collect();
     let troubles = troubles(database, ways, rng.random(), over.clone());
-    let troubles = tokio::spawn(troubles);
+    // An error of ours ends them, too.
+    let troubles = AbortOnDropHandle::new(tokio::spawn(troubles));
     let mut living = JoinSet::new();
     for mut member in members {
         let over = over.clone();

@@ -59,6 +59,7 @@ pub(crate) struct Life {
 impl Member {
     /// Lives on until it is over, and gives the process that is left, which is as it should be.
     pub(crate) async fn live(&mut self, over: &CancellationToken) -> Result<Life> {
+        let mut last_ready = Instant::now();
         loop {
             let mut life = self.start()?;
             let mut fault = NodeFault::draw(&mut self.rng);
@@ -74,6 +75,9 @@ impl Member {
                 continue;
             }
             if !self.is_ready(&mut life).await? {
+                if last_ready.elapsed() > START_TIMEOUT {
+                    bail!("a node does not get ready; {}", self.where_to_look());
+                }
                 continue;
             }
             loop {
@@ -84,6 +88,7 @@ impl Member {
                 tokio::time::sleep(work).await;
                 if self.meets(&mut life, fault).await? {
                     self.note(&life, fault)?;
+                    last_ready = Instant::now();
                     break;
                 }
                 self.count(fault);
@@ -117,7 +122,6 @@ impl Member {
 
     /// Waits until a process takes calls; not if it ends before, as it does without a database.
     async fn is_ready(&mut self, life: &mut Life) -> Result<bool> {
-        let began = Instant::now();
         match life.server.ready().await {
             Ok(_) => Ok(true),
             Err(_) if life.server.ends_within(Duration::ZERO).await?.is_some() => {
@@ -126,7 +130,6 @@ impl Member {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 Ok(false)
             }
-            Err(error) if began.elapsed() > START_TIMEOUT => Err(error),
             Err(error) => Err(error).with_context(|| self.where_to_look()),
         }
     }
@@ -134,6 +137,12 @@ impl Member {
     /// Lets this happen; whether the process has ended by it.
     async fn meets(&mut self, life: &mut Life, fault: NodeFault) -> Result<bool> {
         let duration = fault.duration(&mut self.rng);
+        if let Some(status) = life.server.ends_within(Duration::ZERO).await? {
+            bail!(
+                "a node ended by itself ({status}); {}",
+                self.where_to_look()
+            );
+        }
         match fault {
             NodeFault::KilledAtBirth | NodeFault::KilledAtWork => {
                 self.kill(life).await?;
