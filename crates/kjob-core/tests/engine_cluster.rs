@@ -15,7 +15,8 @@ use kjob_core::engine::{
     RouteOptions, SubmitError,
 };
 use kjob_core::{
-    Age, Clock, Ending, Job, JobId, MemoryCluster, MemoryNode, Owner, Phase, Store, Timestamp,
+    Age, Clock, Ending, Filter, Job, JobId, MemoryCluster, MemoryNode, Owner, Phase, Store,
+    Timestamp,
 };
 use support::*;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -572,6 +573,29 @@ async fn nothing_begins_under_a_lease_that_was_never_heard_of() {
     }
     assert!(tries >= 5, "it had a lease after {tries} half seconds");
     a.run().await.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_lease_tells_what_the_store_says() {
+    let cluster = MemoryCluster::at(T0);
+    let mut a = member(&cluster, once().retry(3)).await;
+    let mut b = member(&cluster, once().retry(3)).await;
+    let id = a.submit("1").await;
+    let run = a.run().await;
+    a.handle.set_cut(true);
+    // Its end cannot be stored, and is tried again for as long as that is so.
+    run.done();
+    let again = b.run().await;
+    assert_eq!(again.id(), id);
+    again.done();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(b.phase(id).await, Phase::Done);
+    a.handle.set_cut(false);
+    assert!(!a.engine.has_lease());
+    assert_eq!(a.phase(id).await, Phase::Done);
+    let listed = a.engine.list(&Caller::user(ann()), Filter::ALL).await;
+    assert_eq!(listed.unwrap().jobs[0].state.phase, Phase::Done);
+    assert_eq!(a.wait(id).await.unwrap().state.phase, Phase::Done);
 }
 
 #[tokio::test(start_paused = true)]

@@ -280,7 +280,8 @@ impl Inner {
             () = self.clock.sleep(patience) => {}
             () = self.closed.cancelled() => {}
         }
-        let job = live.job();
+        // What was its own when the wait began may be another node's by now.
+        let job = live.job().filter(|_| !live.is_local() || self.has_lease());
         self.doze(&live);
         Ok(job)
     }
@@ -307,8 +308,14 @@ impl Inner {
     /// be a step ahead of what it has answered so far, and a job must not go back for those who
     /// look twice.
     fn told(&self, id: JobId) -> Option<Job> {
-        let live = self.table.get(id).filter(|live| live.is_local());
+        let live = self.table.get(id).filter(|live| self.knows(live));
         live?.job()
+    }
+
+    /// Whether what is in memory of a job is how it stands. A node that cannot prove its lease knows nothing: its
+    /// runs may be others', and have ended there, while it is still about to store an end that will be refused.
+    fn knows(&self, live: &Live) -> bool {
+        live.is_local() && self.has_lease()
     }
 
     /// Makes a listed job what is told of it.
@@ -326,7 +333,7 @@ impl Inner {
             JobKey::Id(id) => self.table.get(*id),
             JobKey::Tag(tag) => self.table.named(&caller.owner, tag),
         };
-        live.filter(|live| live.is_local() && caller.sees(&live.header.owner))
+        live.filter(|live| self.knows(live) && caller.sees(&live.header.owner))
     }
 
     async fn id_of(&self, caller: &Caller, key: &JobKey) -> Result<Option<JobId>, StoreError> {
