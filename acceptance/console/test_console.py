@@ -145,7 +145,7 @@ def test_filters_narrow_the_list_and_are_in_its_address(server, open_page):
     expect(page.get_by_role("row")).to_have_count(2)
     page.get_by_role("button", name="Running").click()
     expect(page.get_by_role("row")).to_have_count(3)
-    assert "status=ERROR%2CRUNNING" in page.url
+    expect(page).to_have_url(re.compile("status=ERROR%2CRUNNING"))
     # A job that is no longer of the list leaves it.
     server.call("DELETE", f"/jobs/{sleep}")
     expect(row(page, sleep)).to_have_count(0)
@@ -183,7 +183,7 @@ def test_an_error_is_followed_and_whatever_a_job_holds_is_text(server, open_page
     row(page, job).click()
     expect(page.get_by_label("Error")).to_contain_text(HOSTILE)
     expect(page.get_by_label("Details")).to_contain_text(HOSTILE)
-    assert page.title() == f"Job {job} – kjob"
+    expect(page).to_have_title(f"Job {job} – kjob")
     assert page.locator("#console script, #console img").count() == 0
 
     # A result that is no text, and what its command said.
@@ -250,10 +250,11 @@ def test_it_fits_a_telephone_and_the_dark(server, open_page):
     page.goto(f"{server.url}/#/")
     dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     page.get_by_role("button", name="Colours").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
     light = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert dark != light
     page.reload()
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
 
 
 def test_a_server_that_goes_is_told_of(server, open_page):
