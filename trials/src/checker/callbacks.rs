@@ -61,7 +61,8 @@ pub(super) fn of_tellings(
     let started = job
         .runs
         .iter()
-        .filter(|run| run.entry.what == Moment::Start);
+        .filter(|run| run.entry.what == Moment::Start)
+        .filter(|run| !facts.stood_still(run));
     let started = started.map(|run| run.entry.at);
     if let Some(later) = alive.chain(started).find(|at| *at > first.at) {
         told(

@@ -36,15 +36,22 @@ pub(super) enum Outcome {
 
 impl Call {
     /// Begins a run: of a cooperative route here, of others on a runtime, or on the one that this is
-    /// called on.
+    /// called on. Asks once more, when the handler is about to be called, whether it may be.
     pub(super) fn begin(
         route: &Route,
         context: JobContext,
         payload: Payload,
         runtime: Option<&Handle>,
+        may_begin: impl FnOnce() -> bool + Send + 'static,
     ) -> Self {
         let handler = route.handler.clone();
-        let run = async move { handler.call(context, payload).await };
+        let run = async move {
+            // It may have been long until its thread came to it, as where the process stood still meanwhile.
+            if !may_begin() {
+                return Err(HandlerError::Stopped);
+            }
+            handler.call(context, payload).await
+        };
         if route.options.cooperative {
             return Self::Here(Some(Box::pin(run)));
         }

@@ -259,7 +259,9 @@ impl Inner {
         };
 
         let runtime = self.config.handlers.as_ref();
-        let mut call = Call::begin(route, context, payload, runtime);
+        let inner = self.clone();
+        let may_begin = move || inner.has_lease();
+        let mut call = Call::begin(route, context, payload, runtime, may_begin);
         let mut reports = std::pin::pin!(self.report(live, state, &progress));
         let mut due = std::pin::pin!(async {
             match deadline {

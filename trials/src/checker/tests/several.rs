@@ -56,6 +56,28 @@ fn who_stood_still_may_go_on_with_what_others_have_ended() {
 }
 
 #[test]
+fn so_may_who_goes_on_after_the_end_was_told() {
+    let mut story = several();
+    let call = Call {
+        calls_back: true,
+        ..call()
+    };
+    story.submit(&call, 1, false);
+    story.see(1, ended(Status::Error, 1_000));
+    let from = story.clock;
+    story.hear(telling(1, Status::Error));
+    story.run(1, 1, Moment::Start);
+    story.assert(&[Fault::ToldEarly, Fault::RanAfterEnd]);
+    let several = story.trial.several.as_mut().unwrap();
+    several.standstills.push(Standstill {
+        process: 0,
+        from,
+        until: from + 10,
+    });
+    story.assert(&[]);
+}
+
+#[test]
 fn what_a_drain_cut_off_may_have_run_elsewhere_since() {
     let mut story = several();
     story
