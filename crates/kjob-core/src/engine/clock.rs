@@ -23,17 +23,7 @@ impl Clock for SystemClock {
     }
 
     fn sleep_until(&self, at: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        // Wall time may be set while we sleep, and a machine may be suspended: look again at the
-        // end, and now and then before.
-        Box::pin(async move {
-            loop {
-                let left = at.since(self.now());
-                if left.is_zero() {
-                    return;
-                }
-                tokio::time::sleep(left.min(LOOK_AGAIN_AFTER)).await;
-            }
-        })
+        Box::pin(sleep_looking(self, at))
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -42,7 +32,19 @@ impl Clock for SystemClock {
 }
 
 /// How late a sleeper may be when the wall clock is set forward.
-pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Sleeps until a clock shows `at`. It may be set meanwhile, and a machine may be suspended: looks again at the
+/// end, and now and then before.
+pub(super) async fn sleep_looking(clock: &impl Clock, at: Timestamp) {
+    loop {
+        let left = at.since(clock.now());
+        if left.is_zero() {
+            return;
+        }
+        clock.sleep(left.min(LOOK_AGAIN_AFTER)).await;
+    }
+}
 
 /// A clock that stands still until it is told to move. Clones are the same clock.
 ///

@@ -265,14 +265,14 @@ impl Inner {
         }
         let live = match self.live(caller, key) {
             Some(live) => live,
-            None => match self.woken(caller, key).await? {
-                Some(live) => live,
+            None => {
+                let woken = self.woken(caller, key).await?;
                 // It may have come into memory and run meanwhile, and its end be heard of only soon.
-                None => match self.live(caller, key) {
+                match woken.or_else(|| self.live(caller, key)) {
                     Some(live) => live,
                     None => return Ok(None),
-                },
-            },
+                }
+            }
         };
         tokio::select! {
             biased;

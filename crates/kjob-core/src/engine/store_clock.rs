@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::clock::LOOK_AGAIN_AFTER;
+use super::clock::sleep_looking;
 use crate::{Clock, Timestamp};
 
-/// A difference of clocks that somebody should hear of.
-const WORTH_A_WORD: i64 = 1_000;
+/// A difference of clocks that somebody should hear of, in milliseconds.
+const WORTH_A_WORD: u64 = 1_000;
 
 /// The engine's own clock, set right by what the store says of its own: so a job is received, due, ended
 /// and expired at the same moments on all nodes, whatever their hosts take the time for.
@@ -51,7 +51,7 @@ impl StoreClock {
             false => least.saturating_add(most.saturating_sub(least) / 2),
         };
         self.ahead.store(ahead, Ordering::Relaxed);
-        if ahead.abs_diff(before) >= WORTH_A_WORD.unsigned_abs() {
+        if ahead.abs_diff(before) >= WORTH_A_WORD {
             tracing::warn!(
                 millis = ahead,
                 "the store's clock is so far ahead of this host's; jobs go by the store's"
@@ -67,15 +67,7 @@ impl Clock for StoreClock {
     }
 
     fn sleep_until(&self, at: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async move {
-            loop {
-                let left = at.since(self.now());
-                if left.is_zero() {
-                    return;
-                }
-                self.own.sleep(left.min(LOOK_AGAIN_AFTER)).await;
-            }
-        })
+        Box::pin(sleep_looking(self, at))
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
