@@ -28,62 +28,54 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 const CHANNEL: &str = "SELECT 'kjob_' || md5(current_schema())";
 const SAY: &str = "SELECT pg_notify('kjob_' || md5(current_schema()), $1)";
 
+/// How hints are said.
+const LETTERS: [(Hint, char); 3] = [(Hint::Work, 'w'), (Hint::Ends, 'e'), (Hint::Cancels, 'c')];
+
 /// What a handle has heard, and has to say.
+#[derive(Default)]
 pub(crate) struct Hints {
-    kinds: [Kind; 3],
+    work: Kind,
+    ends: Kind,
+    cancels: Kind,
     to_say: Notify,
-    /// Whether there is anybody else, as far as is known.
-    has_others: AtomicBool,
+    /// Whether there is nobody else, as far as is known.
+    is_alone: AtomicBool,
     closed: Notify,
 }
 
 /// One kind of them.
+#[derive(Default)]
 struct Kind {
-    hint: Hint,
-    /// As it is said.
-    letter: char,
     heard: Notify,
     is_to_be_said: AtomicBool,
 }
 
-impl Default for Hints {
-    fn default() -> Self {
-        Self {
-            kinds: [
-                Kind::new(Hint::Work, 'w'),
-                Kind::new(Hint::Ends, 'e'),
-                Kind::new(Hint::Cancels, 'c'),
-            ],
-            to_say: Notify::new(),
-            has_others: AtomicBool::new(true),
-            closed: Notify::new(),
+impl Hints {
+    fn of(&self, hint: Hint) -> &Kind {
+        match hint {
+            Hint::Work => &self.work,
+            Hint::Ends => &self.ends,
+            Hint::Cancels => &self.cancels,
         }
     }
-}
 
-impl Hints {
     /// Has something said to the others, soon.
     pub(crate) fn say(&self, hint: Hint) {
-        if !self.has_others.load(Ordering::Relaxed) {
+        if self.is_alone.load(Ordering::Relaxed) {
             return;
         }
-        for kind in self.kinds.iter().filter(|kind| kind.hint == hint) {
-            if !kind.is_to_be_said.swap(true, Ordering::AcqRel) {
-                self.to_say.notify_one();
-            }
+        if !self.of(hint).is_to_be_said.swap(true, Ordering::AcqRel) {
+            self.to_say.notify_one();
         }
     }
 
     /// Waits until another handle has said this.
     pub(crate) async fn hear(&self, hint: Hint) {
-        match self.kinds.iter().find(|kind| kind.hint == hint) {
-            Some(kind) => kind.heard.notified().await,
-            None => std::future::pending().await,
-        }
+        self.of(hint).heard.notified().await;
     }
 
-    pub(crate) fn set_others(&self, has_others: bool) {
-        self.has_others.store(has_others, Ordering::Relaxed);
+    pub(crate) fn set_alone(&self, is_alone: bool) {
+        self.is_alone.store(is_alone, Ordering::Relaxed);
     }
 
     pub(crate) fn close(&self) {
@@ -92,9 +84,10 @@ impl Hints {
 
     /// The letters of what is to be said.
     fn take(&self) -> String {
-        let is_to_be_said = |kind: &&Kind| kind.is_to_be_said.swap(false, Ordering::AcqRel);
-        let kinds = self.kinds.iter().filter(is_to_be_said);
-        kinds.map(|kind| kind.letter).collect()
+        let to_be_said = LETTERS
+            .into_iter()
+            .filter(|(hint, _)| self.of(*hint).is_to_be_said.swap(false, Ordering::AcqRel));
+        to_be_said.map(|(_, letter)| letter).collect()
     }
 
     fn heard(&self, said: &Notification, own: i64) {
@@ -104,19 +97,10 @@ impl Hints {
         if by == own.to_string() {
             return;
         }
-        for kind in self.kinds.iter().filter(|it| letters.contains(it.letter)) {
-            kind.heard.notify_one();
-        }
-    }
-}
-
-impl Kind {
-    fn new(hint: Hint, letter: char) -> Self {
-        Self {
-            hint,
-            letter,
-            heard: Notify::new(),
-            is_to_be_said: AtomicBool::new(false),
+        for (hint, letter) in LETTERS {
+            if letters.contains(letter) {
+                self.of(hint).heard.notify_one();
+            }
         }
     }
 }

@@ -178,7 +178,7 @@ impl SharedStore for PostgresStore {
 
     async fn nodes(&self) -> Result<Vec<Node>, StoreError> {
         let rows = self.shared.query("look at nodes", NODES, &[]).await?;
-        self.shared.hints.set_others(rows.len() > 1);
+        self.shared.hints.set_alone(rows.len() <= 1);
         let read = |row: &Row| {
             let id = NodeId(row.get(0));
             text(row.get(1)).map(|url| Node { id, url })
