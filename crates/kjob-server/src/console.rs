@@ -4,7 +4,6 @@ pub(crate) mod assets;
 pub(crate) mod changes;
 pub(crate) mod history;
 
-use kjob_core::JobId;
 use kjob_core::engine::Accepted;
 use kjob_core::{Header, Phase, State};
 
@@ -53,8 +52,6 @@ impl Watched {
     }
 
     pub(crate) fn changed(&self, job: &Header) {
-        let Header { id, owner, .. } = job;
-        let id: JobId = *id;
-        self.changes.note(id, Some(owner));
+        self.changes.note(job.id, Some(&job.owner));
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::SystemTime;
 
-use kjob_core::{JobId, Timestamp};
+use kjob_core::engine::SystemClock;
+use kjob_core::{Clock, JobId};
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -63,17 +63,12 @@ pub(crate) fn of_command(id: JobId, text: &str) {
 
 fn note(id: JobId, level: &'static str, text: String) {
     let line = Line {
-        time: rfc3339(now()),
+        time: rfc3339(SystemClock.now()),
         level,
         text: cut(text),
     };
     let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
     lines.push(id, line);
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn cut(mut text: String) -> String {

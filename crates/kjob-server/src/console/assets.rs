@@ -1,6 +1,5 @@
 //! The files of the page, which are part of the program.
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -86,12 +85,9 @@ impl Asset {
     fn new(name: &'static str, content_type: &'static str, content: impl Into<Bytes>) -> Self {
         let content = content.into();
         let digest = digest::digest(&digest::SHA256, &content);
-        let mut etag = String::from("\"");
-        for byte in digest.as_ref().iter().take(12) {
-            // A text takes any write.
-            let _ = write!(etag, "{byte:02x}");
-        }
-        etag.push('"');
+        let part = digest.as_ref().iter().take(12);
+        let hex: String = part.map(|byte| format!("{byte:02x}")).collect();
+        let etag = format!("\"{hex}\"");
         Self {
             name,
             content_type,

@@ -5,11 +5,15 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use kjob_core::engine::Engine;
+use kjob_core::Clock;
+use kjob_core::engine::{Engine, SystemClock};
 use serde::Serialize;
 use tokio::sync::Notify;
+
+/// How long a slot of the last hour is.
+const HOUR_SLOT_SECS: u64 = 10;
 
 /// How far back one looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +113,7 @@ impl History {
         };
         Self {
             rings: Mutex::new(Rings {
-                hour: ring(10, 360),
+                hour: ring(HOUR_SLOT_SECS, 360),
                 day: ring(60, 1440),
             }),
             begun: Notify::new(),
@@ -180,16 +184,18 @@ impl History {
     }
 }
 
-fn now_secs() -> u64 {
-    UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+fn now_millis() -> u64 {
+    u64::try_from(SystemClock.now().as_millis()).unwrap_or(0)
 }
 
-/// Until the slot of ten seconds ends that it is now.
+fn now_secs() -> u64 {
+    now_millis() / 1_000
+}
+
+/// Until the shorter slot ends that it is now.
 fn until_slot_ends() -> Duration {
-    let slot = Duration::from_secs(10).as_millis();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let into = since.map_or(0, |since| since.as_millis() % slot);
-    Duration::from_millis(u64::try_from(slot - into).unwrap_or(0))
+    let slot = HOUR_SLOT_SECS * 1_000;
+    Duration::from_millis(slot - now_millis() % slot)
 }
 
 impl Ring {
