@@ -1,6 +1,6 @@
 //! The console in a real browser, in front of the real server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -48,17 +48,14 @@ pub(crate) fn screenshots(workspace: &Workspace) -> Result<bool> {
 
 /// The browser of this machine, which is installed where that can be done: the one that Playwright would fetch is
 /// larger than all else together.
-fn browser() -> Option<String> {
+fn browser() -> Option<PathBuf> {
     debian::ensure(&[packaged(BROWSER, BROWSER)]);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).map(|place| place.join(BROWSER));
-    let found = places.find(|place| place.is_file())?;
-    Some(found.display().to_string())
+    debian::find(BROWSER)
 }
 
 fn run(
     workspace: &Workspace,
-    browser: &str,
+    browser: &Path,
     release: bool,
     pictures: Option<&Path>,
 ) -> Result<(bool, Counts)> {

@@ -1,6 +1,6 @@
 //! Packages of Debian that a command needs, installed where that can be done.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -45,10 +45,16 @@ pub(crate) fn ensure(wanted: &[Packaged]) {
 
 /// Whether a program is in the search path, or where systems keep servers.
 pub(crate) fn is_there(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where it is, if it is there.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let servers = ["/usr/sbin".into(), "/usr/local/sbin".into()];
-    let mut places = std::env::split_paths(&path).chain(servers);
-    places.any(|place| place.join(program).is_file())
+    let places = std::env::split_paths(&path).chain(servers);
+    let mut files = places.map(|place| place.join(program));
+    files.find(|file| file.is_file())
 }
 
 fn can_install() -> bool {

@@ -15,6 +15,9 @@ use crate::tools;
 /// How long the step of `cargo xtask test` kills servers.
 const STEP_SECONDS: u64 = 120;
 
+/// What `--only` calls the nodes over a database.
+const NODES: &str = "nodes";
+
 #[derive(Args)]
 pub(crate) struct SoakArgs {
     /// For how long
@@ -56,6 +59,9 @@ pub(crate) fn step(context: &Context) -> Result<Verdict> {
 
 /// `cargo xtask soak`: for longer, against an optimised server. Whether every promise was kept.
 pub(crate) fn run(args: SoakArgs) -> Result<bool> {
+    if args.only.is_empty() || args.only.iter().any(|kind| kind == NODES) {
+        tools::for_nodes();
+    }
     let mut soak = soak(true)?;
     soak.args(["--seconds", &args.minutes.saturating_mul(60).to_string()]);
     if let Some(kills) = args.kills {
@@ -76,7 +82,6 @@ pub(crate) fn run(args: SoakArgs) -> Result<bool> {
 
 /// The program that kills, with the programs that it kills.
 fn soak(release: bool) -> Result<Command> {
-    tools::for_nodes();
     let server = build::server(release)?;
     let trial_server = build::trial("trial-server", release)?;
     let soak = build::trial("soak", release)?;
