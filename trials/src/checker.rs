@@ -11,6 +11,7 @@ mod tests;
 mod violation;
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::history::{Event, Micros, What};
 use crate::journal::Journal;
@@ -151,6 +152,36 @@ fn is_unanswered(event: &Event) -> bool {
         What::Cancel { answer, .. } => matches!(answer, Unknown(_)),
         What::List { answer } => matches!(answer, Unknown(_)),
         What::FinalList { .. } => false,
+    }
+}
+
+/// A line for each kind of thing that was looked at.
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            events,
+            unanswered,
+            ended,
+            expired,
+            starts,
+            retried,
+            told,
+            told_again,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "{events} questions, {unanswered} of them without an answer"
+        )?;
+        writeln!(f, "{ended} jobs seen ended, {expired} seen expired")?;
+        writeln!(
+            f,
+            "{starts} starts of handlers, {retried} jobs started more than once"
+        )?;
+        writeln!(
+            f,
+            "{told} ends told to a receiver, {told_again} of them more than once"
+        )
     }
 }
 

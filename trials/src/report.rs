@@ -191,41 +191,18 @@ impl Report {
     }
 
     fn fmt_counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts {
-            events,
-            unanswered,
-            ended,
-            expired,
-            starts,
-            retried,
-            told,
-            told_again,
-            ambiguous,
-            ..
-        } = self.counts;
         let (kills, campaigns, pauses) = (self.kills(), self.campaigns, self.pauses);
         let (segments, rewritten) = (self.segments, self.rewritten);
         writeln!(
             f,
             "\n{kills} kills in {campaigns} campaigns, {pauses} pauses of clients"
         )?;
-        writeln!(
-            f,
-            "{events} questions, {unanswered} of them without an answer"
-        )?;
-        writeln!(f, "{ended} jobs seen ended, {expired} seen expired")?;
-        writeln!(
-            f,
-            "{starts} starts of handlers, {retried} jobs started more than once"
-        )?;
-        writeln!(
-            f,
-            "{told} ends told to a receiver, {told_again} of them more than once"
-        )?;
+        write!(f, "{}", self.counts)?;
         writeln!(
             f,
             "{segments} segments begun, {rewritten} rewritten of those left at the end"
         )?;
+        let ambiguous = self.counts.ambiguous;
         writeln!(
             f,
             "{ambiguous} looks by tags that may have named several jobs left out"

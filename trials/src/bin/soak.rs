@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kjob_trials::campaign::{self, Cast, Length, Outcome};
+use kjob_trials::campaign::{self, Cast, Length};
+use kjob_trials::checker::Findings;
 use kjob_trials::clients;
 use kjob_trials::cluster;
 use kjob_trials::plan::Endpoints;
@@ -19,6 +20,9 @@ use kjob_trials::report::Report;
 /// The longest campaign. What it leaves behind is checked at its end, so that a run of hours needs
 /// the memory and the disk of minutes.
 const CAMPAIGN_MAX: Duration = Duration::from_secs(150);
+
+/// The shortest campaign on one server, but for the first.
+const SINGLE_CAMPAIGN_MIN: Duration = Duration::from_secs(5);
 
 /// The shortest campaign on nodes, whose database takes seconds to be made.
 const NODES_CAMPAIGN_MIN: Duration = Duration::from_secs(20);
@@ -121,46 +125,55 @@ impl Run {
         let until = Instant::now() + Duration::from_secs(self.seconds);
         let clients = std::env::current_exe()?;
         // Lanes run at once: each draws other numbers, and has other ports.
-        let lane = |name: &'static str, server: &Path, endpoints, at: u16| Lane {
+        let lane = |name, number: u64, campaign_min, until| Lane {
             name,
-            cast: Cast {
-                server: server.to_owned(),
-                clients: clients.clone(),
-                endpoints,
-                ports: 20_000 + 6_000 * at..26_000 + 6_000 * at,
-            },
             home: home.clone(),
             is_kept: self.keep.is_some(),
-            seed: seed.wrapping_add(u64::from(at) << 48),
+            seed: seed.wrapping_add(number << 48),
+            campaign_min,
             until,
         };
-        let journalled = lane("journalled", &self.trial_server, Endpoints::Journalled, 0);
-        let shipped = lane("shipped", &self.server, Endpoints::Demo, 1);
-        let nodes = NodesLane {
-            cast: cluster::Cast {
-                server: self.trial_server.clone(),
-                clients: clients.clone(),
-                skew: faketime(),
-                // Their hosts are others than that of the lanes above, but for the first.
-                ports: 18_000..20_000,
-            },
-            home: home.clone(),
-            is_kept: self.keep.is_some(),
-            seed: seed.wrapping_add(2 << 48),
-            until: match self.only[..] {
-                [Kind::Nodes] => until,
-                // They take most of the machine, and others are to have some of it.
-                _ => Instant::now() + Duration::from_secs(self.seconds / 2),
-            },
+        let single = |name, number| lane(name, number, SINGLE_CAMPAIGN_MIN, until);
+        let cast = |server: &Path, endpoints, ports| Cast {
+            server: server.to_owned(),
+            clients: clients.clone(),
+            endpoints,
+            ports,
+        };
+        let journalled = cast(&self.trial_server, Endpoints::Journalled, 20_000..26_000);
+        let shipped = cast(&self.server, Endpoints::Demo, 26_000..32_000);
+        let runs = |kind| self.only.is_empty() || self.only.contains(&kind);
+        let nodes = cluster::Cast {
+            server: self.trial_server.clone(),
+            clients: clients.clone(),
+            skew: if runs(Kind::Nodes) { faketime() } else { None },
+            // Their hosts are others than that of the lanes above, but for the first.
+            ports: 18_000..20_000,
+        };
+        let nodes_until = match self.only[..] {
+            [Kind::Nodes] => until,
+            // They take most of the machine, and others are to have some of it.
+            _ => Instant::now() + Duration::from_secs(self.seconds / 2),
         };
         let half = self.kills.div_ceil(2);
         let mut reports = Reports::default();
-        let runs = |kind| self.only.is_empty() || self.only.contains(&kind);
         let when = |kind, kills| if runs(kind) { kills } else { 0 };
         tokio::try_join!(
-            journalled.run(when(Kind::Journalled, half), &mut reports.journalled),
-            shipped.run(when(Kind::Shipped, half), &mut reports.shipped),
-            nodes.run(when(Kind::Nodes, self.kills), &mut reports.nodes),
+            single("journalled", 0).run(
+                &mut reports.journalled,
+                (Report::kills, when(Kind::Journalled, half)),
+                async |report: &mut _, given| run_single(&journalled, report, given).await,
+            ),
+            single("shipped", 1).run(
+                &mut reports.shipped,
+                (Report::kills, when(Kind::Shipped, half)),
+                async |report: &mut _, given| run_single(&shipped, report, given).await,
+            ),
+            lane("nodes", 2, NODES_CAMPAIGN_MIN, nodes_until).run(
+                &mut reports.nodes,
+                (cluster::Report::kills, when(Kind::Nodes, self.kills)),
+                async |report: &mut _, given| run_nodes(&nodes, report, given).await,
+            ),
         )?;
         let missed = match runs(Kind::Journalled) {
             true => reports.journalled.missed(),
@@ -246,32 +259,79 @@ fn faketime() -> Option<PathBuf> {
     found
 }
 
-/// Campaigns on several nodes, one after the other.
-struct NodesLane {
-    cast: cluster::Cast,
+/// Campaigns, one after the other.
+struct Lane {
+    name: &'static str,
     home: PathBuf,
     is_kept: bool,
     seed: u64,
+    /// There is no further one in less time than this.
+    campaign_min: Duration,
     until: Instant,
 }
 
-impl NodesLane {
-    async fn run(&self, kills: u64, report: &mut cluster::Report) -> Result<()> {
+/// What a campaign is given.
+struct Campaign {
+    dir: PathBuf,
+    seed: u64,
+    length: Length,
+}
+
+async fn run_single(
+    cast: &Cast,
+    report: &mut Report,
+    Campaign { dir, seed, length }: Campaign,
+) -> Result<(String, Findings)> {
+    let outcome = campaign::run(cast, &dir, seed, length).await;
+    let outcome = outcome.inspect_err(|error| report.add_error(error))?;
+    report.add(&outcome);
+    let lives = format!("{} lives of the server, ", outcome.lives.len());
+    Ok((lives, outcome.findings))
+}
+
+async fn run_nodes(
+    cast: &cluster::Cast,
+    report: &mut cluster::Report,
+    Campaign { dir, seed, length }: Campaign,
+) -> Result<(String, Findings)> {
+    let outcome = cluster::run(cast, &dir, seed, length.until).await;
+    let outcome = outcome.inspect_err(|error| report.add_error(error))?;
+    report.add(&outcome);
+    Ok((String::new(), outcome.findings))
+}
+
+impl Lane {
+    /// Runs them until it is time, or there were so many kills by the count of the report, which `campaign` adds
+    /// what came of it to. It gives that with what else is to be told.
+    async fn run<R>(
+        self,
+        report: &mut R,
+        (kills, kills_max): (fn(&R) -> u64, u64),
+        campaign: impl AsyncFn(&mut R, Campaign) -> Result<(String, Findings)>,
+    ) -> Result<()> {
+        let name = self.name;
         for number in 0.. {
             let left = self.until.saturating_duration_since(Instant::now());
-            if (number > 0 && left < NODES_CAMPAIGN_MIN) || report.kills() >= kills {
+            if (number > 0 && left < self.campaign_min) || kills(report) >= kills_max {
                 break;
             }
-            let dir = self.home.join(format!("nodes-{number}"));
+            let dir = self.home.join(format!("{name}-{number}"));
             std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-            let until = Instant::now() + left.min(CAMPAIGN_MAX);
+            let length = Length {
+                until: Instant::now() + left.min(CAMPAIGN_MAX),
+                kills: kills_max - kills(report),
+            };
+            // Each of them draws other numbers, too.
             let seed = self.seed.wrapping_add(number << 32);
-            match cluster::run(&self.cast, &dir, seed, until).await {
-                Ok(outcome) => {
-                    report.add(&outcome);
-                    let found = &outcome.findings;
+            let given = Campaign {
+                dir: dir.clone(),
+                seed,
+                length,
+            };
+            match campaign(report, given).await {
+                Ok((told, found)) => {
                     println!(
-                        "nodes {number}: {} jobs acknowledged, {} violations",
+                        "{name} {number}: {told}{} jobs acknowledged, {} violations",
                         found.counts.acknowledged,
                         found.violations.len()
                     );
@@ -282,70 +342,10 @@ impl NodesLane {
                         std::fs::remove_dir_all(&dir)?;
                     }
                 }
-                Err(error) => {
-                    println!("nodes {number}: {error:#}");
-                    report.add_error(&error);
-                }
+                Err(error) => println!("{name} {number}: {error:#}"),
             }
         }
         Ok(())
-    }
-}
-
-/// Campaigns, one after the other.
-struct Lane {
-    name: &'static str,
-    cast: Cast,
-    home: PathBuf,
-    is_kept: bool,
-    seed: u64,
-    until: Instant,
-}
-
-impl Lane {
-    async fn run(&self, kills: u64, report: &mut Report) -> Result<()> {
-        for number in 0.. {
-            let left = self.until.saturating_duration_since(Instant::now());
-            if (number > 0 && left < Duration::from_secs(5)) || report.kills() >= kills {
-                break;
-            }
-            let dir = self.home.join(format!("{}-{number}", self.name));
-            std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-            let length = Length {
-                until: Instant::now() + left.min(CAMPAIGN_MAX),
-                kills: kills - report.kills(),
-            };
-            // So does each of its campaigns.
-            let seed = self.seed.wrapping_add(number << 32);
-            match campaign::run(&self.cast, &dir, seed, length).await {
-                Ok(outcome) => {
-                    report.add(&outcome);
-                    self.tell(number, &outcome);
-                    if outcome.findings.violations.is_empty() && !self.is_kept {
-                        std::fs::remove_dir_all(&dir)?;
-                    }
-                }
-                Err(error) => {
-                    println!("{} {number}: {error:#}", self.name);
-                    report.add_error(&error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn tell(&self, number: u64, outcome: &Outcome) {
-        let found = &outcome.findings;
-        println!(
-            "{} {number}: {} lives of the server, {} jobs acknowledged, {} violations",
-            self.name,
-            outcome.lives.len(),
-            found.counts.acknowledged,
-            found.violations.len()
-        );
-        for violation in found.violations.iter().take(SHOWN_MAX) {
-            println!("  {violation}");
-        }
     }
 }
 

@@ -83,7 +83,7 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
     let mut members = Vec::new();
     for number in 1..=NODES {
         let ways = [Proxy::start().await?, Proxy::start().await?];
-        lead(&[&ways], &database);
+        lead(&ways, &database);
         let servers = Servers {
             program: cast.server.clone(),
             dir: dir.to_owned(),
@@ -176,11 +176,9 @@ fn url(ways: &[Proxy; 2]) -> String {
     )
 }
 
-fn lead(ways: &[&[Proxy; 2]], database: &Database) {
-    for ways in ways {
-        for (way, port) in ways.iter().zip(database.ports()) {
-            way.lead_to(Some(port));
-        }
+fn lead(ways: &[Proxy; 2], database: &Database) {
+    for (way, port) in ways.iter().zip(database.ports()) {
+        way.lead_to(Some(port));
     }
 }
 
@@ -220,19 +218,13 @@ async fn troubles(
             match fault {
                 DatabaseFault::Restarted => database.restart(Stop::Fast, away)?,
                 DatabaseFault::Crashed => database.restart(Stop::Immediate, away)?,
-                DatabaseFault::Replaced => database.promote()?,
+                DatabaseFault::Replaced => database.replace()?,
             }
             anyhow::Ok(database)
         })
         .await??;
-        if fault == DatabaseFault::Replaced {
-            database = spawn_blocking(move || {
-                database.renew_standby()?;
-                anyhow::Ok(database)
-            })
-            .await??;
-            let ways: Vec<&[Proxy; 2]> = ways.iter().map(|ways| &**ways).collect();
-            lead(&ways, &database);
+        for ways in &ways {
+            lead(ways, &database);
         }
         *faults.entry(fault).or_default() += 1;
     }

@@ -42,18 +42,14 @@ impl Database {
         first.resume()
     }
 
-    /// Kills the server that takes writes, and lets its standby take its place.
-    pub(crate) fn promote(&mut self) -> Result<()> {
+    /// Kills the server that takes writes, lets its standby take its place, and makes another standby.
+    pub(crate) fn replace(&mut self) -> Result<()> {
         self.servers[self.first].stop(Stop::Immediate)?;
         self.first = 1 - self.first;
         self.sql("SELECT pg_promote(true, 60)")?;
         // It has nobody to wait for until there is another one.
         self.sql("ALTER SYSTEM SET synchronous_standby_names = ''")?;
-        self.sql("SELECT pg_reload_conf()").map(drop)
-    }
-
-    /// Makes another standby, in place of the server that was killed.
-    pub(crate) fn renew_standby(&mut self) -> Result<()> {
+        self.sql("SELECT pg_reload_conf()")?;
         let standby = self.servers[self.first].standby()?;
         self.servers[1 - self.first] = standby;
         self.keep_in_step()

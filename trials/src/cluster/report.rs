@@ -95,33 +95,10 @@ impl fmt::Display for Report {
             harm(Harm::Changed),
             harm(Harm::RanTwice)
         )?;
-        let Counts {
-            events,
-            unanswered,
-            ended,
-            expired,
-            starts,
-            retried,
-            told,
-            told_again,
-            ambiguous,
-            ..
-        } = self.counts;
         let (campaigns, pauses) = (self.campaigns, self.pauses);
         writeln!(f, "{campaigns} campaigns, {pauses} pauses of clients")?;
-        writeln!(
-            f,
-            "{events} questions, {unanswered} of them without an answer"
-        )?;
-        writeln!(f, "{ended} jobs seen ended, {expired} seen expired")?;
-        writeln!(
-            f,
-            "{starts} starts of handlers, {retried} jobs started more than once"
-        )?;
-        writeln!(
-            f,
-            "{told} ends told to a receiver, {told_again} of them more than once"
-        )?;
+        write!(f, "{}", self.counts)?;
+        let ambiguous = self.counts.ambiguous;
         writeln!(
             f,
             "{ambiguous} looks by tags that may have named several jobs left out"
