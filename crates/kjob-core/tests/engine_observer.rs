@@ -11,7 +11,7 @@ use kjob_core::engine::{
     Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobKey, Observer, Registry,
     RouteObserver, RouteOptions, SubmitError,
 };
-use kjob_core::{Expired, Finish, Header, State, Timestamp};
+use kjob_core::{Expired, Finish, Header, Owner, State, Timestamp};
 use support::*;
 
 /// Writes down what it is told.
@@ -59,7 +59,7 @@ impl OfRoute {
 }
 
 impl RouteObserver for OfRoute {
-    fn submitted(&self, accepted: &Accepted) {
+    fn submitted(&self, _: &Owner, accepted: &Accepted) {
         let word = if accepted.existing { "existing" } else { "new" };
         self.note(word);
     }

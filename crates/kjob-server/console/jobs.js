@@ -133,7 +133,7 @@ function Grid({ listing, isFiltered }) {
     const top = element.scrollTop;
     const next = { top: Math.floor(top / row) * row, height: element.clientHeight, row };
     listing.isAtTop = top < row;
-    if (listing.isAtTop && listing.held.length > 0) listing.show();
+    if (listing.isAtTop && (listing.held.length > 0 || listing.isBehind)) listing.show();
     setView((old) => (old.top === next.top && old.height === next.height && old.row === next.row ? old : next));
   };
   useLayoutEffect(() => {
@@ -177,10 +177,10 @@ function Grid({ listing, isFiltered }) {
     <div class="status-line">
       <${Stream} state=${listing.state} />
       <span role="status">${summary(listing)}</span>
-      ${held.length > 0 && html`<button type="button" class="new" onClick=${() => {
+      ${(held.length > 0 || listing.isBehind) && html`<button type="button" class="new" onClick=${() => {
         scroller.current.scrollTop = 0;
         listing.show();
-      }}>${count(held.length)} new ↑</button>`}
+      }}>${count(held.length)}${listing.isBehind && "+"} new ↑</button>`}
       <span class="keys" aria-hidden="true"><kbd>/</kbd> filter <kbd>j</kbd><kbd>k</kbd> move <kbd>Enter</kbd> open <kbd>c</kbd> cancel</span>
     </div>
     ${listing.error && html`<p class="problem" role="alert">${listing.error.message}

@@ -12,6 +12,8 @@ const FIRST_PAGE = 200;
 const PAGE = 1_000;
 /** How many rows are kept at most. Whoever looks for more is better off with a filter. */
 export const ROWS_MAX = 250_000;
+/** How many are held back at most; with more, the list begins anew once they are asked for. */
+const HELD_MAX = 1_000;
 /** How often the newest are asked for beside the stream, which tells of this node's jobs alone. */
 const LOOK_EVERY_MS = 20_000;
 const TEXT_MAX = 300;
@@ -58,7 +60,11 @@ export class Listing {
   /** Of the stream: null, "live", "waiting", "refused". */
   state = null;
   isAtTop = true;
+  /** Whether there is a gap between what is held back, or was not, and the rows. */
+  isBehind = false;
 
+  /** The newest that is known without a gap. */
+  #newest = 0;
   #filter;
   #parameters;
   #next;
@@ -83,7 +89,9 @@ export class Listing {
         // What happened before the stream began is in the list.
         if (name === "begin") this.#look();
         else if (name === "jobs") {
-          data.jobs.forEach((job) => this.#take(job));
+          // With more than these, they would hide the gap below them: new ones come with the look.
+          const told = data.more ? data.jobs.filter((job) => this.#known.has(job.job_id)) : data.jobs;
+          told.forEach((job) => this.#take(job));
           if (data.more) this.#look();
           this.#tell();
         }
@@ -121,7 +129,12 @@ export class Listing {
   }
 
   /** Puts what was held back on top. */
-  show() {
+  async show() {
+    if (this.isBehind) {
+      this.isAtTop = true;
+      await this.#look();
+      return;
+    }
     const held = this.held;
     this.held = [];
     for (const job of held) this.#insert(job);
@@ -137,12 +150,13 @@ export class Listing {
   async #look() {
     if (this.#isLooking || (this.rows.length === 0 && this.isLoading)) return;
     this.#isLooking = true;
+    const newest = this.#newest;
     try {
       const page = await this.#fetch(`jobs?${this.#parameters}`);
-      const newest = this.rows[0]?.job_id ?? 0;
       const last = page.jobs.at(-1)?.job_id ?? 0;
-      if (page.next && newest < last && this.isAtTop) {
-        // So much is new that there is a gap: begin anew.
+      // So much is new that there is a gap.
+      this.isBehind ||= Boolean(page.next) && newest < last;
+      if (this.isBehind && this.isAtTop) {
         this.#reset(page);
       } else {
         page.jobs.forEach((job) => this.#take(job));
@@ -158,10 +172,12 @@ export class Listing {
   #reset(page) {
     this.rows = [];
     this.held = [];
+    this.isBehind = false;
+    this.#newest = 0;
     this.#known.clear();
     page.jobs.forEach((job) => this.#append(row(job)));
-    this.#next = beyond(page.next);
-    this.isWhole = false;
+    this.isWhole = !page.next;
+    this.#next = page.next && beyond(page.next);
   }
 
   #fetch(path) {
@@ -171,6 +187,7 @@ export class Listing {
   #append(job) {
     if (this.#known.has(job.job_id)) return;
     this.#known.set(job.job_id, job);
+    this.#newest = Math.max(this.#newest, job.job_id);
     this.rows.push(job);
   }
 
@@ -189,7 +206,12 @@ export class Listing {
     if (job.job_id < oldest && !this.isWhole) return;
     const isNew = job.job_id > (this.rows[0]?.job_id ?? 0);
     if (isNew && !this.isAtTop) {
+      if (this.held.length >= HELD_MAX) {
+        this.isBehind = true;
+        return;
+      }
       this.#known.set(job.job_id, job);
+      this.#newest = Math.max(this.#newest, job.job_id);
       this.held.push(job);
     } else {
       this.#insert(job);
@@ -198,6 +220,7 @@ export class Listing {
 
   #insert(job) {
     this.#known.set(job.job_id, job);
+    this.#newest = Math.max(this.#newest, job.job_id);
     // Ids fall.
     let [low, high] = [0, this.rows.length];
     while (low < high) {

@@ -5,7 +5,7 @@ pub(crate) mod changes;
 pub(crate) mod history;
 
 use kjob_core::engine::Accepted;
-use kjob_core::{Header, Phase, State};
+use kjob_core::{Header, Owner, Phase, State};
 
 use changes::Changes;
 use history::History;
@@ -19,10 +19,10 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn submitted(&self, accepted: &Accepted) {
+    pub(crate) fn submitted(&self, owner: &Owner, accepted: &Accepted) {
         if !accepted.existing {
             self.history.add(|slot| slot.submitted += 1);
-            self.changes.note(accepted.id, None);
+            self.changes.note(accepted.id, owner);
         }
     }
 
@@ -52,6 +52,6 @@ impl Watched {
     }
 
     pub(crate) fn changed(&self, job: &Header) {
-        self.changes.note(job.id, Some(&job.owner));
+        self.changes.note(job.id, &job.owner);
     }
 }

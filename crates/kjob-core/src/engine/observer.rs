@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::cancel::CancelOutcome;
 use super::submission::{Accepted, SubmitError};
-use crate::{Expired, Finish, Header, State, Timestamp};
+use crate::{Expired, Finish, Header, Owner, State, Timestamp};
 
 /// Is told what an engine does, as it does it: for metrics and traces. It is set by
 /// [`EngineConfig::observer`](super::EngineConfig::observer).
@@ -60,9 +60,9 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 
 /// Is told of the jobs of one route. By default it does nothing.
 pub trait RouteObserver: fmt::Debug + Send + Sync + 'static {
-    /// A submit is about to be answered with a job, which is durable.
-    fn submitted(&self, accepted: &Accepted) {
-        let _ = accepted;
+    /// A submit of this owner is about to be answered with a job, which is durable.
+    fn submitted(&self, owner: &Owner, accepted: &Accepted) {
+        let _ = (owner, accepted);
     }
 
     /// A submit is about to be refused.

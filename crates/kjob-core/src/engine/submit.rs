@@ -44,10 +44,10 @@ impl Inner {
             self.unrouted.refused(&refusal);
             return Err(refusal);
         };
-        let observer = route.observer.clone();
+        let (observer, owner) = (route.observer.clone(), submission.owner.clone());
         let outcome = self.submit_to(route, submission).await;
         match &outcome {
-            Ok(accepted) => observer.submitted(accepted),
+            Ok(accepted) => observer.submitted(&owner, accepted),
             Err(error) => observer.refused(error),
         }
         outcome

@@ -20,8 +20,7 @@ pub(crate) struct Changes {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Whose job it is, where that was told.
-    jobs: VecDeque<(JobId, Option<Owner>)>,
+    jobs: VecDeque<(JobId, Owner)>,
     /// How many there were before the first that is kept.
     gone: u64,
 }
@@ -43,8 +42,8 @@ pub(crate) struct Batch {
 }
 
 impl Changes {
-    /// A job has changed.
-    pub(crate) fn note(&self, id: JobId, owner: Option<&Owner>) {
+    /// A job of this owner has changed.
+    pub(crate) fn note(&self, id: JobId, owner: &Owner) {
         if self.listeners.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -53,7 +52,7 @@ impl Changes {
             kept.jobs.pop_front();
             kept.gone += 1;
         }
-        kept.jobs.push_back((id, owner.cloned()));
+        kept.jobs.push_back((id, owner.clone()));
         drop(kept);
         self.news.notify_waiters();
     }
@@ -90,7 +89,7 @@ impl Listener<'_> {
         }
     }
 
-    /// Takes up to so many of the jobs that changed last, without those that are known to be others'.
+    /// Takes up to so many of the jobs that changed last; of one owner alone, if that is told.
     pub(crate) fn take(&mut self, limit: usize, own: Option<&Owner>) -> Batch {
         let kept = self.changes.lock();
         let mut is_cut = kept.gone > self.seen;
@@ -98,7 +97,7 @@ impl Listener<'_> {
         self.seen = kept.gone + kept.jobs.len() as u64;
         let mut jobs = Vec::new();
         for (id, owner) in kept.jobs.iter().skip(first).rev() {
-            let is_others = own.is_some_and(|own| owner.as_ref().is_some_and(|owner| owner != own));
+            let is_others = own.is_some_and(|own| owner != own);
             if is_others || jobs.contains(id) {
                 continue;
             }
@@ -131,6 +130,10 @@ mod tests {
         JobId::new(number).unwrap()
     }
 
+    fn ann() -> Owner {
+        Owner::new("ann")
+    }
+
     fn ids(numbers: &[i64]) -> Vec<JobId> {
         numbers.iter().copied().map(id).collect()
     }
@@ -138,13 +141,13 @@ mod tests {
     #[test]
     fn nothing_is_kept_while_nobody_listens() {
         let changes = Changes::default();
-        changes.note(id(1), None);
+        changes.note(id(1), &ann());
         let mut listener = changes.listen();
-        changes.note(id(2), None);
+        changes.note(id(2), &ann());
         assert_eq!(listener.take(10, None).jobs, ids(&[2]));
         assert_eq!(listener.take(10, None), Batch::default());
         drop(listener);
-        changes.note(id(3), None);
+        changes.note(id(3), &ann());
         assert!(changes.lock().jobs.is_empty());
         assert_eq!(changes.listen().take(10, None), Batch::default());
     }
@@ -154,12 +157,12 @@ mod tests {
         let changes = Changes::default();
         let mut listener = changes.listen();
         for number in [1, 2, 3, 2, 2, 4] {
-            changes.note(id(number), None);
+            changes.note(id(number), &ann());
         }
         let batch = listener.take(3, None);
         assert_eq!((batch.jobs, batch.is_cut), (ids(&[3, 2, 4]), true));
         for number in [1, 1, 1] {
-            changes.note(id(number), None);
+            changes.note(id(number), &ann());
         }
         let batch = listener.take(1, None);
         assert_eq!((batch.jobs, batch.is_cut), (ids(&[1]), false));
@@ -170,7 +173,7 @@ mod tests {
         let changes = Changes::default();
         let mut listener = changes.listen();
         for number in 1..=KEPT_MAX as i64 + 1 {
-            changes.note(id(number), None);
+            changes.note(id(number), &ann());
         }
         assert_eq!(changes.lock().jobs.len(), KEPT_MAX);
         let batch = listener.take(usize::MAX, None);
@@ -179,26 +182,28 @@ mod tests {
     }
 
     #[test]
-    fn others_jobs_are_left_out_where_it_is_known_whose_they_are() {
+    fn others_jobs_are_left_out_and_take_no_place() {
         let changes = Changes::default();
-        let (ann, bob) = (Owner::new("ann"), Owner::new("bob"));
+        let bob = Owner::new("bob");
         let mut listener = changes.listen();
-        changes.note(id(1), Some(&ann));
-        changes.note(id(2), Some(&bob));
-        changes.note(id(3), None);
-        assert_eq!(listener.take(10, Some(&ann)).jobs, ids(&[1, 3]));
+        changes.note(id(1), &ann());
+        for number in 2..9 {
+            changes.note(id(number), &bob);
+        }
+        let batch = listener.take(1, Some(&ann()));
+        assert_eq!((batch.jobs, batch.is_cut), (ids(&[1]), false));
     }
 
     #[tokio::test]
     async fn a_change_wakes_also_if_it_came_before_anybody_waited() {
         let changes = Changes::default();
         let mut listener = changes.listen();
-        changes.note(id(1), None);
+        changes.note(id(1), &ann());
         listener.changed().await;
         listener.take(1, None);
         let ((), ()) = tokio::join!(listener.changed(), async {
             tokio::task::yield_now().await;
-            changes.note(id(2), None);
+            changes.note(id(2), &ann());
         });
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_core::engine::{Accepted, CancelOutcome, Observer, RouteObserver, SubmitError};
-use kjob_core::{Expired, Finish, Header, Phase, State, StoreError, Timestamp};
+use kjob_core::{Expired, Finish, Header, Owner, Phase, State, StoreError, Timestamp};
 use kjob_store::embedded::CommitObserver;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
@@ -147,13 +147,13 @@ impl Observer for Jobs {
 }
 
 impl RouteObserver for OfRoute {
-    fn submitted(&self, accepted: &Accepted) {
+    fn submitted(&self, owner: &Owner, accepted: &Accepted) {
         if accepted.existing {
             self.existing.inc();
         } else {
             self.accepted.inc();
         }
-        self.watched.submitted(accepted);
+        self.watched.submitted(owner, accepted);
     }
 
     fn refused(&self, error: &SubmitError) {

@@ -13,7 +13,7 @@ use kjob_core::engine::JobKey;
 use kjob_core::{Job, StoreError};
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Ask;
 use super::events::{Audience, BEGIN, KEEP_ALIVE};
@@ -90,9 +90,11 @@ async fn tell(
         if feed.send(piece).await.is_err() {
             return Ok(());
         }
+        let silent_until = Instant::now() + silence_max;
         tokio::time::sleep(EVERY).await;
         piece = loop {
-            if timeout(silence_max, listener.changed()).await.is_err() {
+            // Counted from what was told last, however much changes that is others'.
+            if timeout_at(silent_until, listener.changed()).await.is_err() {
                 break Bytes::from_static(KEEP_ALIVE);
             }
             let batch = listener.take(JOBS_MAX, own.as_ref());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use kjob_core::engine::{Accepted, CancelOutcome, Observer, RouteObserver, SubmitError};
-use kjob_core::{Expired, Finish, Header, Phase, State, Timestamp};
+use kjob_core::{Expired, Finish, Header, Owner, Phase, State, Timestamp};
 
 use super::{Kind, Run, Span, Traces, Value, ids, moment};
 
@@ -88,8 +88,8 @@ impl OfRoute {
 }
 
 impl RouteObserver for OfRoute {
-    fn submitted(&self, accepted: &Accepted) {
-        self.next.submitted(accepted);
+    fn submitted(&self, owner: &Owner, accepted: &Accepted) {
+        self.next.submitted(owner, accepted);
     }
 
     fn refused(&self, error: &SubmitError) {
