@@ -241,6 +241,9 @@ impl Image {
                 if number >= count {
                     break;
                 }
+                if number > 0 && number % 10_000 == 0 {
+                    println!("{}: {number} of {count} places", self.what);
+                }
                 let case = case(number);
                 let case = case.borrow();
                 let mut tally = Tally::default();
