@@ -2,6 +2,7 @@
 //! honest jobs beside it end as they should.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "engine/support.rs"]
 mod support;
 
 use std::future::Future;

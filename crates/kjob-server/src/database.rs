@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kjob_store::Observed;
 use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore};
 
 use crate::config::{Config, DatabaseUrl, StoreKind};
@@ -27,8 +28,15 @@ pub enum DatabaseError {
     },
 }
 
-pub(crate) async fn open(url: &DatabaseUrl) -> Result<Arc<PostgresStore>, DatabaseError> {
-    let opened = PostgresStore::open(url.reveal(), PostgresOptions::default()).await;
+pub(crate) async fn open(
+    url: &DatabaseUrl,
+    observer: Observed,
+) -> Result<Arc<PostgresStore>, DatabaseError> {
+    let options = PostgresOptions {
+        observer,
+        ..PostgresOptions::default()
+    };
+    let opened = PostgresStore::open(url.reveal(), options).await;
     let store = opened.map_err(|source| DatabaseError::Open {
         url: url.clone(),
         source,

@@ -6,6 +6,7 @@
 
 mod http;
 mod jobs;
+mod leases;
 mod process;
 mod reference;
 mod table;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use ::http::StatusCode;
 use kjob_core::engine::{Engine, Observer};
 use kjob_core::{CallbackOutcome, Owner};
-use kjob_store::embedded::{CommitObserver, EmbeddedStore};
+use kjob_store::CommitObserver;
+use kjob_store::embedded::EmbeddedStore;
 use prometheus::{Gauge, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::SystemInfo;
@@ -37,7 +39,8 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 /// ```
 /// use kjob_core::engine::EngineConfig;
 /// use kjob_server::metrics::Metrics;
-/// use kjob_store::embedded::{EmbeddedOptions, Observed};
+/// use kjob_store::Observed;
+/// use kjob_store::embedded::EmbeddedOptions;
 ///
 /// let metrics = Metrics::new();
 /// let mut engine = EngineConfig::default();
@@ -99,6 +102,8 @@ struct Asked {
     is_full: IntGauge,
     has_failed: IntGauge,
     is_draining: IntGauge,
+    nodes: IntGauge,
+    lease_held: IntGauge,
     process: Process,
 }
 
@@ -157,7 +162,7 @@ impl Metrics {
         self.inner.jobs.clone()
     }
 
-    /// To be told of the embedded store's commits.
+    /// To be told of the store's commits.
     pub fn commit_observer(&self) -> Arc<dyn CommitObserver> {
         self.inner.commits.clone()
     }
@@ -278,6 +283,8 @@ impl Asked {
             is_full: gauge(&table::STORE_FULL),
             has_failed: gauge(&table::STORE_FAILED),
             is_draining: gauge(&table::DRAINING),
+            nodes: gauge(&table::NODES),
+            lease_held: gauge(&table::LEASE_HELD),
             process: Process::new(maker),
         }
     }
@@ -295,6 +302,8 @@ impl Asked {
             .set(waited.unwrap_or_default().as_secs_f64());
         let is_draining = stats.draining || system.is_draining();
         self.is_draining.set(i64::from(is_draining));
+        self.nodes.set(engine.nodes().len() as i64);
+        self.lease_held.set(i64::from(engine.has_lease()));
         let failure = engine.store_failure();
         self.has_failed.set(i64::from(failure.is_some()));
         let stored = engine.usage(&Owner::anonymous()).total;

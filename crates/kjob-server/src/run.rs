@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use kjob_core::engine::{ClusterConfig, Engine, Registry, SystemClock};
 use kjob_core::{MemoryStore, SharedStore, Store, StoreError};
-use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, Observed, OpenError};
+use kjob_store::Observed;
+use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -460,9 +461,10 @@ async fn open_store(
     metrics: &Metrics,
 ) -> Result<Opened, RunError> {
     let settings = &config.settings;
+    let observer = Observed::by(metrics.commit_observer());
     match &settings.store {
         StoreKind::Postgres(url) => {
-            let store = database::open(url).await?;
+            let store = database::open(url, observer).await?;
             Ok(Opened {
                 store: store.clone(),
                 embedded: None,
@@ -477,7 +479,7 @@ async fn open_store(
             let dir = settings.data_dir.clone();
             let options = EmbeddedOptions {
                 accept_damaged_logs: settings.accept_damaged_logs,
-                observer: Observed::by(metrics.commit_observer()),
+                observer,
                 ..EmbeddedOptions::default()
             };
             let open = move || -> Result<Opened, RunError> {

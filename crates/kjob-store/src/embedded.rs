@@ -25,7 +25,8 @@ mod live;
 mod lives;
 mod lock;
 mod log_file;
-mod observer;
+#[cfg(test)]
+mod observed;
 mod open;
 mod options;
 mod pool;
@@ -57,7 +58,6 @@ pub use backup::{BackupError, BackupReport};
 pub use check::{CheckReport, Finding, check};
 pub use compact::Compacted;
 pub use error::OpenError;
-pub use observer::{CommitObserver, Observed};
 pub use options::EmbeddedOptions;
 pub use stats::{DiskUse, JobCounts, SegmentStats, StoreStats};
 pub use store::{EmbeddedStore, Statistics};

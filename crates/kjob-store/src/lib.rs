@@ -4,7 +4,12 @@
 pub mod embedded;
 #[cfg(any(feature = "embedded", feature = "postgres"))]
 mod info_blob;
+#[cfg(any(feature = "embedded", feature = "postgres"))]
+mod observer;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "embedded", feature = "postgres"))]
 mod values;
+
+#[cfg(any(feature = "embedded", feature = "postgres"))]
+pub use observer::{CommitObserver, Observed};

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Stop;
+use super::observer::LeaseEvent;
 use crate::{Beat, Hint, JobId, Lease, Phase, State, StoreError};
 
 /// Jobs that are taken over at a time.
@@ -48,6 +49,7 @@ impl Inner {
             return Err(too_late());
         }
         cluster.trust(called);
+        self.tell_of_lease(LeaseEvent::Joined);
         tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
         Ok(())
@@ -74,9 +76,18 @@ impl Inner {
         };
         let left: Result<(), StoreError> = left.await;
         cluster.lose();
-        if let Err(error) = left {
+        match left {
+            Ok(()) => self.tell_of_lease(LeaseEvent::Left),
             // Its lease ends by itself.
-            tracing::warn!(%error, "the other nodes cannot be told that this one leaves");
+            Err(error) => {
+                tracing::warn!(%error, "the other nodes cannot be told that this one leaves");
+            }
+        }
+    }
+
+    fn tell_of_lease(&self, event: LeaseEvent) {
+        if let Some(observer) = &self.config.observer {
+            observer.lease(event);
         }
     }
 
@@ -109,6 +120,8 @@ impl Inner {
             match timeout_at(until, self.beat(cluster)).await {
                 Ok(Ok(Some(cancelling))) => {
                     cluster.trust(called);
+                    let took = called.elapsed();
+                    self.tell_of_lease(LeaseEvent::Renewed { took });
                     if std::mem::take(&mut is_failing) {
                         tracing::info!("the lease is renewed again");
                     }
@@ -121,6 +134,7 @@ impl Inner {
                     }
                 }
                 Ok(Err(error)) => {
+                    self.tell_of_lease(LeaseEvent::NotRenewed);
                     if !std::mem::replace(&mut is_failing, true) {
                         tracing::error!(%error, "the lease cannot be renewed; will try again");
                     }
@@ -154,6 +168,7 @@ impl Inner {
     /// Lets go of all that runs, and completes when nothing does any more.
     async fn let_go_of_all(&self, cluster: &Cluster) {
         cluster.lose();
+        self.tell_of_lease(LeaseEvent::Lost);
         tracing::error!("the lease is lost: what runs here is stopped, and nothing is started");
         self.table.for_each(|live| {
             if live.is_local() {
@@ -200,6 +215,7 @@ pub(super) async fn take_over(inner: Arc<Inner>) {
             if count == 0 {
                 break;
             }
+            inner.tell_of_lease(LeaseEvent::TookOver { jobs: count });
             tracing::warn!(jobs = count, "jobs are taken over from nodes that are gone");
             let mut ends = tokio::task::JoinSet::new();
             for orphan in orphans {

@@ -87,7 +87,7 @@ pub use cluster::ClusterConfig;
 pub use config::EngineConfig;
 pub use handler::{Attachment, Handler, HandlerError, JobContext, JobInfo};
 pub use heavy::HeavyWork;
-pub use observer::{Observer, RouteObserver};
+pub use observer::{LeaseEvent, Observer, RouteObserver};
 pub use query::{Caller, JobKey};
 pub(crate) use registry::parse_pattern;
 pub use registry::{Interrupted, Registry, RouteError, RouteOptions};

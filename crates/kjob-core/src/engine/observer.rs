@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use super::cancel::CancelOutcome;
 use super::submission::{Accepted, SubmitError};
@@ -56,6 +57,36 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     fn expired(&self, expired: &Expired) {
         let _ = expired;
     }
+
+    /// Something became of this node's lease, or of another's whose jobs this one took over. Told by engines
+    /// that [share a store](super::Engine::open_shared) alone.
+    fn lease(&self, event: LeaseEvent) {
+        let _ = event;
+    }
+}
+
+/// What became of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseEvent {
+    /// This engine has become a node.
+    Joined,
+    /// The lease is as long again as it was.
+    Renewed {
+        /// How long the store took to say so.
+        took: Duration,
+    },
+    /// It could not be renewed; that is tried again until it ends.
+    NotRenewed,
+    /// It ended before it was renewed: what runs here is let go of.
+    Lost,
+    /// This engine is no node any more, by its own will.
+    Left,
+    /// Jobs came here from nodes whose leases had ended.
+    TookOver {
+        /// How many.
+        jobs: usize,
+    },
 }
 
 /// Is told of the jobs of one route. By default it does nothing.

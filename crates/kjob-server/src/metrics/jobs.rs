@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kjob_core::engine::{Accepted, CancelOutcome, Observer, RouteObserver, SubmitError};
+use kjob_core::engine::{
+    Accepted, CancelOutcome, LeaseEvent, Observer, RouteObserver, SubmitError,
+};
 use kjob_core::{Expired, Finish, Header, Owner, Phase, State, StoreError, Timestamp};
-use kjob_store::embedded::CommitObserver;
+use kjob_store::CommitObserver;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
+use super::leases::Leases;
 use super::table::{self, Maker};
 use crate::console::Watched;
 
@@ -26,6 +29,7 @@ pub(super) struct Jobs {
     run: HistogramVec,
     expired_jobs: IntCounter,
     expired_bytes: IntCounter,
+    leases: Leases,
     /// What the console is told.
     pub(super) watched: Arc<Watched>,
 }
@@ -72,6 +76,7 @@ impl Jobs {
             run: maker.histograms(&table::RUN_SECONDS),
             expired_jobs: maker.counter(&table::EXPIRED_JOBS),
             expired_bytes: maker.counter(&table::EXPIRED_BYTES),
+            leases: Leases::new(maker),
             watched: Arc::default(),
         }
     }
@@ -143,6 +148,10 @@ impl Observer for Jobs {
     fn expired(&self, expired: &Expired) {
         self.expired_jobs.inc_by(expired.jobs);
         self.expired_bytes.inc_by(expired.bytes);
+    }
+
+    fn lease(&self, event: LeaseEvent) {
+        self.leases.note(event);
     }
 }
 

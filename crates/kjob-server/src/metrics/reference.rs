@@ -38,8 +38,8 @@ figures until the server is restarted.
 
 /// What stands behind it.
 const TAIL: &str = "
-Metrics that begin with `process_` are there on Linux only, and those of segments, commits and a full disk count nothing
-where jobs are kept in memory.
+Metrics that begin with `process_` are there on Linux only. Those of segments and of a full disk are of the embedded store
+alone, those of commits of it and of a database, and those of leases of servers that share a database.
 ";
 
 /// The text of docs/metrics.md: a page about all metrics.

@@ -107,6 +107,16 @@ table! {
         "Jobs whose retention was over and whose space was given back.";
     EXPIRED_BYTES: COUNTER "kjob_expired_bytes_total" [],
         "Bytes of their payloads and results.";
+    NODES: GAUGE "kjob_nodes" [],
+        "Nodes that share the store, this one included, as it has heard last; 0 where the store is not shared.";
+    LEASE_HELD: GAUGE "kjob_lease_held" [],
+        "1 while this node can prove its lease, without which it starts nothing; always 1 where the store is not shared.";
+    LEASE_EVENTS: COUNTER "kjob_lease_events_total" ["event"],
+        "What became of this node's lease: joined, not_renewed (tried again until it ends), lost (what ran was let go of) or left.";
+    LEASE_RENEWAL: COMMIT_SECONDS "kjob_lease_renewal_seconds" [],
+        "How long the database took to renew the lease.";
+    TAKEN_OVER: COUNTER "kjob_jobs_taken_over_total" [],
+        "Jobs that this node took over from nodes whose leases had ended.";
     CALLBACKS: COUNTER "kjob_callbacks_total" ["outcome"],
         "Tries of callbacks: delivered, retry (to be tried again) or given_up.";
     STORE_JOBS: GAUGE "kjob_store_jobs" [],
@@ -126,7 +136,7 @@ table! {
     COMMIT_STEPS_TAKEN: COMMIT_STEPS "kjob_store_commit_steps" [],
         "How many steps of jobs (submits, starts, ends and so on) shared a commit.";
     COMMIT_TIME: COMMIT_SECONDS "kjob_store_commit_seconds" [],
-        "How long commits took, the sync of the disk included.";
+        "How long commits took, the sync of the disk included; with a database, the way there and back.";
     COMMIT_FAILURES: COUNTER "kjob_store_commit_failures_total" [],
         "Commits that failed, as on a full disk. Nothing of them was acknowledged.";
     REQUESTS: COUNTER "kjob_http_requests_total" ["endpoint", "code"],

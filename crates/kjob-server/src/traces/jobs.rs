@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use kjob_core::engine::{Accepted, CancelOutcome, Observer, RouteObserver, SubmitError};
+use kjob_core::engine::{
+    Accepted, CancelOutcome, LeaseEvent, Observer, RouteObserver, SubmitError,
+};
 use kjob_core::{Expired, Finish, Header, Owner, Phase, State, Timestamp};
 
 use super::{Kind, Run, Span, Traces, Value, ids, moment};
@@ -54,6 +56,10 @@ impl Observer for Jobs {
 
     fn expired(&self, expired: &Expired) {
         self.next.expired(expired);
+    }
+
+    fn lease(&self, event: LeaseEvent) {
+        self.next.lease(event);
     }
 }
 

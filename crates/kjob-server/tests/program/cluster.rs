@@ -107,6 +107,25 @@ async fn others_take_over_from_a_node_that_was_killed() {
         assert_eq!(wait(&b, id).await.status, Status::Done);
     }
     two.wait_logged("jobs are taken over", 1);
+    let (_, metrics) = two.get("/metrics");
+    for line in [
+        "kjob_jobs_taken_over_total 1",
+        "kjob_lease_held 1",
+        r#"kjob_lease_events_total{event="joined"} 1"#,
+        r#"kjob_lease_events_total{event="lost"} 0"#,
+    ] {
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line}: {metrics}"
+        );
+    }
+    for counted in [
+        "kjob_store_commit_steps_count",
+        "kjob_lease_renewal_seconds_count",
+    ] {
+        let zero = format!("{counted} 0");
+        assert!(metrics.contains(counted) && !metrics.lines().any(|line| line == zero));
+    }
 }
 
 #[tokio::test]

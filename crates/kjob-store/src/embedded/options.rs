@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::observer::Observed;
+use crate::Observed;
 
 /// How [`EmbeddedStore`](super::EmbeddedStore) lays out its files. The defaults suit a server.
 ///

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -184,6 +185,9 @@ fn batch<S: Step>(queues: &mut Queues, shared: &Shared) -> Option<Box<dyn Batch>
     (!steps.is_empty()).then(|| Box::new(steps) as Box<dyn Batch>)
 }
 
+/// What was done, or why the database did not, or why it could not be asked.
+type Done<S> = Result<Result<Vec<(usize, <S as Step>::Answer)>, tokio_postgres::Error>, StoreError>;
+
 impl Lane {
     /// Carries batches until there are no more.
     pub(crate) async fn run(self) {
@@ -194,10 +198,24 @@ impl Lane {
         self.link.close().await;
     }
 
-    async fn try_all<S: Step>(
-        &self,
-        steps: &[&S],
-    ) -> Result<Result<Vec<(usize, S::Answer)>, tokio_postgres::Error>, StoreError> {
+    /// Does all of them or none, and tells who counts that.
+    async fn commit<S: Step>(&self, steps: &[&S]) -> Done<S> {
+        let begun = Instant::now();
+        let mut done = self.try_all(steps).await;
+        if let Ok(Err(error)) = &done
+            && is_without_part(error)
+        {
+            done = match S::prepare(&self.shared, steps).await {
+                Ok(()) => self.try_all(steps).await,
+                Err(error) => Err(error),
+            };
+        }
+        let observer = &self.shared.options.observer;
+        observer.committed(steps.len(), begun.elapsed(), matches!(done, Ok(Ok(_))));
+        done
+    }
+
+    async fn try_all<S: Step>(&self, steps: &[&S]) -> Done<S> {
         self.link
             .attempt(|session| Box::pin(async move { S::run(self, &session, steps).await }))
             .await
@@ -210,21 +228,12 @@ impl<S: Step> Batch for Vec<Pending<S>> {
             let (steps, replies): (Vec<S>, Vec<_>) =
                 self.into_iter().map(|it| (it.step, it.reply)).unzip();
             let all: Vec<&S> = steps.iter().collect();
-            let mut done = lane.try_all(&all).await;
-            if let Ok(Err(error)) = &done
-                && is_without_part(error)
-            {
-                done = match S::prepare(&lane.shared, &all).await {
-                    Ok(()) => lane.try_all(&all).await,
-                    Err(error) => Err(error),
-                };
-            }
-            match done {
+            match lane.commit(&all).await {
                 Ok(Ok(answers)) => answer::<S>(answers, replies),
                 Ok(Err(error)) if all.len() > 1 && is_of_a_row(&error) => {
                     // So that the one which the database does not take harms itself alone.
                     for (step, reply) in all.into_iter().zip(replies) {
-                        match lane.try_all(&[step]).await {
+                        match lane.commit(&[step]).await {
                             Ok(Ok(answers)) => answer::<S>(answers, vec![reply]),
                             Ok(Err(error)) => fail::<S>(sql(S::DOING)(error), vec![reply]),
                             Err(error) => fail::<S>(error, vec![reply]),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Observed;
+
 /// How [`PostgresStore`](super::PostgresStore) uses the database. The defaults suit a server.
 ///
 /// ```
@@ -29,6 +31,8 @@ pub struct PostgresOptions {
     /// Whom to trust over TLS, and as whom to speak; `None` for the authorities that the operating system
     /// trusts. Whether TLS is spoken is said by `sslmode` in the URL.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Who is told of commits of batches.
+    pub observer: Observed,
 }
 
 impl Default for PostgresOptions {
@@ -42,6 +46,7 @@ impl Default for PostgresOptions {
             connect_timeout: Duration::from_secs(5),
             usage_refresh: Duration::from_secs(1),
             tls: None,
+            observer: Observed::default(),
         }
     }
 }

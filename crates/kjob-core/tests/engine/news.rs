@@ -1,13 +1,10 @@
 //! Following a job: who has seen a state is told of what came later, and of nothing twice.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{Caller, EngineConfig, JobKey, RouteOptions};
 use kjob_core::{Age, Ending, Job, Owner, Payload, Phase};
-use support::*;
 
 const LONG: Duration = Duration::from_secs(3600);
 

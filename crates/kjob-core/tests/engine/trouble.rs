@@ -1,20 +1,15 @@
 //! What an engine does while its store refuses, and with what handlers should not give it.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-#[path = "support/troubled.rs"]
-mod troubled;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::*;
+use crate::troubled::{Switch, Troubled};
 use kjob_core::engine::{
     Caller, CancelOutcome, EngineConfig, HandlerError, JobKey, ManualClock, RouteOptions,
 };
 use kjob_core::{MemoryStore, Phase};
-use support::*;
-use troubled::{Switch, Troubled};
 
 /// A full disk under many waiting jobs: each failed start made the next job try, so all of them
 /// were tried every second and the log filled the disk that was full already.

@@ -1,17 +1,14 @@
 //! Callbacks are handed out as they become due, and nothing looks for them before.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{EngineConfig, ManualClock, RouteOptions};
 use kjob_core::{
     CallbackOutcome, CallbackPhase, CallbackTry, Job, JobId, MemoryStore, Store, StoreError,
 };
-use support::*;
 
 const CLAIM: Duration = Duration::from_secs(30);
 

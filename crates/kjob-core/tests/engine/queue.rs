@@ -1,22 +1,17 @@
 //! Who runs when, who may come in, and what a tag means.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-#[path = "support/troubled.rs"]
-mod troubled;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::*;
+use crate::troubled::{Switch, Troubled};
 use kjob_core::engine::{
     Caller, EngineConfig, HandlerError, Interrupted, JobKey, ManualClock, Registry, RouteOptions,
     SubmitError,
 };
 use kjob_core::{Difference, MemoryStore, Owner, Payload, Phase, Priority, TagReuse};
-use support::*;
 use tokio::sync::mpsc::UnboundedReceiver;
-use troubled::{Switch, Troubled};
 
 fn urgent(payload: &'static str, priority: u8) -> kjob_core::engine::Submission {
     let mut submission = call("/held", payload);

@@ -1,22 +1,17 @@
 //! One job from submit to end, however it ends.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-#[path = "support/troubled.rs"]
-mod troubled;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::*;
+use crate::troubled::{Switch, Troubled};
 use kjob_core::engine::{
     Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobContext, JobKey, ManualClock,
     Registry, RouteOptions, SubmitError,
 };
 use kjob_core::{Ending, Filter, MemoryStore, Output, Owner, Parts, Payload, Phase};
 use kjob_proto::Encoding;
-use support::*;
-use troubled::{Switch, Troubled};
 
 #[tokio::test]
 async fn a_job_runs_and_its_result_is_kept() {

@@ -1,15 +1,11 @@
 //! Endpoints that declare their records: payloads checked at the door and turned on the way.
-#![cfg(feature = "dynamic")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::*;
 use kjob_core::engine::{
     EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas, SubmitError,
 };
 use kjob_core::{Ending, Payload};
 use kjob_proto::Encoding;
-use support::*;
 
 const REQUEST: &str = r#"{"type":"record","name":"add_request","fields":[
     {"name":"a","type":"long"},{"name":"b","type":"long"}]}"#;

@@ -1,16 +1,13 @@
 //! What a new engine makes of what an old one left, and how an engine stops.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{
     Caller, CancelOutcome, EngineConfig, JobKey, ManualClock, RouteOptions, SubmitError,
 };
 use kjob_core::{MemoryStore, Parts, Phase, Store};
-use support::*;
 
 /// Runs jobs on an engine that is then killed: one runs, one is being cancelled, one waits.
 fn killed(options: RouteOptions) -> (Arc<dyn Store>, [kjob_core::JobId; 3]) {

@@ -1,17 +1,14 @@
 //! Routes that are replaced while jobs wait and run, and what a submit hands to its handler.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{
     Attachment, Caller, CancelOutcome, EngineConfig, HandlerError, JobContext, JobKey, ManualClock,
     Registry, RouteError, RouteOptions,
 };
 use kjob_core::{Ending, MemoryStore, Output, Payload, Phase, Store};
-use support::*;
 
 #[tokio::test]
 async fn those_that_run_go_on_and_those_that_wait_take_the_new_handler() {

@@ -1,33 +1,27 @@
 //! Several engines on one store: each runs what it can, any answers for all, and none speaks for another.
 //!
 //! Time is that of the runtime, and paused: it moves when everything waits for it.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{
     Caller, CancelOutcome, ClusterConfig, Engine, EngineConfig, HandlerError, JobKey, Registry,
     RouteOptions, SubmitError,
 };
-use kjob_core::{
-    Age, Clock, Ending, Filter, Job, JobId, MemoryCluster, MemoryNode, Owner, Phase, Store,
-    Timestamp,
-};
-use support::*;
+use kjob_core::{Age, Clock, Job, JobId, MemoryCluster, MemoryNode, Owner, Phase, Timestamp};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep};
 
-const LEASE: Duration = Duration::from_secs(10);
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 /// The runtime's time, which a test may pause.
 #[derive(Clone, Copy, Debug)]
-struct RuntimeClock(Instant);
+pub(crate) struct RuntimeClock(Instant);
 
 impl Clock for RuntimeClock {
     fn now(&self) -> Timestamp {
@@ -39,14 +33,14 @@ impl Clock for RuntimeClock {
     }
 }
 
-struct Member {
-    clock: RuntimeClock,
-    engine: Engine,
-    handle: Arc<MemoryNode>,
-    runs: UnboundedReceiver<Run>,
+pub(crate) struct Member {
+    pub(crate) clock: RuntimeClock,
+    pub(crate) engine: Engine,
+    pub(crate) handle: Arc<MemoryNode>,
+    pub(crate) runs: UnboundedReceiver<Run>,
 }
 
-async fn member_with(
+pub(crate) async fn member_with(
     cluster: &MemoryCluster,
     config: EngineConfig,
     registry: Registry,
@@ -56,7 +50,7 @@ async fn member_with(
     member_by(cluster, config, registry, runs, clock).await
 }
 
-async fn member_by(
+pub(crate) async fn member_by(
     cluster: &MemoryCluster,
     config: EngineConfig,
     registry: Registry,
@@ -78,37 +72,37 @@ async fn member_by(
 }
 
 /// A node that runs one job at a time.
-async fn member(cluster: &MemoryCluster, options: RouteOptions) -> Member {
+pub(crate) async fn member(cluster: &MemoryCluster, options: RouteOptions) -> Member {
     let (registry, runs) = one("/held", options, true);
     member_with(cluster, config(|config| config.workers = 1), registry, runs).await
 }
 
 impl Member {
-    async fn submit(&self, payload: &'static str) -> JobId {
+    pub(crate) async fn submit(&self, payload: &'static str) -> JobId {
         let accepted = self.engine.submit(call("/held", payload)).await;
         accepted.unwrap().id
     }
 
-    async fn job(&self, id: JobId) -> Job {
+    pub(crate) async fn job(&self, id: JobId) -> Job {
         let caller = Caller::user(ann());
         let job = self.engine.get(&caller, &JobKey::Id(id)).await.unwrap();
         job.expect("the job exists")
     }
 
-    async fn phase(&self, id: JobId) -> Phase {
+    pub(crate) async fn phase(&self, id: JobId) -> Phase {
         self.job(id).await.state.phase
     }
 
-    async fn run(&mut self) -> Run {
+    pub(crate) async fn run(&mut self) -> Run {
         let run = tokio::time::timeout(LONG, self.runs.recv()).await;
         run.expect("a run begins").unwrap()
     }
 
-    fn has_run(&mut self) -> bool {
+    pub(crate) fn has_run(&mut self) -> bool {
         self.runs.try_recv().is_ok()
     }
 
-    fn wait(&self, id: JobId) -> tokio::task::JoinHandle<Job> {
+    pub(crate) fn wait(&self, id: JobId) -> tokio::task::JoinHandle<Job> {
         let engine = self.engine.clone();
         tokio::spawn(async move {
             let caller = Caller::user(ann());
@@ -118,12 +112,12 @@ impl Member {
     }
 
     /// As if the process were killed: nothing of it is heard any more.
-    fn kill(self) {
+    pub(crate) fn kill(self) {
         self.handle.set_cut(true);
     }
 }
 
-fn once() -> RouteOptions {
+pub(crate) fn once() -> RouteOptions {
     RouteOptions::default()
 }
 
@@ -266,141 +260,6 @@ async fn a_job_that_waits_is_cancelled_from_anywhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn jobs_of_a_node_that_is_gone_are_taken_over_by_the_rule_of_their_route() {
-    for retries in [false, true] {
-        let options = || match retries {
-            true => once().retry(3),
-            false => once(),
-        };
-        let cluster = MemoryCluster::at(T0);
-        let mut a = member(&cluster, options()).await;
-        let mut b = member(&cluster, options()).await;
-        let id = a.submit("1").await;
-        let _run = a.run().await;
-        a.kill();
-        let begin = Instant::now();
-        if retries {
-            let run = b.run().await;
-            assert_eq!((run.id(), run.context.job().attempt), (id, 2));
-            run.done();
-            assert_eq!(b.wait(id).await.unwrap().state.phase, Phase::Done);
-        } else {
-            match b.wait(id).await.unwrap().ending {
-                Some(Ending::Failed(why)) => assert!(why.starts_with("interrupted:"), "{why}"),
-                other => panic!("{other:?}"),
-            }
-            assert!(!b.has_run(), "at most once");
-        }
-        let took = begin.elapsed();
-        let after = LEASE - Duration::from_secs(1)..LEASE * 2;
-        assert!(after.contains(&took), "{took:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_is_cut_off_lets_go_and_speaks_for_nothing_when_it_is_back() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once().retry(3)).await;
-    let mut b = member(&cluster, once().retry(3)).await;
-    let id = a.submit("1").await;
-    let zombie = a.run().await;
-    let was = a.handle.node();
-    a.handle.set_cut(true);
-    assert!(a.engine.has_lease());
-    let begin = Instant::now();
-    zombie.context.cancelled().await;
-    assert!(begin.elapsed() <= LEASE, "{:?}", begin.elapsed());
-    assert!(!a.engine.has_lease());
-    let run = b.run().await;
-    assert_eq!((run.id(), run.context.job().attempt), (id, 2));
-    a.handle.set_cut(false);
-    sleep(LEASE).await;
-    assert!(a.engine.has_lease(), "it has joined anew");
-    assert_ne!(a.handle.node(), was, "as another node");
-    assert_eq!(
-        b.phase(id).await,
-        Phase::Running,
-        "the zombie's end does not count"
-    );
-    run.done();
-    assert_eq!(a.wait(id).await.unwrap().state.phase, Phase::Done);
-    let next = [a.submit("2").await, a.submit("3").await];
-    for run in [a.run().await, b.run().await] {
-        assert!(next.contains(&run.id()));
-        run.done();
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_a_zombie_brings_in_time_counts_and_late_does_not() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
-    let b = member(&cluster, once()).await;
-    // A handler that does not stop, and ends while its node is cut off.
-    let early = a.submit("1").await;
-    let run = a.run().await;
-    a.handle.set_cut(true);
-    sleep(LEASE / 2).await;
-    run.done();
-    sleep(Duration::from_secs(1)).await;
-    a.handle.set_cut(false);
-    assert_eq!(b.wait(early).await.unwrap().state.phase, Phase::Done);
-
-    let late = a.submit("2").await;
-    let run = a.run().await;
-    a.handle.set_cut(true);
-    sleep(LEASE / 2).await;
-    run.done();
-    let told = b.wait(late).await.unwrap();
-    assert_eq!(told.state.phase, Phase::Failed);
-    a.handle.set_cut(false);
-    sleep(LEASE).await;
-    assert_eq!(a.phase(late).await, Phase::Failed, "an end never changes");
-    let stats = a.engine.stats();
-    assert_eq!((stats.queued, stats.live, stats.running), (0, 0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_leaves_gives_its_jobs_to_the_others() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once().retry(3)).await;
-    let mut b = member(&cluster, once().retry(3)).await;
-    let id = a.submit("1").await;
-    let run = a.run().await;
-    let waits = {
-        let held = b.submit("2").await;
-        let run = b.run().await;
-        assert_eq!(run.id(), held);
-        let waits = a.submit("3").await;
-        run.done();
-        waits
-    };
-    let next = b.run().await;
-    assert_eq!(next.id(), waits);
-    next.done();
-    let begin = Instant::now();
-    a.engine.drain();
-    let refused = a.engine.submit(call("/held", "4")).await;
-    assert!(matches!(refused, Err(SubmitError::Draining)));
-    a.engine.shut_down(Duration::from_secs(1)).await.unwrap();
-    assert!(run.context.is_cancelled());
-    let again = b.run().await;
-    assert_eq!(
-        (again.id(), again.context.job().attempt),
-        (id, 1),
-        "uncharged"
-    );
-    assert!(
-        begin.elapsed() < LEASE / 2,
-        "nobody waits for its lease to end"
-    );
-    again.done();
-    assert_eq!(b.wait(id).await.unwrap().state.phase, Phase::Done);
-    sleep(Duration::from_secs(5)).await;
-    assert_eq!(b.engine.nodes().len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_limit_of_a_route_is_kept_on_each_node() {
     let cluster = MemoryCluster::at(T0);
     let (narrow, mut narrow_runs) = held(true);
@@ -442,28 +301,6 @@ async fn a_transient_error_lets_any_node_try_again() {
     assert_eq!(run.context.job().attempt, 2);
     run.done();
     assert_eq!(end.await.unwrap().state.phase, Phase::Done);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_was_started_without_word_waits_again_and_costs_no_attempt() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
-    let first = a.submit("1").await;
-    let run = a.run().await;
-    let second = a.submit("2").await;
-    // Started for this node by a claim whose answer was lost.
-    let now = a.clock.now();
-    a.handle.start(second, now).await.unwrap();
-    a.handle.set_cut(true);
-    run.done();
-    sleep(Duration::from_secs(2)).await;
-    a.handle.set_cut(false);
-    let run = a.run().await;
-    assert_eq!((run.id(), run.context.job().attempt), (second, 1));
-    run.done();
-    for id in [first, second] {
-        assert_eq!(a.wait(id).await.unwrap().state.phase, Phase::Done);
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -551,51 +388,6 @@ async fn who_waits_is_answered_when_the_job_has_ended_also_if_it_began_here_mean
     // What the wait finds in the store has ended, and what it finds here has not.
     a.run().await.done();
     assert_eq!(end.await.unwrap().state.phase, Phase::Done);
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_begins_under_a_lease_that_was_never_heard_of() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
-    a.handle.set_cut(true);
-    sleep(2 * LEASE).await;
-    assert!(!a.engine.has_lease());
-    // It joins, and hears nothing of it: a lease that the next try to join ends again.
-    a.handle.lose_beats(3);
-    a.handle.set_cut(false);
-    let mut tries = 0;
-    while !a.engine.has_lease() {
-        assert!(!a.has_run());
-        // Waits, as there is no lease.
-        let _ = a.engine.submit(call("/held", "1")).await;
-        sleep(Duration::from_millis(500)).await;
-        tries += 1;
-    }
-    assert!(tries >= 5, "it had a lease after {tries} half seconds");
-    a.run().await.done();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_without_a_lease_tells_what_the_store_says() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once().retry(3)).await;
-    let mut b = member(&cluster, once().retry(3)).await;
-    let id = a.submit("1").await;
-    let run = a.run().await;
-    a.handle.set_cut(true);
-    // Its end cannot be stored, and is tried again for as long as that is so.
-    run.done();
-    let again = b.run().await;
-    assert_eq!(again.id(), id);
-    again.done();
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(b.phase(id).await, Phase::Done);
-    a.handle.set_cut(false);
-    assert!(!a.engine.has_lease());
-    assert_eq!(a.phase(id).await, Phase::Done);
-    let listed = a.engine.list(&Caller::user(ann()), Filter::ALL).await;
-    assert_eq!(listed.unwrap().jobs[0].state.phase, Phase::Done);
-    assert_eq!(a.wait(id).await.unwrap().state.phase, Phase::Done);
 }
 
 #[tokio::test(start_paused = true)]

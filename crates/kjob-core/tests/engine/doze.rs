@@ -1,22 +1,17 @@
 //! Jobs that wait as no more than a mark in memory are like all others for whoever asks.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
-#[path = "support/troubled.rs"]
-mod troubled;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::*;
+use crate::troubled::{Switch, Troubled};
 use kjob_core::engine::{
     Accepted, Attachment, Caller, CancelOutcome, EngineConfig, JobKey, ManualClock, RouteOptions,
     Submission,
 };
 use kjob_core::{Age, MemoryStore, Owner, Phase, StoreError};
-use support::*;
 use tokio::sync::mpsc::UnboundedReceiver;
-use troubled::{Switch, Troubled};
 
 const LONG: Duration = Duration::from_secs(60);
 

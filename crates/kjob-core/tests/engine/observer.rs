@@ -1,26 +1,32 @@
 //! What an observer is told, and of whom.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{
-    Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobKey, Observer, Registry,
-    RouteObserver, RouteOptions, SubmitError,
+    Accepted, Caller, CancelOutcome, EngineConfig, HandlerError, JobKey, LeaseEvent, Observer,
+    Registry, RouteObserver, RouteOptions, SubmitError,
 };
 use kjob_core::{Expired, Finish, Header, Owner, State, Timestamp};
-use support::*;
 
 /// Writes down what it is told.
 #[derive(Clone, Default)]
-struct Scribe(Log);
+pub(crate) struct Scribe(Log);
 
 struct OfRoute {
     pattern: String,
     log: Log,
+}
+
+impl Scribe {
+    /// What it was told of leases.
+    pub(crate) fn leases(&self) -> Vec<String> {
+        let lines = self.0.lines();
+        let leases = lines.iter().filter_map(|line| line.strip_prefix("lease: "));
+        leases.map(str::to_owned).collect()
+    }
 }
 
 impl fmt::Debug for Scribe {
@@ -49,6 +55,10 @@ impl Observer for Scribe {
 
     fn expired(&self, expired: &Expired) {
         self.0.push(format!("expired: {}", expired.jobs));
+    }
+
+    fn lease(&self, event: LeaseEvent) {
+        self.0.push(format!("lease: {event:?}"));
     }
 }
 

@@ -1,16 +1,13 @@
 //! Work on large payloads and results waits for its turn, off the threads that everybody shares;
 //! small ones are not held up by it.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::support::*;
 use kjob_core::engine::{HeavyWork, RouteOptions, Submission};
 use kjob_core::{Payload, Phase};
 use kjob_proto::{Encoding, snappy};
-use support::*;
 use tokio::task::JoinHandle;
 
 /// A bound for what never comes; no test waits for it to pass.

@@ -1,0 +1,19 @@
+//! The engine, on a clock that the tests move and with handlers that they hold.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod callbacks;
+mod cluster;
+mod doze;
+mod heavy;
+mod leases;
+mod lifecycle;
+mod news;
+mod observer;
+mod queue;
+mod restart;
+mod routes;
+#[cfg(feature = "dynamic")]
+mod schemas;
+mod support;
+mod trouble;
+mod troubled;
