@@ -9,19 +9,23 @@ use serde_json::Value;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 
-/// Builds `kjob-server` as users do: with its default features, and none that other members ask for.
+/// Builds `kjob-server`; with optimisations as users do, with its default features and none that other
+/// members ask for.
 pub(crate) fn server(release: bool) -> Result<PathBuf> {
-    let mut build = Tool::Cargo.command();
-    build.args(["build", "--package", "kjob-server"]);
-    program(build, "kjob-server", release)
+    tested("kjob-server", "kjob-server", release)
 }
 
 /// Builds a program of `kjob-trials`.
 pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
+    tested("kjob-trials", name, release)
+}
+
+/// Builds a program for the steps that run it.
+fn tested(package: &str, name: &str, release: bool) -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
     build.arg("build");
     if release {
-        build.args(["--package", "kjob-trials"]);
+        build.args(["--package", package]);
     } else {
         // With the features that it has in the tests (those of dev-dependencies count only where
         // examples or tests are built), so that all below it is there already.

@@ -16,7 +16,7 @@ use crate::process::{self, Tool};
 use crate::steps::{Context, Verdict};
 use crate::tools::CARGO_FUZZ;
 
-const SMOKE_SECONDS: u32 = 15;
+const SMOKE_SECONDS: u32 = 10;
 /// One input may take this long before it counts as a hang.
 const INPUT_SECONDS_MAX: u32 = 10;
 

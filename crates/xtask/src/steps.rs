@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask test`, in their order.
 
+use std::num::NonZero;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -203,8 +204,15 @@ fn test(_: &Context) -> Result<Verdict> {
             .command()
             .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
             .args(kinds)
+            .env("RUST_TEST_THREADS", test_threads().to_string())
             .env(kjob_test_postgres::URL_VARIABLE, cluster.url()),
     )
+}
+
+/// Twice as many as there are processors, as most tests of whole programs wait: for leases, for disks, for each
+/// other.
+fn test_threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn models(context: &Context) -> Result<Verdict> {
