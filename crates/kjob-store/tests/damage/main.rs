@@ -14,7 +14,7 @@ mod every_bit;
 mod image;
 mod naming;
 mod stores;
-#[path = "../trial/mod.rs"]
+#[path = "../embedded/trial.rs"]
 mod trial;
 
 use std::fs;

@@ -1,18 +1,14 @@
 //! How the space of expired jobs comes back: whole files, nearly dead ones rewritten, in bounded
 //! pieces, with nothing lost that is needed.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use crate::trial::{Trial, at, by_count, files, job, payload_of, result_of};
 use bytes::Bytes;
 use kjob_core::{Finish, JobId, Lease, Output, Owner, Phase, Store, Usage};
 use kjob_store::embedded::EmbeddedOptions;
-use trial::{Trial, at, by_count, files, job, payload_of, result_of};
 
 const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(10_000);

@@ -1,8 +1,4 @@
 //! What opening a directory refuses, what it clears away, and what it does not look at.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,13 +6,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::trial::{Trial, at, by_count, files, job};
 use bytes::Bytes;
 use kjob_core::{
     Filter, Finish, JobId, Output, Parts, Payload, Status, StepError, Store, StoreError, Submitted,
 };
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use rusqlite::Connection;
-use trial::{Trial, at, by_count, files, job};
 
 const DIRECTORY: &str = "KJOB_TEST_OPENING_DIRECTORY";
 
@@ -43,7 +39,11 @@ fn a_directory_in_use_is_refused_with_the_process_that_has_it() {
 fn a_directory_in_use_by_another_process_is_refused_until_that_one_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "the_process_that_holds_a_directory"])
+        .args([
+            "--ignored",
+            "--exact",
+            "opening::the_process_that_holds_a_directory",
+        ])
         .env(DIRECTORY, dir.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -4,10 +4,6 @@
 //!
 //! A process that is killed leaves whole logs. A machine that loses power may not, where a disk
 //! says "synced" before it is so. Then the last steps are lost; those before must not be.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::trial::{Trial, at, by_count, files, job};
 use bytes::Bytes;
 use kjob_core::{
     Ending, Filter, Finish, Job, JobId, NewJob, OnInterrupt, Output, Owner, Parts, Status, Store,
@@ -22,7 +19,6 @@ use kjob_core::{
 };
 use kjob_proto::Text;
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
-use trial::{Trial, at, by_count, files, job};
 
 const SEGMENT_JOBS: i64 = 18;
 const JOBS: i64 = 3 * SEGMENT_JOBS;

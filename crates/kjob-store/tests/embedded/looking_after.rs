@@ -1,15 +1,11 @@
 //! What an operator asks of a store: what is in it, and to give back all the space it can.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::time::Duration;
 
+use crate::trial::{Trial, at, by_count, files, job, payload_of, result_of};
 use bytes::Bytes;
 use kjob_core::{Finish, Lease, Output, Owner, Phase, Store};
 use kjob_store::embedded::{EmbeddedOptions, JobCounts};
-use trial::{Trial, at, by_count, files, job, payload_of, result_of};
 
 const SHORT: Duration = Duration::from_secs(10);
 

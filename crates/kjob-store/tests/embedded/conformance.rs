@@ -1,7 +1,5 @@
 //! The embedded store keeps the contract: as it is set up for a server, and with sizes so small
 //! that every few jobs a segment ends, is dropped or rewritten, and bytes go to files.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,20 +2,17 @@
 //! it; this version opens it, finds in it what was there, and goes on.
 //!
 //! The current format's sample is made by
-//! `cargo test -p kjob-store --test format_sample -- --ignored make_the_sample`.
+//! `cargo test -p kjob-store --test embedded -- --ignored make_the_sample`.
 //! **When the format changes**, make a new sample beside the old ones, and keep those: every later
 //! version must open them. What they hold is in their `contents.txt`, which only ever changes if a
 //! sample was made anew before its format was released.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::trial::{Trial, at, by_count, files, job};
 use bytes::Bytes;
 use kjob_core::{
     CallbackOutcome, CallbackTry, Ending, Filter, Finish, Job, JobId, Lease, NewJob, OnInterrupt,
@@ -24,7 +21,6 @@ use kjob_core::{
 use kjob_proto::Encoding;
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use rusqlite::Connection;
-use trial::{Trial, at, by_count, files, job};
 
 /// The moment at which the samples are looked at.
 const NOW: Timestamp = at(100);
@@ -138,7 +134,7 @@ async fn goes_on(dir: &Path) {
     // What waited is started with its payload; what ran ends.
     let queued = tagged("queued").await.unwrap();
     let started = store.start(queued, NOW).await.unwrap();
-    assert_eq!(started.payload, Some(trial::payload_of("queued")));
+    assert_eq!(started.payload, Some(crate::trial::payload_of("queued")));
     for (tag, lease) in [("running", Lease(1)), ("queued", started.state.lease)] {
         let id = tagged(tag).await.unwrap();
         let finish = Finish::Complete(Output::binary("late"));

@@ -1,6 +1,5 @@
 //! A store in a directory of its own, with what it takes to fill it with jobs and look at its files.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;

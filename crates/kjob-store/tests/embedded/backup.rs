@@ -1,8 +1,4 @@
 //! A backup is the store at one moment, made while steps go on, and a store like any other.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::trial::{Trial, at, by_count, files, job, payload_of, result_of};
 use bytes::Bytes;
 use kjob_core::{
     Ending, Filter, Finish, JobId, Lease, Output, Owner, Parts, Payload, Phase, Store, Submitted,
 };
 use kjob_store::embedded::{BackupError, EmbeddedOptions, EmbeddedStore};
 use tempfile::TempDir;
-use trial::{Trial, at, by_count, files, job, payload_of, result_of};
 
 /// Small segments, and most payloads in files of their own.
 fn options() -> EmbeddedOptions {

@@ -4,10 +4,6 @@
 //! The process is this test itself, started anew with the name of the directory in its
 //! environment. It says each acknowledged step on its error output, and is killed at an arbitrary
 //! line, while other steps, rewritings of segments and deletions are under way.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::trial::{files, job};
 use bytes::Bytes;
 use kjob_core::{
     Ending, Filter, Finish, IdBlock, Job, JobId, NewJob, Output, Owner, Parts, Phase, Status,
@@ -24,7 +21,6 @@ use kjob_core::{
 };
 use kjob_proto::Text;
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
-use trial::{files, job};
 
 const DIRECTORY: &str = "KJOB_TEST_KILLED_DIRECTORY";
 const ROUNDS: u64 = 24;
@@ -58,7 +54,7 @@ fn whatever_was_acknowledged_survives_being_killed() {
 /// Starts a process and kills it once it has acknowledged so many steps.
 fn run_and_kill(dir: &Path, lines: u64, known: &mut Known) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "the_process_that_is_killed"])
+        .args(["--ignored", "--exact", "killed::the_process_that_is_killed"])
         .env(DIRECTORY, dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,20 +1,16 @@
 //! Jobs in more than one segment: when a segment begins, what can be done with jobs of older
 //! ones, and which files a tag is looked up in.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::fs;
 use std::time::Duration;
 
+use crate::trial::{Trial, at, by_count, job, payload_of, result_of};
 use kjob_core::{
     Difference, Filter, Finish, JobId, JobTag, Owner, Parts, Phase, Refused, Status, StepError,
     Store, StoreError, Submitted, TagReuse, Usage,
 };
 use kjob_proto::Text;
 use kjob_store::embedded::EmbeddedOptions;
-use trial::{Trial, at, by_count, job, payload_of, result_of};
 
 #[tokio::test]
 async fn a_segment_begins_once_the_newest_holds_its_number_of_jobs() {

@@ -3,8 +3,6 @@
 //! Files that the catalogue does not name are what a crash left over, and are removed at the next
 //! open. A new catalogue names none, so opening a directory that had lost its own deleted every
 //! job in it, and gave their ids anew.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 

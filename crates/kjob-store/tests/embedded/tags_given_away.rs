@@ -1,16 +1,12 @@
 //! A tag that is given away while its old job's segment is being rewritten stays given away: the
 //! copy of the segment, made piece by piece beside the writer, may hold the tag's entry already.
-#![cfg(feature = "embedded")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trial;
 
 use std::time::Duration;
 
+use crate::trial::{Trial, at, by_count, job};
 use kjob_core::{Finish, JobId, JobTag, NewJob, Store, TagReuse};
 use kjob_proto::Text;
 use kjob_store::embedded::EmbeddedOptions;
-use trial::{Trial, at, by_count, job};
 
 #[tokio::test]
 async fn a_users_tag_is_not_brought_back_by_a_rewriting_under_way() {
