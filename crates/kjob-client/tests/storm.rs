@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "client/support/mod.rs"]
 mod support;
 
 use std::collections::HashMap;

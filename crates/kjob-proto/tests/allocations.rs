@@ -3,6 +3,7 @@
 #![cfg(all(feature = "json", feature = "snappy"))]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "codecs/support/mod.rs"]
 mod support;
 
 use allocation_counter::{AllocationInfo, measure};

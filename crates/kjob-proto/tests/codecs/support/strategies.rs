@@ -108,7 +108,7 @@ any_record! {
 #[macro_export]
 macro_rules! for_each_record {
     ($check:ident) => {
-        for_each_record! { $check,
+        $crate::for_each_record! { $check,
             create_job_request CreateJobRequest, create_job_response CreateJobResponse,
             get_job_request GetJobRequest, get_job_response GetJobResponse,
             admin_show_jobs_request AdminShowJobsRequest,

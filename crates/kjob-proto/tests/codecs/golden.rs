@@ -1,14 +1,9 @@
 //! The bodies that genuine clients make and take (docs/protocol.md section 9).
 
-#![cfg(all(feature = "json", feature = "snappy"))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
+use crate::support::*;
 use bytes::Bytes;
 use kjob_proto::*;
 use sha2::{Digest, Sha256};
-use support::*;
 
 /// Whether `bytes` are what the vector gives, in full or as a digest.
 fn assert_bytes(name: &str, vector: &Value, bytes: &[u8]) {
@@ -169,7 +164,7 @@ fn check_response<R: FromVector>(vector: &Value) {
 fn requests_of_the_clients() {
     let vectors = requests();
     for vector in &vectors {
-        with_record!(str_of(vector, "record"), check_request(vector));
+        crate::with_record!(str_of(vector, "record"), check_request(vector));
     }
     assert_eq!(vectors.len(), 49);
 }
@@ -179,11 +174,11 @@ fn responses_that_the_client_reads() {
     let (mut wrapped, mut plain) = (0, 0);
     for vector in &responses() {
         if vector.get("wrapper").is_some() {
-            with_record!(str_of(vector, "record"), check_response(vector));
+            crate::with_record!(str_of(vector, "record"), check_response(vector));
             wrapped += 1;
         } else {
             // A record alone: `bare`, or the envelope of an error.
-            with_record!(str_of(vector, "record"), check_request(vector));
+            crate::with_record!(str_of(vector, "record"), check_request(vector));
             plain += 1;
         }
     }
@@ -257,7 +252,7 @@ fn odd_and_broken_bodies() {
     let vectors = invalid();
     for vector in &vectors {
         let name = str_of(vector, "name");
-        let decoded = with_record!(str_of(vector, "record"), decode_invalid(vector));
+        let decoded = crate::with_record!(str_of(vector, "record"), decode_invalid(vector));
         let expected = match str_of(vector, "server") {
             "accept" => true,
             "reject" => false,

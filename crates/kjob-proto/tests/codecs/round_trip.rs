@@ -1,20 +1,15 @@
 //! What is written is read back, in each encoding and in each form.
 
-#![cfg(all(feature = "json", feature = "snappy"))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
+use crate::support::strategies::{Any, payload, payload_text};
 use bytes::Bytes;
 use kjob_proto::*;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use support::strategies::{Any, payload, payload_text};
 
 mod record {
     use super::*;
 
-    for_each_record!(check);
+    crate::for_each_record!(check);
 
     fn check<R: Any>(record: &R) -> TestCaseResult {
         let limits = Limits::default();
@@ -47,7 +42,7 @@ mod record {
 mod form {
     use super::*;
 
-    for_each_record!(check);
+    crate::for_each_record!(check);
 
     /// One buffer, a reused buffer and segments hold the same bytes.
     fn check<R: Any>(record: &R) -> TestCaseResult {
@@ -72,7 +67,7 @@ mod form {
 mod reply {
     use super::*;
 
-    for_each_record!(check);
+    crate::for_each_record!(check);
 
     fn check<R: Any>(record: &R) -> TestCaseResult {
         for encoding in Encoding::ALL {

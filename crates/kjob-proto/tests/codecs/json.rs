@@ -1,8 +1,5 @@
 //! What JSON bodies may look like (docs/protocol.md section 3, "JSON details"), and what errors say.
 
-#![cfg(all(feature = "json", feature = "snappy"))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 use bytes::Bytes;
 use kjob_proto::DecodeErrorKind::*;
 use kjob_proto::*;

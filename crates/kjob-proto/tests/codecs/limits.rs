@@ -1,14 +1,9 @@
 //! Each limit, at the limit and one past it, and what is refused before anything is allocated.
 
-#![cfg(all(feature = "json", feature = "snappy"))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
+use crate::support::unhex;
 use bytes::Bytes;
 use kjob_proto::DecodeErrorKind::*;
 use kjob_proto::*;
-use support::unhex;
 
 fn refused<R: Record>(
     encoding: Encoding,

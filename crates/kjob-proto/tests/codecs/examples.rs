@@ -1,6 +1,4 @@
 //! The examples run.
-#![cfg(all(feature = "json", feature = "snappy"))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::process::Command;
 

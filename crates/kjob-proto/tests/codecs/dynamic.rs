@@ -1,11 +1,8 @@
 //! Payloads with schemas that are known only at run time, held against apache-avro.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![cfg(feature = "dynamic")]
-
-use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::types::Value;
-use apache_avro::writer::datum::GenericDatumWriter;
+use ::apache_avro::reader::datum::GenericDatumReader;
+use ::apache_avro::types::Value;
+use ::apache_avro::writer::datum::GenericDatumWriter;
 use kjob_proto::DecodeErrorKind::*;
 use kjob_proto::dynamic::Schema;
 use kjob_proto::*;
@@ -112,7 +109,7 @@ proptest! {
     /// apache-avro's binary becomes JSON, the JSON becomes binary, and apache-avro finds its value in that.
     #[test]
     fn all_types_there_and_back(value in all_types()) {
-        let theirs = apache_avro::Schema::parse_str(ALL_TYPES).unwrap();
+        let theirs = ::apache_avro::Schema::parse_str(ALL_TYPES).unwrap();
         let ours = schema(ALL_TYPES);
         let writer = GenericDatumWriter::builder(&theirs).build().unwrap();
         let binary = writer.write_value_to_vec(value.clone()).unwrap();

@@ -1,19 +1,15 @@
 //! Jobs from their submit to their result: watched, typed, and cancelled when nobody waits any more.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::support::{Between, Real};
 use futures_core::Stream;
 use kjob_client::{
     Cancel, Client, Encoding, Error, Health, Job, Payload, Status, Submit, Unsuccessful,
 };
 use serde::{Deserialize, Serialize};
-use support::{Between, Real};
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -1,14 +1,10 @@
 //! Every call of the client against a real server.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::Real;
 use kjob_client::{Cancel, Client, Encoding, List, Payload, Status, Submit};
 use kjob_core::engine::EngineConfig;
-use support::Real;
 
 const SOON: Duration = Duration::from_secs(20);
 const HELLO: &str = r#"{"message":"hello","options":{}}"#;
@@ -104,7 +100,7 @@ async fn a_failed_job_tells_why() {
 #[tokio::test]
 async fn refusals_are_told_and_not_tried_again() {
     let real = Real::start().await;
-    let between = support::Between::start(&real.address, []).await;
+    let between = crate::support::Between::start(&real.address, []).await;
     let client = Client::new(between.url()).unwrap();
     for (submit, word) in [
         (Submit::new("/no/such", Payload::json(HELLO)), "/no/such"),

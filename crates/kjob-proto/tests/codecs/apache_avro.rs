@@ -1,19 +1,14 @@
 //! apache-avro, another implementation, reads what we write and writes what we read.
 
-#![cfg(all(feature = "json", feature = "snappy"))]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
-use apache_avro::Schema;
-use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::types::Value;
-use apache_avro::writer::datum::GenericDatumWriter;
+use crate::support::strategies::Any;
+use ::apache_avro::Schema;
+use ::apache_avro::reader::datum::GenericDatumReader;
+use ::apache_avro::types::Value;
+use ::apache_avro::writer::datum::GenericDatumWriter;
 use bytes::Bytes;
 use kjob_proto::*;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use support::strategies::Any;
 
 /// A record as apache-avro's tree.
 trait ToAvro: Any {
@@ -95,7 +90,7 @@ to_avro! {
 mod both_ways {
     use super::*;
 
-    for_each_record!(check);
+    crate::for_each_record!(check);
 
     fn check<R: ToAvro>(record: &R) -> TestCaseResult {
         let schema = Schema::parse_str(R::SCHEMA).unwrap();

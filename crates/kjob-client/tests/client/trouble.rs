@@ -1,15 +1,11 @@
 //! What the client does when a connection, a server or what stands between them goes wrong.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Between, Fate, Real};
 use kjob_client::{Client, Encoding, List, Payload, Status, Submit};
 use kjob_core::engine::EngineConfig;
 use kjob_proto::{GetJobResponse, Signal, Text, reply_error, reply_failover, reply_ok};
-use support::{Between, Fate, Real};
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -1,18 +1,13 @@
 //! HTTPS, and what is sent along to say who calls.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![cfg(feature = "tls")]
-
-mod support;
-
 use std::error::Error as _;
 use std::time::Duration;
 
+use crate::support::{Between, Real};
 use kjob_client::{Client, ClientBuilder, Error, Payload, Status, Submit};
 use kjob_core::engine::EngineConfig;
 use kjob_server::tls::{ClientCertificates, Tls, TlsOptions};
 use kjob_test_certificates::Authority;
-use support::{Between, Real};
 use tempfile::{TempDir, tempdir};
 
 const SOON: Duration = Duration::from_secs(20);

@@ -19,16 +19,16 @@ pub fn vectors(text: &str) -> Vec<Value> {
 }
 
 pub fn requests() -> Vec<Value> {
-    vectors(include_str!("../vectors/requests.json"))
+    vectors(include_str!("../../vectors/requests.json"))
 }
 
 pub fn responses() -> Vec<Value> {
-    vectors(include_str!("../vectors/responses.json"))
+    vectors(include_str!("../../vectors/responses.json"))
 }
 
 pub fn invalid() -> Vec<Value> {
     // What the Python client makes of a lone surrogate is no text, so serde_json cannot read it.
-    vectors(&include_str!("../vectors/invalid.json").replace(r#": "\ud800""#, r#": """#))
+    vectors(&include_str!("../../vectors/invalid.json").replace(r#": "\ud800""#, r#": """#))
 }
 
 pub fn str_of<'a>(vector: &'a Value, key: &str) -> &'a str {
