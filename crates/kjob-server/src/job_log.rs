@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write as _};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use kjob_core::engine::SystemClock;
+use kjob_core::engine::{Caller, SystemClock};
 use kjob_core::{Clock, JobId};
 use serde::Serialize;
 use tracing::field::{Field, Visit};
@@ -29,6 +29,10 @@ const BYTES_MAX: usize = 4 << 20;
 /// What a line takes beside its text, about.
 const LINE_BYTES: usize = 64;
 
+/// What a line may tell the job's owner beside its message. Anything else, as errors of the store or of an upstream,
+/// names files and hosts, which are for those who run the server.
+const FIELDS_FOR_OWNERS: [&str; 5] = ["attempt", "endpoint", "phase", "status", "total_ms"];
+
 /// A line about a job.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Line {
@@ -36,6 +40,9 @@ pub(crate) struct Line {
     /// A level of the log, or `stderr`.
     level: &'static str,
     text: String,
+    /// What admins see behind it.
+    #[serde(skip)]
+    internals: String,
 }
 
 /// The lines of many jobs.
@@ -49,23 +56,30 @@ struct Lines {
 
 static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
 
-/// The last lines about a job, the oldest first.
-pub(crate) fn of(id: JobId) -> Vec<Line> {
+/// The last lines about a job, the oldest first, as this caller may see them.
+pub(crate) fn of(id: JobId, caller: &Caller) -> Vec<Line> {
     let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
-    let lines = lines.jobs.get(&id).into_iter().flatten();
-    lines.cloned().collect()
+    let lines = lines.jobs.get(&id).into_iter().flatten().cloned();
+    let as_seen = lines.map(|mut line| {
+        if caller.admin {
+            line.text.push_str(&line.internals);
+        }
+        line
+    });
+    as_seen.collect()
 }
 
 /// A command wrote a line to its error output.
 pub(crate) fn of_command(id: JobId, text: &str) {
-    note(id, "stderr", text.to_owned());
+    note(id, "stderr", text.to_owned(), String::new());
 }
 
-fn note(id: JobId, level: &'static str, text: String) {
+fn note(id: JobId, level: &'static str, text: String, internals: String) {
     let line = Line {
         time: rfc3339(SystemClock.now()),
         level,
         text: cut(text),
+        internals: cut(internals),
     };
     let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
     lines.push(id, line);
@@ -103,7 +117,7 @@ impl Lines {
 
 impl Line {
     fn bytes(&self) -> usize {
-        self.text.len() + self.time.len() + LINE_BYTES
+        self.text.len() + self.internals.len() + self.time.len() + LINE_BYTES
     }
 }
 
@@ -120,7 +134,8 @@ impl<S: Subscriber> Layer<S> for Keeper {
         let mut found = Found::default();
         event.record(&mut found);
         if let Some(id) = found.job {
-            note(id, level_word(*metadata.level()), found.text + &found.rest);
+            let level = level_word(*metadata.level());
+            note(id, level, found.text + &found.fields, found.internals);
         }
     }
 }
@@ -140,8 +155,9 @@ fn level_word(level: tracing::Level) -> &'static str {
 struct Found {
     job: Option<JobId>,
     text: String,
-    /// The other fields.
-    rest: String,
+    /// Fields that anybody may see who sees the job.
+    fields: String,
+    internals: String,
 }
 
 impl Visit for Found {
@@ -156,7 +172,8 @@ impl Visit for Found {
             // Every line would have them.
             "job_tag" | "query_id" => Ok(()),
             "message" => write!(self.text, "{value:?}"),
-            name => write!(self.rest, " {name}={value:?}"),
+            name if FIELDS_FOR_OWNERS.contains(&name) => write!(self.fields, " {name}={value:?}"),
+            name => write!(self.internals, " {name}={value:?}"),
         };
     }
 
@@ -167,6 +184,7 @@ impl Visit for Found {
 
 #[cfg(test)]
 mod tests {
+    use kjob_core::Owner;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
@@ -180,6 +198,7 @@ mod tests {
             time: String::new(),
             level: "info",
             text: text.to_owned(),
+            internals: String::new(),
         }
     }
 
@@ -193,16 +212,24 @@ mod tests {
             tracing::info!("of no job");
         });
         of_command(one, "half way");
-        let texts = |id| {
-            of(id)
+        let (ann, admin) = (
+            Caller::user(Owner::new("ann")),
+            Caller::admin(Owner::new("root")),
+        );
+        let texts = |id, caller| {
+            of(id, caller)
                 .into_iter()
                 .map(|line| (line.level, line.text))
                 .collect::<Vec<_>>()
         };
         let warned = ("warn", "queued again attempt=2".to_owned());
-        assert_eq!(texts(one), [warned, ("stderr", "half way".to_owned())]);
-        assert_eq!(texts(other), [("error", "failed error=no room".to_owned())]);
-        assert_eq!(texts(id(9_000_003)), []);
+        let of_one = [warned, ("stderr", "half way".to_owned())];
+        assert_eq!(texts(one, &ann), of_one);
+        assert_eq!(texts(one, &admin), of_one);
+        assert_eq!(texts(other, &ann), [("error", "failed".to_owned())]);
+        let whole = ("error", "failed error=no room".to_owned());
+        assert_eq!(texts(other, &admin), [whole]);
+        assert_eq!(texts(id(9_000_003), &admin), []);
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl Ask<'_> {
         self.extras.query(&[])?;
         let job = self.by.engine.look(&self.by.caller, key).await?;
         let id = job.ok_or_else(|| unknown(key))?.header.id;
-        let lines = job_log::of(id);
+        let lines = job_log::of(id, &self.by.caller);
         Ok(json(StatusCode::OK, &serde_json::json!({"lines": lines})))
     }
 

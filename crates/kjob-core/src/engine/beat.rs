@@ -158,10 +158,11 @@ impl Inner {
         let Some(live) = live else { return };
         let state = live.state();
         if state.lease == lease && state.phase == Phase::Running {
-            live.observe(State {
+            let stopping = State {
                 phase: Phase::Cancelling,
                 ..state
-            });
+            };
+            self.hear_of_cancel(&live, stopping);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::live::Live;
 use super::query::{Caller, JobKey};
 use super::to_end::ToEnd;
 use super::{Engine, Inner};
@@ -66,8 +67,7 @@ impl Inner {
         let live = live.or_else(|| self.table.get(id));
         if state.phase != Phase::Cancelled {
             if let Some(live) = live {
-                // Tells the handler, too.
-                live.observe(state);
+                self.hear_of_cancel(&live, state);
             }
             return Ok(CancelOutcome::Cancelling);
         }
@@ -79,6 +79,14 @@ impl Inner {
             self.settle(&live, state, Ending::Cancelled);
         }
         Ok(CancelOutcome::Cancelled)
+    }
+
+    /// A job that runs is to stop: tells its handler, and who observes.
+    pub(super) fn hear_of_cancel(&self, live: &Live, state: State) {
+        if live.hears(state) {
+            let header = &live.header;
+            self.tell(&header.endpoint, |told| told.cancelling(header, &state));
+        }
     }
 
     /// The state of a job whose cancel was answered with an error but done; else that error.

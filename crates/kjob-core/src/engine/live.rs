@@ -102,13 +102,28 @@ impl Live {
         if !state.is_newer_than(&cell.state) {
             return cell.state;
         }
+        self.renew(cell, state);
+        state
+    }
+
+    /// As [`observe`](Self::observe); whether it was news.
+    pub(super) fn hears(&self, state: State) -> bool {
+        let mut cell = self.cell();
+        cell.stored = true;
+        let is_news = state.is_newer_than(&cell.state);
+        if is_news {
+            self.renew(cell, state);
+        }
+        is_news
+    }
+
+    fn renew(&self, mut cell: MutexGuard<'_, Cell>, state: State) {
         cell.state = state;
         if state.phase == Phase::Cancelling {
             cell.stop(Stop::Cancel);
         }
         drop(cell);
         self.changed.notify_waiters();
-        state
     }
 
     /// Begins a run, and gives the token by which it is stopped.

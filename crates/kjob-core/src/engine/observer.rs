@@ -111,6 +111,11 @@ pub trait RouteObserver: fmt::Debug + Send + Sync + 'static {
         let _ = (job, state);
     }
 
+    /// A job that runs here is asked to stop, durably.
+    fn cancelling(&self, job: &Header, state: &State) {
+        let _ = (job, state);
+    }
+
     /// The handler of that start has returned, or was given up, at this moment, and that is what it
     /// is to make of the job. It is not durable yet.
     fn returned(&self, job: &Header, started: &State, finish: &Finish, at: Timestamp) {

@@ -62,6 +62,8 @@ impl Inner {
                 attempt = state.attempt,
                 "job is queued again"
             );
+            let header = &live.header;
+            self.tell(&header.endpoint, |told| told.queued_again(header, &state));
             live.observe(state);
             return self.leave_to_all(cluster, live);
         }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::observer::Scribe;
 use crate::support::*;
 use kjob_core::engine::{
     Caller, CancelOutcome, ClusterConfig, Engine, EngineConfig, HandlerError, JobKey, Registry,
@@ -75,6 +76,18 @@ pub(crate) async fn member_by(
 pub(crate) async fn member(cluster: &MemoryCluster, options: RouteOptions) -> Member {
     let (registry, runs) = one("/held", options, true);
     member_with(cluster, config(|config| config.workers = 1), registry, runs).await
+}
+
+/// One whose observer writes down what it is told.
+pub(crate) async fn observed_member(
+    cluster: &MemoryCluster,
+    options: RouteOptions,
+) -> (Member, Scribe) {
+    let scribe = Scribe::default();
+    let (registry, runs) = one("/held", options, true);
+    let observed = config(|config| config.observer = Some(Arc::new(scribe.clone())));
+    let member = member_with(cluster, observed, registry, runs).await;
+    (member, scribe)
 }
 
 impl Member {
@@ -216,7 +229,7 @@ async fn what_one_node_has_told_another_never_takes_back() {
 #[tokio::test(start_paused = true)]
 async fn a_cancel_reaches_the_node_that_runs_the_job() {
     let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
+    let (mut a, scribe) = observed_member(&cluster, once()).await;
     let b = member(&cluster, once()).await;
     let id = a.submit("1").await;
     let run = a.run().await;
@@ -234,6 +247,9 @@ async fn a_cancel_reaches_the_node_that_runs_the_job() {
         begin.elapsed()
     );
     assert_eq!(b.wait(id).await.unwrap().state.phase, Phase::Cancelled);
+    let told = scribe.jobs();
+    let stops = told.iter().filter(|line| *line == "cancelling 1");
+    assert_eq!(stops.count(), 1, "{told:?}");
     assert_ne!(a.phase(waiting).await, Phase::Cancelled);
 }
 
@@ -293,12 +309,13 @@ async fn a_limit_of_a_route_is_kept_on_each_node() {
 #[tokio::test(start_paused = true)]
 async fn a_transient_error_lets_any_node_try_again() {
     let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once().retry(3)).await;
+    let (mut a, scribe) = observed_member(&cluster, once().retry(3)).await;
     let id = a.submit("1").await;
     a.run().await.end(Err(HandlerError::transient("again")));
     let end = a.wait(id);
     let run = a.run().await;
     assert_eq!(run.context.job().attempt, 2);
+    assert!(scribe.jobs().contains(&"queued again 1".to_owned()));
     run.done();
     assert_eq!(end.await.unwrap().state.phase, Phase::Done);
 }

@@ -1,6 +1,5 @@
 //! Leases of nodes: what happens to jobs of those that end, and what a node does without its own.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_core::engine::{Caller, SubmitError};
@@ -8,7 +7,6 @@ use kjob_core::{Clock, Ending, Filter, MemoryCluster, Phase, Store};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::*;
-use crate::observer::Scribe;
 use crate::support::*;
 
 #[tokio::test(start_paused = true)]
@@ -216,10 +214,7 @@ async fn a_node_without_a_lease_tells_what_the_store_says() {
 #[tokio::test(start_paused = true)]
 async fn what_becomes_of_leases_is_told() {
     let cluster = MemoryCluster::at(T0);
-    let scribe = Scribe::default();
-    let (registry, runs) = one("/held", once(), true);
-    let observed = config(|config| config.observer = Some(Arc::new(scribe.clone())));
-    let mut a = member_with(&cluster, observed, registry, runs).await;
+    let (mut a, scribe) = observed_member(&cluster, once()).await;
     assert_eq!(scribe.leases(), ["Joined"]);
     a.handle.lose_beats(2);
     sleep(Duration::from_secs(3)).await;

@@ -23,9 +23,18 @@ struct OfRoute {
 impl Scribe {
     /// What it was told of leases.
     pub(crate) fn leases(&self) -> Vec<String> {
+        self.of("lease: ")
+    }
+
+    /// What it was told of jobs of the route `/held`.
+    pub(crate) fn jobs(&self) -> Vec<String> {
+        self.of("/held: ")
+    }
+
+    fn of(&self, start: &str) -> Vec<String> {
         let lines = self.0.lines();
-        let leases = lines.iter().filter_map(|line| line.strip_prefix("lease: "));
-        leases.map(str::to_owned).collect()
+        let lines = lines.iter().filter_map(|line| line.strip_prefix(start));
+        lines.map(str::to_owned).collect()
     }
 }
 
@@ -98,6 +107,10 @@ impl RouteObserver for OfRoute {
 
     fn queued_again(&self, job: &Header, _: &State) {
         self.note(format_args!("queued again {}", job.id));
+    }
+
+    fn cancelling(&self, job: &Header, _: &State) {
+        self.note(format_args!("cancelling {}", job.id));
     }
 
     fn ended(&self, job: &Header, state: &State) {
@@ -214,6 +227,7 @@ async fn cancels_and_expiries_are_told() {
         (&caller, waiting),
         (&other, running),
         (&caller, running),
+        (&caller, running),
     ] {
         bed.engine.cancel(caller, &JobKey::Id(id)).await.unwrap();
     }
@@ -229,6 +243,8 @@ async fn cancels_and_expiries_are_told() {
             "cancel: Cancelled",
             "cancel: Ended(Cancelled)",
             "cancel: NotFound",
+            "/held: cancelling 1",
+            "cancel: Cancelling",
             "cancel: Cancelling",
             "/held: returned 1 not well after 5 ms",
             "/held: ended 1 CANCELLED",

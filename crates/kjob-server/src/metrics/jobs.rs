@@ -189,6 +189,10 @@ impl RouteObserver for OfRoute {
         self.watched.changed(job);
     }
 
+    fn cancelling(&self, job: &Header, _: &State) {
+        self.watched.changed(job);
+    }
+
     fn returned(&self, _: &Header, started: &State, _: &Finish, at: Timestamp) {
         if let Some(started) = started.started_at {
             let ran = at.since(started);

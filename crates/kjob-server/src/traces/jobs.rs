@@ -119,6 +119,10 @@ impl RouteObserver for OfRoute {
         }
     }
 
+    fn cancelling(&self, job: &Header, state: &State) {
+        self.next.cancelling(job, state);
+    }
+
     fn returned(&self, job: &Header, started: &State, finish: &Finish, at: Timestamp) {
         self.next.returned(job, started, finish, at);
         let start = moment(started.started_at.unwrap_or(at));
