@@ -49,6 +49,7 @@ fn main() {
         // As much as a small server of its own would have.
         settings: vec!["shared_buffers=512MB".into(), "max_wal_size=4GB".into()],
         home: Some(env!("CARGO_TARGET_TMPDIR").into()),
+        ..Settings::default()
     };
     let cluster = Cluster::start(&settings).expect("a cluster");
     let bench = Bench {

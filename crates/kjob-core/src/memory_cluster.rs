@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use kjob_proto::Text;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ struct Book {
     nodes: BTreeMap<NodeId, Member>,
     /// Where each job was started last.
     runs: HashMap<JobId, NodeId>,
+    /// What all handles have in common.
+    agreed: HashMap<String, Bytes>,
     /// What handles are told by each other.
     ears: Vec<Weak<Ears>>,
 }
@@ -396,6 +399,15 @@ impl SharedStore for MemoryNode {
             states.extend(job.map(|job| (*id, job.state)));
         }
         Ok(states)
+    }
+
+    async fn agree(&self, name: &str, value: &[u8]) -> Result<Bytes, StoreError> {
+        self.store()?;
+        let mut book = self.book();
+        let agreed = book.agreed.entry(name.to_owned());
+        Ok(agreed
+            .or_insert_with(|| Bytes::copy_from_slice(value))
+            .clone())
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, StoreError> {

@@ -88,6 +88,10 @@ pub trait SharedStore: Store {
         std::future::pending().await
     }
 
+    /// Has all handles agree on a value: gives what the first said, now or at any time before. For what nodes
+    /// have to have in common; a secret is best told by its hash.
+    async fn agree(&self, name: &str, value: &[u8]) -> Result<Bytes, StoreError>;
+
     /// Those nodes that are alive, by rising id.
     async fn nodes(&self) -> Result<Vec<Node>, StoreError>;
 

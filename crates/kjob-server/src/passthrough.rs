@@ -17,12 +17,13 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use kjob_core::SharedStore;
 use kjob_proto::{
     Encoding, Limits, Record as _, Reply, Segments, ShowSystemPropertiesRequest,
     ShowSystemPropertiesResponse, StringMap, Text, reply_error, reply_ok,
 };
 
-use crate::auth::{OwnerKey, UpstreamAccounts};
+use crate::auth::{OwnerKey, OwnerKeyError, UpstreamAccounts};
 use crate::config::{AccountsOfUpstream, Settings, StoreKind};
 use crate::gateway::{GatewayError, HttpRoute, Route, RouteKind, Upstream, Wire};
 use crate::outbound::{OutBody, Outbound, Reach, SendError};
@@ -130,8 +131,11 @@ pub(crate) fn asks(settings: &Settings) -> bool {
 /// The accounts of the upstream, if they count.
 ///
 /// # Errors
-/// The key of owners cannot be used, or TLS cannot be set up.
-pub(crate) fn accounts(settings: &Settings) -> Result<Option<UpstreamAccounts>, RunError> {
+/// The key of owners cannot be used, or is not that of the other nodes; TLS cannot be set up.
+pub(crate) async fn accounts(
+    settings: &Settings,
+    shared: Option<&dyn SharedStore>,
+) -> Result<Option<UpstreamAccounts>, RunError> {
     let Some(upstream) = settings.upstream.clone() else {
         return Ok(None);
     };
@@ -147,9 +151,17 @@ pub(crate) fn accounts(settings: &Settings) -> Result<Option<UpstreamAccounts>, 
     }
     let owners = match &settings.store {
         StoreKind::Memory => OwnerKey::random(),
-        // Nodes of one database need the same: its file is to be brought to each of them.
         StoreKind::Embedded | StoreKind::Postgres(_) => OwnerKey::of_dir(&settings.data_dir)?,
     };
+    // Whoever has a copy of the database is not to have the key with it, so its file is to be brought to
+    // each node; that it was is what they agree on.
+    if let Some(shared) = shared {
+        let print = owners.print();
+        if shared.agree("owner.key", &print).await? != print[..] {
+            let path = OwnerKey::file(&settings.data_dir);
+            return Err(OwnerKeyError::Differs { path }.into());
+        }
+    }
     let accounts = UpstreamAccounts::new(upstream, owners)?;
     Ok(Some(accounts.hold_for(settings.upstream_accounts_hold)))
 }

@@ -183,7 +183,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     }
     let opened = open_store(config, program.store, &metrics).await?;
     // Once the data directory is ours.
-    access.upstream = passthrough::accounts(settings)?;
+    access.upstream = passthrough::accounts(settings, opened.shared.as_deref()).await?;
     let segments = opened.segments();
     options.max_connections = files::connections_that_fit(options.max_connections, segments);
     let clock = Arc::new(SystemClock);

@@ -26,6 +26,7 @@ mod store;
 mod submit;
 mod tls;
 mod turns;
+mod url;
 mod usage;
 
 pub use error::OpenError;

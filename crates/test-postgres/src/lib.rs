@@ -13,8 +13,9 @@ mod programs;
 mod shared;
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -42,6 +43,10 @@ pub struct Settings {
     pub settings: Vec<String>,
     /// Where its directory is made; that of temporary files if left out.
     pub home: Option<PathBuf>,
+    /// Files in its directory of data, by their names, which the server alone can read.
+    pub files: Vec<(String, String)>,
+    /// Lines of `pg_hba.conf` that count before all others.
+    pub rules: Vec<String>,
 }
 
 impl Settings {
@@ -50,7 +55,7 @@ impl Settings {
         let settings = ["fsync=off", "max_connections=600", "shared_buffers=256MB"];
         Self {
             settings: settings.map(String::from).to_vec(),
-            home: None,
+            ..Self::default()
         }
     }
 }
@@ -86,9 +91,17 @@ impl Cluster {
             .arg(cluster.data());
         run(&mut init, "initdb")?;
         cluster.write_settings(settings)?;
+        for (name, contents) in &settings.files {
+            cluster.write_file(name, contents)?;
+        }
         // The first line that fits counts.
+        let own: String = settings
+            .rules
+            .iter()
+            .flat_map(|rule| [rule, "\n"])
+            .collect();
         let rules = format!(
-            "host all {LOCKED_USER} 127.0.0.1/32 scram-sha-256\n\
+            "{own}host all {LOCKED_USER} 127.0.0.1/32 scram-sha-256\n\
              host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
         );
         fs::write(cluster.data().join("pg_hba.conf"), rules)?;
@@ -132,6 +145,17 @@ impl Cluster {
             chown(cluster.data(), Some(uid), Some(gid))?;
         }
         Ok(cluster)
+    }
+
+    fn write_file(&self, name: &str, contents: &str) -> Result<()> {
+        let path = self.data().join(name);
+        let mut file = fs::OpenOptions::new();
+        let mut file = file.write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(contents.as_bytes())?;
+        if let Some(User { uid, gid }) = self.user {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        Ok(())
     }
 
     fn write_settings(&self, settings: &Settings) -> Result<()> {
@@ -290,7 +314,7 @@ mod tests {
         assert_eq!(query(&cluster), "42\n");
         let ended = Cluster::start(&Settings {
             settings: vec!["shared_buffers=nothing".into()],
-            home: None,
+            ..Settings::default()
         });
         assert!(
             ended.is_err(),

@@ -85,5 +85,6 @@ fn start(home: &Path) -> Result<Cluster> {
     Cluster::start(&Settings {
         settings: vec![CONNECTIONS.to_owned()],
         home: Some(home.to_owned()),
+        ..Settings::default()
     })
 }

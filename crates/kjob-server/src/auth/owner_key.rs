@@ -51,6 +51,12 @@ pub enum OwnerKeyError {
         /// Its permissions.
         mode: u32,
     },
+    /// Other nodes of the database name owners by another key.
+    #[error("{path} is not the key by which the other nodes of the database name owners; copy theirs here", path = path.display())]
+    Differs {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is something else in it.
     #[error("{path} is not 32 bytes in base64; without the key that it was, owners of jobs who showed tokens are not known again", path = path.display())]
     Form {
@@ -65,12 +71,17 @@ impl OwnerKey {
         Self(PrintKey::random())
     }
 
+    /// The file of the one of a data directory.
+    pub(crate) fn file(dir: &Path) -> PathBuf {
+        dir.join(FILE)
+    }
+
     /// The one of a data directory. Both are made if they are not there.
     ///
     /// # Errors
     /// [`OwnerKeyError`].
     pub fn of_dir(dir: &Path) -> Result<Self, OwnerKeyError> {
-        let path = dir.join(FILE);
+        let path = Self::file(dir);
         match File::open(&path) {
             Ok(file) => read(&path, file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -80,6 +91,11 @@ impl OwnerKey {
             }
             Err(source) => Err(failed(&path, "read")(source)),
         }
+    }
+
+    /// By which it is known whether two are the same. Tells nothing of the key.
+    pub(crate) fn print(&self) -> [u8; 32] {
+        self.0.print(b"owner key", b"")
     }
 
     /// Who owns the jobs of a caller with these credentials, which the upstream takes. No user has a

@@ -205,6 +205,35 @@ async fn clients_are_told_of_the_others() {
     }
 }
 
+#[test]
+fn nodes_that_name_owners_by_different_keys_do_not_start_together() {
+    let (dir, database) = (tempdir().unwrap(), database());
+    let upstream = Running::start(&dir, &["--store", "memory"]);
+    let front = |number: u8, key: Option<&std::path::Path>| {
+        let data = dir.path().join(format!("data-{number}"));
+        if let Some(key) = key {
+            std::fs::create_dir_all(&data).unwrap();
+            std::fs::copy(key, data.join("owner.key")).unwrap();
+        }
+        let mut command = program();
+        command
+            .args(["--listen", &format!("127.0.0.{number}:0"), "--demo=false"])
+            .args(["--store", &database, "--upstream", &upstream.url])
+            .args(["--data-dir", data.to_str().unwrap()]);
+        command
+    };
+    let _one = Running::spawn(front(1, None), &dir.path().join("log-one"));
+    let refused = front(2, None).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("data-2/owner.key is not the key by which the other nodes"),
+        "{said}"
+    );
+    let key = dir.path().join("data-1/owner.key");
+    let _three = Running::spawn(front(3, Some(&key)), &dir.path().join("log-three"));
+}
+
 fn properties(server: &Running) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(&server.address).unwrap();

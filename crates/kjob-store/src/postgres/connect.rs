@@ -11,7 +11,8 @@ use tokio_postgres::{Client, Config, NoTls};
 use super::error::sql;
 use super::hints::{self, Hints};
 use super::tls::MakeTls;
-use super::{OpenError, PostgresOptions, tls};
+use super::url::Target;
+use super::{OpenError, PostgresOptions, tls, url};
 
 /// How long a peer may be silent before it is asked whether it lives.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ impl Connector {
         options: &PostgresOptions,
         runtime: Handle,
     ) -> Result<Self, OpenError> {
-        let mut config: Config = url.parse().map_err(|source| OpenError::BadUrl { source })?;
+        let Target { mut config, files } = url::parse(url)?;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(options.connect_timeout);
         }
@@ -71,10 +72,7 @@ impl Connector {
         let tls = match (config.get_ssl_mode(), &options.tls) {
             (SslMode::Disable, _) => None,
             (_, Some(config)) => Some(MakeTls(Arc::clone(config))),
-            (_, None) => {
-                let config = tls::platform().map_err(|source| OpenError::Tls { source })?;
-                Some(MakeTls(config))
-            }
+            (_, None) => Some(MakeTls(tls::by_files(&files)?)),
         };
         Ok(Self {
             config,

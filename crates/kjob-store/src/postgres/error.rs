@@ -1,5 +1,6 @@
 //! What goes wrong when a store is opened, and what the database's errors mean for a step.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kjob_core::StoreError;
@@ -22,6 +23,23 @@ pub enum OpenError {
         /// Why.
         #[source]
         source: rustls::Error,
+    },
+    /// A file that the URL names has no certificates or no key that can be used.
+    #[error("{word}={path} in the database's URL: {source}", path = path.display())]
+    TlsFile {
+        /// Its word in the URL.
+        word: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The URL has a certificate without its key, or a key alone.
+    #[error("the database's URL has no {missing}, which goes with sslcert and sslkey")]
+    HalfAnIdentity {
+        /// What it lacks.
+        missing: &'static str,
     },
     /// The database has no tables of kjob.
     #[error("the database has no tables of kjob: run kjob-server migrate")]
@@ -72,6 +90,16 @@ pub(crate) fn sql(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> Stor
     }
 }
 
+/// What to do where the database's certificate is not trusted.
+const WHOM_TO_TRUST: &str = "; sslrootcert=FILE in the URL names the authority that signed it, and \
+     sslmode=disable speaks without TLS";
+
+fn is_of_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    let tls = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 /// The driver's error with what the database said, which it leaves to its source.
 #[derive(Debug)]
 struct Said(tokio_postgres::Error);
@@ -82,10 +110,14 @@ impl std::fmt::Display for Said {
             Some(said) => write!(f, "{} ({})", said.message(), said.code().code()),
             None => {
                 write!(f, "{}", self.0)?;
-                match std::error::Error::source(&self.0) {
-                    Some(source) => write!(f, ": {source}"),
-                    None => Ok(()),
+                let Some(source) = std::error::Error::source(&self.0) else {
+                    return Ok(());
+                };
+                write!(f, ": {source}")?;
+                if is_of_a_certificate(source) {
+                    f.write_str(WHOM_TO_TRUST)?;
                 }
+                Ok(())
             }
         }
     }

@@ -28,8 +28,9 @@ pub struct PostgresOptions {
     pub connect_timeout: Duration,
     /// How often it is looked at what other processes have stored. Default 1 s.
     pub usage_refresh: Duration,
-    /// Whom to trust over TLS, and as whom to speak; `None` for the authorities that the operating system
-    /// trusts. Whether TLS is spoken is said by `sslmode` in the URL.
+    /// Whom to trust over TLS, and as whom to speak; `None` for what `sslrootcert`, `sslcert` and `sslkey` in the
+    /// URL say, and for the authorities that the operating system trusts if it has none of these. Whether TLS is
+    /// spoken is said by `sslmode` in the URL.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Who is told of commits of batches.
     pub observer: Observed,

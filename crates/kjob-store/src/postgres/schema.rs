@@ -7,7 +7,7 @@ use super::OpenError;
 use super::error::sql;
 
 /// The version of the tables that this program works with.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
 
 /// A change of the tables. Once released it is never changed.
 struct Migration {
@@ -19,11 +19,18 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    works_with: 1,
-    text: include_str!("migrations/0001.sql"),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        works_with: 1,
+        text: include_str!("migrations/0001.sql"),
+    },
+    Migration {
+        version: 2,
+        works_with: 1,
+        text: include_str!("migrations/0002.sql"),
+    },
+];
 
 const ENDED: &str = include_str!("migrations/0001_ended.sql");
 const ENDED_INDEXES: &str = include_str!("migrations/0001_ended_indexes.sql");

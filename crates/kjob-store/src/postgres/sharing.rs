@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use kjob_core::{
     Beat, Claimed, Hint, JobId, Lease, Node, NodeId, Orphan, Owner, SharedStore, State, StoreError,
     Timestamp, UNSERVED_AFTER, WaitingCounts, Wanted, pattern_of,
@@ -70,6 +71,11 @@ static RUNNING: LazyLock<String> = LazyLock::new(|| {
     let columns = columns(LIVE, "NULL::bytea", "");
     format!("SELECT {columns} FROM kjob_live l WHERE l.node = $1 AND l.phase > 0 ORDER BY l.id")
 });
+
+const AGREE: &str =
+    "INSERT INTO kjob_agreed (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const AGREED: &str = "SELECT value FROM kjob_agreed WHERE name = $1";
 
 const NODES: &str =
     "SELECT id, url FROM kjob_nodes WHERE NOT is_gone AND alive_until > now() ORDER BY id";
@@ -174,6 +180,15 @@ impl SharedStore for PostgresStore {
         now: Timestamp,
     ) -> Result<Vec<(JobId, State)>, StoreError> {
         self.shared.states(ids, now).await
+    }
+
+    async fn agree(&self, name: &str, value: &[u8]) -> Result<Bytes, StoreError> {
+        let doing = "agree with the other nodes";
+        let shared = &self.shared;
+        shared.query(doing, AGREE, &[&name, &value]).await?;
+        let rows = shared.query(doing, AGREED, &[&name]).await?;
+        let agreed = rows.first().map(|row| Bytes::copy_from_slice(row.get(0)));
+        agreed.ok_or_else(|| corrupt(format!("what nodes agreed on as {name} is gone")))
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, StoreError> {

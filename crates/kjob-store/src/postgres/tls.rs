@@ -2,26 +2,74 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::pki_types::ServerName;
-use rustls_platform_verifier::ConfigVerifierExt;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 
+use super::OpenError;
+use super::url::TlsFiles;
+
 /// Makes connections trust whom a configuration says.
 #[derive(Clone)]
 pub(crate) struct MakeTls(pub(crate) Arc<rustls::ClientConfig>);
 
-/// A configuration that trusts whom the operating system trusts.
-pub(crate) fn platform() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+/// A configuration by the files that a URL names; without them it trusts whom the operating system trusts.
+pub(crate) fn by_files(files: &TlsFiles) -> Result<Arc<rustls::ClientConfig>, OpenError> {
+    let failed = |source| OpenError::Tls { source };
     // The workspace builds one provider; that somebody else chose it already is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    rustls::ClientConfig::with_platform_verifier().map(Arc::new)
+    let builder = rustls::ClientConfig::builder();
+    let builder = match &files.roots {
+        None => builder.with_platform_verifier().map_err(failed)?,
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("sslrootcert", path)? {
+                roots.add(certificate).map_err(failed)?;
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    let config = match &files.identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = certificates("sslcert", certificate)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(unusable("sslkey", key))?;
+            builder.with_client_auth_cert(chain, key).map_err(failed)?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+/// All certificates of a file, at least one.
+fn certificates(
+    word: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found = read.map_err(unusable(word, path))?;
+    match found.is_empty() {
+        true => Err(unusable(word, path)(pem::Error::NoItemsFound)),
+        false => Ok(found),
+    }
+}
+
+fn unusable(word: &'static str, path: &Path) -> impl Fn(pem::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::TlsFile {
+        word,
+        path: path.clone(),
+        source,
+    }
 }
 
 impl MakeTlsConnect<Socket> for MakeTls {

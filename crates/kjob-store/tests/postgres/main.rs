@@ -16,4 +16,5 @@ mod jobs;
 mod schema;
 mod sharing;
 mod support;
+mod tls;
 mod unserved;

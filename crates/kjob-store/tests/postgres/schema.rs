@@ -32,7 +32,7 @@ async fn a_database_without_tables_is_told_from_one_of_another_version() {
     assert_eq!(
         newer.to_string(),
         "the database's tables are of version 901, which needs programs that know version 900; this one \
-         knows 1: use a newer kjob"
+         knows 2: use a newer kjob"
     );
 
     schema
@@ -41,8 +41,26 @@ async fn a_database_without_tables_is_told_from_one_of_another_version() {
     let older = open(&schema).await.unwrap_err();
     assert_eq!(
         older.to_string(),
-        "the database's tables are of version 0, this program needs 1: run kjob-server migrate"
+        "the database's tables are of version 0, this program needs 2: run kjob-server migrate"
     );
+}
+
+#[tokio::test]
+async fn a_database_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it() {
+    let schema = Schema::new();
+    schema.prepare(true);
+    let first = id(&open(&schema).await.unwrap()).await;
+    schema
+        .execute("DROP TABLE kjob_agreed; DELETE FROM kjob_schema WHERE version = 2")
+        .await;
+    let older = open(&schema).await.unwrap_err();
+    assert!(matches!(older, OpenError::OlderSchema { found: 1, .. }));
+    let options = PostgresOptions::default();
+    let made = PostgresStore::migrate(&schema.url(), &options).await;
+    assert_eq!(made.unwrap(), [2]);
+    assert!(id(&open(&schema).await.unwrap()).await > first);
+    let oldest = "SELECT works_with FROM kjob_schema WHERE version = 2";
+    assert_eq!(schema.number(oldest).await, 1);
 }
 
 #[tokio::test]
@@ -62,7 +80,7 @@ async fn migrating_again_or_at_once_does_nothing_twice() {
         let migrate = || PostgresStore::migrate(&url, &options);
         let made = tokio::join!(migrate(), migrate(), migrate());
         let made = [made.0, made.1, made.2].map(|made| made.unwrap().len());
-        assert_eq!(made.iter().sum::<usize>(), 1);
+        assert_eq!(made.iter().sum::<usize>(), 2);
         open(&schema).await.unwrap().close().await.unwrap();
     }
 }

@@ -48,6 +48,19 @@ impl Cluster {
     }
 }
 
+#[tokio::test]
+async fn what_the_first_said_all_agree_on() {
+    let cluster = Cluster::of(2).await;
+    let [one, two] = &cluster.nodes[..] else {
+        panic!("there are two")
+    };
+    assert_eq!(one.agree("colour", b"red").await.unwrap(), "red");
+    assert_eq!(two.agree("colour", b"blue").await.unwrap(), "red");
+    assert_eq!(two.agree("size", b"large").await.unwrap(), "large");
+    let (one, two) = tokio::join!(one.agree("shape", b"a"), two.agree("shape", b"b"));
+    assert_eq!(one.unwrap(), two.unwrap());
+}
+
 /// What a beat says is to stop.
 async fn stopping(node: &PostgresStore) -> Vec<(JobId, Lease)> {
     match node.beat().await.unwrap() {
