@@ -2,7 +2,7 @@
 
 mod steps;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -101,6 +101,8 @@ struct Own {
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
     lost_beats: u32,
+    /// How long answers to beats take to come back.
+    slow_beats: VecDeque<Duration>,
 }
 
 impl Default for MemoryCluster {
@@ -161,6 +163,11 @@ impl MemoryNode {
     /// Has so many of the next beats fail, as if they alone did not get through.
     pub fn lose_beats(&self, count: u32) {
         self.own().lost_beats = count;
+    }
+
+    /// Has the answers to the next beats take so long to come back, each as long as is said of it.
+    pub fn slow_beats(&self, answers: impl IntoIterator<Item = Duration>) {
+        self.own().slow_beats.extend(answers);
     }
 
     /// The node that it is, if it is one still by its own book.
@@ -319,11 +326,16 @@ impl SharedStore for MemoryNode {
         let cancelling = |orphan: &Orphan| orphan.state.phase == Phase::Cancelling;
         let running = self.running().await?;
         let cancelling = running.iter().filter(|orphan| cancelling(orphan));
+        let now = self.shared.now();
+        let delay = self.own().slow_beats.pop_front();
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
         Ok(Beat::Alive {
             cancelling: cancelling
                 .map(|orphan| (orphan.header.id, orphan.state.lease))
                 .collect(),
-            now: self.shared.now(),
+            now,
         })
     }
 

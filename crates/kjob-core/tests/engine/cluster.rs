@@ -24,6 +24,12 @@ pub(crate) const LONG: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RuntimeClock(Instant);
 
+impl RuntimeClock {
+    pub(crate) fn at(zero: Instant) -> Self {
+        Self(zero)
+    }
+}
+
 impl Clock for RuntimeClock {
     fn now(&self) -> Timestamp {
         T0.after(self.0.elapsed())

@@ -1,8 +1,9 @@
 //! Leases of nodes: what happens to jobs of those that end, and what a node does without its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kjob_core::engine::{Caller, SubmitError};
+use kjob_core::engine::{Caller, ClusterConfig, Engine, SubmitError};
 use kjob_core::{Clock, Ending, Filter, MemoryCluster, Phase, Store};
 use tokio::time::{Instant, sleep};
 
@@ -244,4 +245,25 @@ async fn what_becomes_of_leases_is_told() {
     let after = told.iter().rposition(|line| line == "Lost").unwrap();
     assert_eq!(told[after + 1], "Joined");
     assert_eq!(told.last().map(String::as_str), Some("Left"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_first_word_of_the_stores_clock_is_asked_for_again() {
+    let cluster = MemoryCluster::at(T0);
+    let made = Instant::now();
+    let hour = Duration::from_secs(3_600);
+    for (answers, error_max) in [(&[4_000, 3_000, 20][..], 10), (&[900; 9], 450)] {
+        let handle = Arc::new(cluster.handle());
+        handle.slow_beats(answers.iter().copied().map(Duration::from_millis));
+        let (registry, _runs) = one("/held", once(), true);
+        let clock = Arc::new(RuntimeClock::at(Instant::now() - hour));
+        let mut node = ClusterConfig::new("http://node");
+        node.lease_time = LEASE;
+        let engine = Engine::open_shared(handle, registry, config(|_| {}), node, clock, 7).await;
+        let engine = engine.unwrap();
+        let shown = engine.now().as_millis();
+        let error = shown.abs_diff(T0.after(made.elapsed()).as_millis());
+        assert!(error <= error_max, "{error} ms after {answers:?}");
+        assert!(engine.has_lease());
+    }
 }
