@@ -17,6 +17,7 @@ mod fuzz;
 mod instructions;
 mod metadata;
 mod npm;
+mod picture;
 mod process;
 mod promtool;
 mod runner;
@@ -71,6 +72,8 @@ enum Command {
     Book,
     /// Write the pages of the documentation anew that come from the code
     Reference,
+    /// Play the session of the README's moving picture, and draw it anew
+    Picture,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
     /// Count the instructions of the codecs, beside the counts that were accepted
@@ -131,6 +134,7 @@ impl Command {
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
             Command::Book => book::site(&Workspace::load()?).map(|()| true),
             Command::Reference => book::write_reference(&Workspace::load()?).map(|()| true),
+            Command::Picture => picture::draw(&Workspace::load()?).map(|()| true),
             Command::Screenshots => console::screenshots(&Workspace::load()?),
             Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),
             Command::Bench(args) => bench::run(&args, &Workspace::load()?),
