@@ -17,6 +17,7 @@ use kjob_test_certificates::Authority;
 
 use crate::build;
 use crate::counts::Counts;
+use crate::debian::{self, packaged};
 use crate::steps::{Context, Verdict};
 
 pub(crate) use help::write as write_reference;
@@ -27,6 +28,11 @@ use shell::Shell;
 
 /// The step of `cargo xtask test`. Each link, command, config and page of help counts as a test.
 pub(crate) fn step(context: &Context) -> Result<Verdict> {
+    debian::ensure(&[
+        packaged("curl", "curl"),
+        packaged("openssl", "openssl"),
+        packaged("python3", "python3"),
+    ]);
     let root = &context.workspace.root;
     let programs = build::both_programs(context.release)?;
     let scratch = context.workspace.target.join("book-test");

@@ -16,7 +16,7 @@ use super::transcript;
 const PORTS: [&str; 3] = ["9191", "9192", "8080"];
 
 /// How long a command may take.
-const COMMAND_TIME_MAX: Duration = Duration::from_secs(60);
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// What the shell says once a command is over.
 const END: &str = "\u{1}end of the command:";
