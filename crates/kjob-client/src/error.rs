@@ -256,7 +256,11 @@ impl fmt::Display for Error {
             Kind::Failed { message } => write!(f, "the server failed: {message}"),
             Kind::TooLong { limit } => write!(f, "the reply is longer than {limit} bytes"),
             Kind::NoEnvelope { status, .. } => {
-                write!(f, "the reply ({}) is not of the protocol", status.as_u16())
+                write!(
+                    f,
+                    "the reply ({}) is not of the protocol; another program, or a proxy, may have answered",
+                    status.as_u16()
+                )
             }
             Kind::Unsuccessful(why) => write!(f, "{why}"),
             Kind::Odd(what) => write!(f, "the reply is odd: {what}"),

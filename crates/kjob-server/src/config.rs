@@ -28,6 +28,7 @@ mod file;
 mod keys;
 #[cfg(test)]
 mod properties;
+mod reference;
 mod route_value;
 mod routes;
 mod tls;
@@ -43,6 +44,7 @@ pub use cli::{Cli, Command, misspelt_variables};
 pub use database::DatabaseUrl;
 pub use error::ConfigError;
 pub use keys::{Keys, Origin, Settings};
+pub use reference::reference;
 pub use value::{AccountsOfUpstream, BadValue, ClientAuth, LogFormat, Maybe, StoreKind};
 
 use crate::gateway::{GatewayOptions, Route};

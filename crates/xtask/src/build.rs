@@ -15,6 +15,16 @@ pub(crate) fn server(release: bool) -> Result<PathBuf> {
     tested("kjob-server", "kjob-server", release)
 }
 
+/// Builds the server and `kjob`: the directory that both are in.
+pub(crate) fn both_programs(release: bool) -> Result<PathBuf> {
+    let server = server(release)?;
+    let mut build = Tool::Cargo.command();
+    build.args(["build", "--package", "kjob-client", "--features", "cli"]);
+    program(build, "kjob", release)?;
+    let directory = server.parent().context("a program is in a directory")?;
+    Ok(directory.to_owned())
+}
+
 /// Builds a program of `kjob-trials`.
 pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
     tested("kjob-trials", name, release)

@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod bench;
+mod book;
 mod build;
 mod console;
 mod counts;
@@ -16,6 +17,7 @@ mod fuzz;
 mod instructions;
 mod metadata;
 mod npm;
+mod picture;
 mod process;
 mod promtool;
 mod runner;
@@ -66,6 +68,12 @@ enum Command {
     Advisories,
     /// Make the pictures of the console in the documentation anew
     Screenshots,
+    /// Make pages for browsers of the documentation, below the target directory
+    Book,
+    /// Write the pages of the documentation anew that come from the code
+    Reference,
+    /// Play the session of the README's moving picture, and draw it anew
+    Picture,
     /// Fuzz one target, or each in turn
     Fuzz(FuzzArgs),
     /// Count the instructions of the codecs, beside the counts that were accepted
@@ -124,6 +132,9 @@ impl Command {
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
+            Command::Book => book::site(&Workspace::load()?).map(|()| true),
+            Command::Reference => book::write_reference(&Workspace::load()?).map(|()| true),
+            Command::Picture => picture::draw(&Workspace::load()?).map(|()| true),
             Command::Screenshots => console::screenshots(&Workspace::load()?),
             Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),
             Command::Bench(args) => bench::run(&args, &Workspace::load()?),

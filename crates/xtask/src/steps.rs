@@ -9,12 +9,12 @@ use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 use crate::{
-    acceptance, build, console, features, fuzz, instructions, promtool, siege, soak, tools,
+    acceptance, book, build, console, features, fuzz, instructions, promtool, siege, soak, tools,
     unsafe_notes,
 };
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 16] = [
+pub(crate) const STEPS: [Step; 17] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -74,6 +74,11 @@ pub(crate) const STEPS: [Step; 16] = [
         name: "acceptance",
         about: "the official clients against the real server",
         run: acceptance::run,
+    },
+    Step {
+        name: "book",
+        about: "links, commands and configs of the documentation",
+        run: book::step,
     },
     Step {
         name: "console",

@@ -21,6 +21,12 @@ pub(crate) const CARGO_FUZZ: CargoTool = CargoTool {
     version: "0.13.2",
 };
 
+/// Makes pages for browsers of `docs`.
+pub(crate) const MDBOOK: CargoTool = CargoTool {
+    name: "mdbook",
+    version: "0.5.4",
+};
+
 /// What the official Python client is released for.
 const PYTHON_MINOR: std::ops::RangeInclusive<u32> = 10..=14;
 const PYTHON_MISSING: &str = "the official Python client needs Python 3.10 to 3.14 with its venv module as `python3` \
@@ -63,7 +69,13 @@ impl CargoTool {
 
     fn is_current(&self, program: &Path) -> bool {
         let said = process::output(Tool::At(program.to_owned()).command().arg("--version"));
-        said.is_ok_and(|said| said.split_whitespace().nth(1) == Some(self.version))
+        // Some put a v before the number.
+        let number = |said: &str| {
+            said.split_whitespace()
+                .nth(1)
+                .map(|word| word.trim_start_matches('v').to_owned())
+        };
+        said.is_ok_and(|said| number(&said).as_deref() == Some(self.version))
     }
 }
 

@@ -173,7 +173,10 @@ async fn a_reply_that_is_too_long_is_not_taken() {
     let fates = vec![answer("200 OK", "", &"x".repeat(100)); 2];
     let between = Between::start(&real.address, fates).await;
     for (limit, message) in [
-        (100, "the reply (200) is not of the protocol"),
+        (
+            100,
+            "the reply (200) is not of the protocol; another program, or a proxy, may have answered",
+        ),
         (99, "the reply is longer than 99 bytes"),
     ] {
         let client = Client::builder(between.url())

@@ -91,7 +91,7 @@ pub enum SubmitError {
     #[error("the server is draining")]
     Draining,
     /// No route takes the endpoint.
-    #[error("endpoint {0:?} is not served here")]
+    #[error("endpoint {endpoint:?} is not served here{}", if_no_slash(.0), endpoint = .0)]
     UnknownEndpoint(Text),
     /// The payload is not what the endpoint takes.
     #[error("the payload is not a valid {encoding} request of {endpoint}: {why}")]
@@ -138,5 +138,27 @@ fn difference_word(difference: Difference) -> &'static str {
         Difference::Endpoint => "endpoint",
         Difference::Encoding => "request_encoding",
         Difference::Payload => "payload",
+    }
+}
+
+/// What those who forget it are told.
+fn if_no_slash(endpoint: &Text) -> &'static str {
+    if endpoint.as_str().starts_with('/') {
+        ""
+    } else {
+        "; endpoints begin with /"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_slash_is_told() {
+        let told =
+            |endpoint: &'static str| SubmitError::UnknownEndpoint(endpoint.into()).to_string();
+        assert_eq!(told("/a"), "endpoint \"/a\" is not served here");
+        assert!(told("a").ends_with("; endpoints begin with /"));
     }
 }

@@ -38,7 +38,8 @@ pub struct Cli {
     )]
     pub config: Option<PathBuf>,
 
-    #[command(flatten)]
+    // Under a heading, so that the few options of a command's own stand before them in its help.
+    #[command(flatten, next_help_heading = "Settings")]
     keys: Keys,
 }
 

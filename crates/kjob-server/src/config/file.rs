@@ -71,8 +71,8 @@ fn unknown(name: &str, place: String) -> ConfigError {
     ConfigError::UnknownKey {
         place,
         key: name.to_owned(),
-        nearest: meant(name, Keys::NAMES),
-        allowed: Keys::NAMES.to_vec(),
+        nearest: meant(name, Keys::NAMES).or_else(|| meant(name, &["route"])),
+        allowed: [Keys::NAMES, &["route"]].concat(),
     }
 }
 
@@ -136,6 +136,12 @@ mod tests {
         let error = refusal("colour = 'blue'");
         assert!(
             error.starts_with("kjob.toml:1: unknown key \"colour\"; allowed are"),
+            "{error}"
+        );
+        // Tables of routes are no setting, but a key of the file.
+        let error = refusal("[[routes]]\nendpoint = '/x'");
+        assert!(
+            error.starts_with("kjob.toml:1: unknown key \"routes\"; did you mean \"route\"?"),
             "{error}"
         );
     }

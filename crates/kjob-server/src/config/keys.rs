@@ -41,6 +41,15 @@ pub(super) struct Given<T> {
     pub(super) origin: Origin,
 }
 
+/// What the documentation says of a setting.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    pub(super) default: &'static str,
+    /// What its parser takes.
+    pub(super) form: Option<String>,
+}
+
 /// Makes a parser of values one of [`Given`], as clap and the file's reader want it.
 pub(super) fn given<T>(
     parse: fn(&str) -> Result<T, BadValue>,
@@ -95,6 +104,17 @@ macro_rules! keys {
             /// Name, variable and default of each setting.
             pub(super) const TABLE: &'static [(&'static str, &'static str, &'static str)] =
                 &[$((stringify!($name), $variable, $default)),+];
+
+            /// What the documentation says of each setting.
+            pub(super) fn rows() -> Vec<Row> {
+                vec![$(Row {
+                    name: stringify!($name),
+                    what: concat!($($doc),+).trim(),
+                    default: $default,
+                    // No setting takes nothing, and each parser says what it wants instead.
+                    form: $parse("").err().map(|error| error.wanted().to_owned()),
+                }),+]
+            }
 
             /// These, and those of `other` that these do not have.
             #[must_use]

@@ -41,6 +41,11 @@ impl BadValue {
         Self(format!("{found:?} is not {wanted}"))
     }
 
+    /// What was wanted instead of the empty text.
+    pub(super) fn wanted(&self) -> &str {
+        self.0.strip_prefix("\"\" is not ").unwrap_or(&self.0)
+    }
+
     /// The value of `name` is not one that `what` can have. It may be secret, and is not told.
     pub(super) fn of_secret(name: &str, what: &str) -> Self {
         Self(format!(

@@ -192,4 +192,20 @@ mod tests {
             assert!(docs.contains(&row), "docs/http.md lacks {row}");
         }
     }
+
+    /// docs/errors.md tells of each what to do, with both statuses, and of no other.
+    #[test]
+    fn each_has_its_row_among_the_errors() {
+        let docs = include_str!("../../../../docs/errors.md");
+        for Kind {
+            name, wire, http, ..
+        } in Kind::ALL
+        {
+            let (wire, http) = (wire.as_u16(), http.as_u16());
+            let row = format!("| [`{name}`](http.md#{name}) | {wire} | {http} | ");
+            assert!(docs.contains(&row), "docs/errors.md lacks {row}");
+        }
+        let rows = docs.lines().filter(|line| line.starts_with("| [`"));
+        assert_eq!(rows.count(), Kind::ALL.len());
+    }
 }
