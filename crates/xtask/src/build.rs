@@ -12,30 +12,32 @@ use crate::process::{self, Tool};
 /// Builds `kjob-server`; with optimisations as users do, with its default features and none that other
 /// members ask for.
 pub(crate) fn server(release: bool) -> Result<PathBuf> {
-    tested("kjob-server", "kjob-server", release)
+    tested(&["--package", "kjob-server"], "kjob-server", release)
 }
 
 /// Builds the server and `kjob`: the directory that both are in.
 pub(crate) fn both_programs(release: bool) -> Result<PathBuf> {
     let server = server(release)?;
-    let mut build = Tool::Cargo.command();
-    build.args(["build", "--package", "kjob-client", "--features", "cli"]);
-    program(build, "kjob", release)?;
+    tested(
+        &["--package", "kjob-client", "--features", "cli"],
+        "kjob",
+        release,
+    )?;
     let directory = server.parent().context("a program is in a directory")?;
     Ok(directory.to_owned())
 }
 
 /// Builds a program of `kjob-trials`.
 pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
-    tested("kjob-trials", name, release)
+    tested(&["--package", "kjob-trials"], name, release)
 }
 
-/// Builds a program for the steps that run it.
-fn tested(package: &str, name: &str, release: bool) -> Result<PathBuf> {
+/// Builds a program for the steps that run it; of this package with optimisations.
+fn tested(package: &[&str], name: &str, release: bool) -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
     build.arg("build");
     if release {
-        build.args(["--package", package]);
+        build.args(package);
     } else {
         // With the features that it has in the tests (those of dev-dependencies count only where
         // examples or tests are built), so that all below it is there already.
