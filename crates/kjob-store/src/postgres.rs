@@ -5,6 +5,7 @@
 mod callbacks;
 mod claim;
 mod connect;
+mod describe;
 mod details;
 mod error;
 mod expiry;
@@ -28,6 +29,7 @@ mod tls;
 mod turns;
 mod usage;
 
+pub use describe::{Connections, Description};
 pub use error::OpenError;
 pub use options::PostgresOptions;
 pub use store::PostgresStore;
