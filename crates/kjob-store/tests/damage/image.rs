@@ -241,7 +241,7 @@ impl Image {
                 if number >= count {
                     break;
                 }
-                if number > 0 && number % 10_000 == 0 {
+                if number > 0 && number.is_multiple_of(10_000) {
                     println!("{}: {number} of {count} places", self.what);
                 }
                 let case = case(number);
