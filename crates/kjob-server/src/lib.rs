@@ -15,6 +15,7 @@ mod console;
 mod control;
 pub mod database;
 pub mod demo;
+mod doctor;
 mod file_mode;
 mod files;
 pub mod gateway;

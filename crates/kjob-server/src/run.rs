@@ -376,6 +376,22 @@ async fn watch_certificate(tls: Option<&Tls>) -> Infallible {
     }
 }
 
+/// Looks whether a server with this config and these endpoints of its own would find all that the config
+/// names but certificates and stores.
+///
+/// # Errors
+/// The one with which it would not start.
+pub(crate) fn hold_together(config: &Config, own: Registry) -> Result<(), RunError> {
+    if let Some(path) = &config.settings.users_file {
+        users::read(path)?;
+    }
+    config.callbacks()?;
+    let gateway = Gateway::new(config.gateway());
+    let system = SystemInfo::new(None);
+    registry(config, &config.routes, own, &system, &gateway)?;
+    Ok(())
+}
+
 /// The endpoints that a server with this config and these routes has, beside those of the program.
 ///
 /// # Errors
@@ -566,7 +582,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { doing, source }
 }
 
-fn bind_hint(error: &io::Error) -> String {
+pub(crate) fn bind_hint(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "in use by another program; stop that one, or choose another port".to_owned()

@@ -7,6 +7,7 @@ mod audit;
 #[cfg(unix)]
 mod cluster;
 mod console;
+mod doctor;
 mod endings;
 mod endpoints;
 #[cfg(unix)]
