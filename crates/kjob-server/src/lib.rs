@@ -27,6 +27,7 @@ mod job_options;
 mod load;
 pub mod logging;
 pub mod metrics;
+mod notify;
 mod options;
 mod ordinary;
 mod outbound;

@@ -25,6 +25,7 @@ use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
 use crate::metrics::Metrics;
+use crate::notify;
 use crate::passthrough;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
@@ -246,6 +247,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         .and_then(|store| serve_control(config, store, audit.clone()));
     // The line that it is ready comes first, also where both go to the standard output.
     announce(&url);
+    notify::tell(notify::READY);
     AuditLog::note(audit.as_ref(), Event::START).await;
 
     let first = tokio::select! {
@@ -255,7 +257,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         never = watch_certificate(tls.as_ref()) => match never {},
         first = signals.next() => first,
     };
-    tracing::info!(signal = %first, running = engine.stats().running, "draining");
+    let running = engine.stats().running;
+    tracing::info!(signal = %first, running, "draining");
+    notify::tell(&notify::stopping(running));
     let ending = async {
         // Clients that connect are told first, then submits are refused.
         system.drain();
