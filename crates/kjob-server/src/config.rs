@@ -30,6 +30,7 @@ mod keys;
 mod properties;
 mod route_value;
 mod routes;
+mod sample;
 mod tls;
 mod value;
 

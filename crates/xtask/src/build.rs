@@ -16,16 +16,38 @@ pub(crate) fn server(release: bool) -> Result<PathBuf> {
     program(build, "kjob-server", release)
 }
 
+/// Builds `kjob`, as users do where it is optimised; else as tests build it, so that it is there already.
+pub(crate) fn cli(release: bool) -> Result<PathBuf> {
+    let mut build = Tool::Cargo.command();
+    if release {
+        build.args(["build", "--package", "kjob-client", "--features", "cli"]);
+    } else {
+        build.args(WHOLE);
+    }
+    program(build, "kjob", release)
+}
+
+/// Builds an example, as tests build it.
+pub(crate) fn example(name: &str) -> Result<PathBuf> {
+    let mut build = Tool::Cargo.command();
+    build.args(WHOLE);
+    build.args(["--message-format=json-render-diagnostics"]);
+    build.stderr(Stdio::inherit());
+    let messages = process::output(&mut build)?;
+    executable(&messages, name).with_context(|| format!("cargo built no {name}"))
+}
+
+/// Builds with the features that all has in the tests (those of dev-dependencies count only where examples or
+/// tests are built), so that it is there already.
+const WHOLE: [&str; 4] = ["build", "--workspace", "--all-features", "--examples"];
+
 /// Builds a program of `kjob-trials`.
 pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
-    build.arg("build");
     if release {
-        build.args(["--package", "kjob-trials"]);
+        build.args(["build", "--package", "kjob-trials"]);
     } else {
-        // With the features that it has in the tests (those of dev-dependencies count only where
-        // examples or tests are built), so that all below it is there already.
-        build.args(["--workspace", "--all-features", "--examples"]);
+        build.args(WHOLE);
     }
     program(build, name, release)
 }

@@ -16,6 +16,7 @@ mod fuzz;
 mod instructions;
 mod metadata;
 mod npm;
+mod package;
 mod process;
 mod promtool;
 mod runner;
@@ -64,6 +65,8 @@ enum Command {
     Setup,
     /// Look for known holes in the dependencies, in a list that is fetched anew
     Advisories,
+    /// Build Debian packages of the server and of the client, optimised
+    Package,
     /// Make the pictures of the console in the documentation anew
     Screenshots,
     /// Fuzz one target, or each in turn
@@ -123,6 +126,7 @@ impl Command {
                 Ok(runner::run(&context, &args.only, &args.skip))
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
+            Command::Package => package::run(&Workspace::load()?).map(|()| true),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
             Command::Screenshots => console::screenshots(&Workspace::load()?),
             Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),

@@ -15,6 +15,11 @@ pub(crate) const CARGO_DENY: CargoTool = CargoTool {
     name: "cargo-deny",
     version: "0.20.2",
 };
+/// Makes Debian packages.
+pub(crate) const CARGO_DEB: CargoTool = CargoTool {
+    name: "cargo-deb",
+    version: "3.8.0",
+};
 /// Builds the fuzz targets.
 pub(crate) const CARGO_FUZZ: CargoTool = CargoTool {
     name: "cargo-fuzz",
@@ -180,6 +185,7 @@ pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
     SCHEMATHESIS.ensure(workspace, "schemathesis")?;
     PLAYWRIGHT.ensure(workspace, "python")?;
     CARGO_DENY.ensure(workspace)?;
+    CARGO_DEB.ensure(workspace)?;
     match fuzz::missing() {
         Some(reason) => println!("cargo-fuzz is not installed: {reason}"),
         None => {
