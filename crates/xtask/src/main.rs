@@ -19,6 +19,7 @@ mod npm;
 mod package;
 mod process;
 mod promtool;
+mod release;
 mod runner;
 mod siege;
 mod simulate;
@@ -67,6 +68,10 @@ enum Command {
     Advisories,
     /// Build Debian packages of the server and of the client, optimised
     Package,
+    /// Write a bill of materials of each program
+    Sbom,
+    /// Hold the public API against that of the last release
+    Semver(SemverArgs),
     /// Make the pictures of the console in the documentation anew
     Screenshots,
     /// Fuzz one target, or each in turn
@@ -100,6 +105,13 @@ struct TestArgs {
 }
 
 #[derive(Args)]
+struct SemverArgs {
+    /// A commit, branch or tag; the tag of the last release if left out
+    #[arg(long, value_name = "COMMIT")]
+    against: Option<String>,
+}
+
+#[derive(Args)]
 struct FuzzArgs {
     /// A target in fuzz/fuzz_targets; all of them if left out
     target: Option<String>,
@@ -127,6 +139,8 @@ impl Command {
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
             Command::Package => package::run(&Workspace::load()?).map(|()| true),
+            Command::Sbom => release::sbom(&Workspace::load()?).map(|()| true),
+            Command::Semver(args) => release::semver(&Workspace::load()?, args.against),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
             Command::Screenshots => console::screenshots(&Workspace::load()?),
             Command::Instructions(args) => instructions::run(&Workspace::load()?, &args),
