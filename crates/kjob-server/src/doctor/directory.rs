@@ -98,7 +98,7 @@ pub(super) fn file_system(_: &Path) -> Option<Finding> {
 /// What a kind of file system means for a store.
 #[cfg_attr(
     not(target_os = "linux"),
-    expect(dead_code, reason = "other systems do not tell")
+    allow(dead_code, reason = "other systems do not tell")
 )]
 fn judged(kind: &str, mounted: &Path) -> Finding {
     let found = format!("{kind}, mounted at {}", mounted.display());
@@ -134,7 +134,7 @@ pub(super) fn room(_: &Path, _: &Path, _: u64) -> Option<Finding> {
     None
 }
 
-#[cfg_attr(not(unix), expect(dead_code, reason = "other systems do not tell"))]
+#[cfg_attr(not(unix), allow(dead_code, reason = "other systems do not tell"))]
 fn room_judged(free: u64, stored: u64, max_stored_bytes: u64) -> Finding {
     let size = |bytes| ByteSize(bytes).to_string();
     let found = format!("{} are free, beside {} of jobs", size(free), size(stored));
@@ -162,7 +162,7 @@ fn room_judged(free: u64, stored: u64, max_stored_bytes: u64) -> Finding {
 }
 
 /// The bytes in files of a store. What cannot be read counts as nothing.
-#[cfg_attr(not(unix), expect(dead_code, reason = "other systems do not tell"))]
+#[cfg_attr(not(unix), allow(dead_code, reason = "other systems do not tell"))]
 fn stored(dir: &Path) -> u64 {
     let files = files(dir, DEPTH_MAX);
     files.iter().map(Metadata::len).fold(0, u64::saturating_add)
