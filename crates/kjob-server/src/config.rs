@@ -31,6 +31,7 @@ mod properties;
 mod reference;
 mod route_value;
 mod routes;
+mod sample;
 mod tls;
 mod value;
 
@@ -39,6 +40,7 @@ use std::path::{Path, PathBuf};
 use kjob_core::engine::EngineConfig;
 use kjob_proto::Limits;
 
+pub use crate::doctor::DoctorArgs;
 pub use crate::store_cli::StoreArgs;
 pub use cli::{Cli, Command, misspelt_variables};
 pub use database::DatabaseUrl;
@@ -136,6 +138,14 @@ impl Config {
             .iter()
             .map(|(name, text, origin)| format!("{name} = {text:?}  # {origin}\n"));
         settings.chain([self.route_listing.clone()]).collect()
+    }
+
+    /// How many settings were given, and are not by default.
+    pub(crate) fn given_count(&self) -> usize {
+        let given = self.listing.iter();
+        given
+            .filter(|(_, _, origin)| *origin != Origin::Default)
+            .count()
     }
 
     /// What routes to upstreams and commands may take.

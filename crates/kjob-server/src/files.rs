@@ -36,11 +36,16 @@ pub(crate) fn connections_that_fit(wanted: usize, segments: usize) -> usize {
 
 /// The connections, at most `wanted` and at least one, that a limit of open files leaves room for.
 /// Under a small limit, where the reserve would leave little, half of the files are for connections.
-fn connections_within(limit: u64, wanted: usize, segments: usize) -> usize {
+pub(crate) fn connections_within(limit: u64, wanted: usize, segments: usize) -> usize {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let reserve = RESERVE.saturating_add(segments.saturating_mul(FILES_PER_SEGMENT));
-    let reserve = reserve.min(limit.div_ceil(2));
+    let reserve = needed(0, segments).min(limit.div_ceil(2));
     wanted.min(limit - reserve).max(1)
+}
+
+/// The limit of open files under which so many connections fit beside a store of so many segments.
+pub(crate) fn needed(connections: usize, segments: usize) -> usize {
+    let reserve = RESERVE.saturating_add(segments.saturating_mul(FILES_PER_SEGMENT));
+    reserve.saturating_add(connections)
 }
 
 #[cfg(test)]

@@ -33,16 +33,15 @@ use kjob_core::Store;
 use kjob_core::engine::{EngineConfig, Registry};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::SystemInfo;
 use crate::config::{Cli, Command, Config, misspelt_variables};
 use crate::database;
-use crate::gateway::{Gateway, LAUNCH_WORD, launch};
+use crate::doctor;
+use crate::gateway::{LAUNCH_WORD, launch};
 use crate::logging;
-use crate::run::{Ended, registry, run};
+use crate::run::{Ended, hold_together, run};
 use crate::store_cli;
 use crate::tls::Tls;
 use crate::user_command::{self, Said, UserCommand};
-use crate::users;
 
 /// The server failed.
 const FAILED: u8 = 1;
@@ -109,6 +108,9 @@ impl Program {
             }
         };
         let command = cli.command.take();
+        if let Some(Command::Doctor(arguments)) = command {
+            return doctor::main(cli, &arguments, self);
+        }
         let config = match cli.resolve() {
             Ok(config) => config,
             Err(error) => return fail(MISUSED, error),
@@ -129,15 +131,7 @@ fn check(config: &Config, program: Program) -> ExitCode {
     {
         return fail(MISUSED, format_args!("tls: {error}"));
     }
-    if let Some(path) = &config.settings.users_file
-        && let Err(error) = users::read(path)
-    {
-        return fail(MISUSED, format_args!("users_file: {error}"));
-    }
-    let system = SystemInfo::new(None);
-    let gateway = Gateway::new(config.gateway());
-    let routed = registry(config, &config.routes, program.registry, &system, &gateway);
-    if let Err(error) = routed {
+    if let Err(error) = hold_together(config, program.registry) {
         return fail(MISUSED, error);
     }
     match io::stdout().write_all(config.to_toml().as_bytes()) {

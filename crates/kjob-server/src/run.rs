@@ -26,6 +26,7 @@ use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
 use crate::metrics::Metrics;
+use crate::notify;
 use crate::passthrough;
 use crate::program::{OpenStore, Program};
 use crate::reload::Reloads;
@@ -247,6 +248,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         .and_then(|store| serve_control(config, store, audit.clone()));
     // The line that it is ready comes first, also where both go to the standard output.
     announce(&url);
+    notify::tell(notify::READY);
     AuditLog::note(audit.as_ref(), Event::START).await;
 
     let first = tokio::select! {
@@ -256,7 +258,9 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
         never = watch_certificate(tls.as_ref()) => match never {},
         first = signals.next() => first,
     };
-    tracing::info!(signal = %first, running = engine.stats().running, "draining");
+    let running = engine.stats().running;
+    tracing::info!(signal = %first, running, "draining");
+    notify::tell(&notify::stopping(running));
     let ending = async {
         // Clients that connect are told first, then submits are refused.
         system.drain();
@@ -375,6 +379,22 @@ async fn watch_certificate(tls: Option<&Tls>) -> Infallible {
         tls.log_certificate();
         tokio::time::sleep(CERTIFICATE_LOOKED_AT_EVERY).await;
     }
+}
+
+/// Looks whether a server with this config and these endpoints of its own would find all that the config
+/// names but certificates and stores.
+///
+/// # Errors
+/// The one with which it would not start.
+pub(crate) fn hold_together(config: &Config, own: Registry) -> Result<(), RunError> {
+    if let Some(path) = &config.settings.users_file {
+        users::read(path)?;
+    }
+    config.callbacks()?;
+    let gateway = Gateway::new(config.gateway());
+    let system = SystemInfo::new(None);
+    registry(config, &config.routes, own, &system, &gateway)?;
+    Ok(())
 }
 
 /// The endpoints that a server with this config and these routes has, beside those of the program.
@@ -568,7 +588,7 @@ fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { doing, source }
 }
 
-fn bind_hint(error: &io::Error) -> String {
+pub(crate) fn bind_hint(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "in use by another program; stop that one, or choose another port".to_owned()

@@ -5,6 +5,7 @@
 mod callbacks;
 mod claim;
 mod connect;
+mod describe;
 mod details;
 mod error;
 mod expiry;
@@ -29,6 +30,7 @@ mod turns;
 mod url;
 mod usage;
 
+pub use describe::{Connections, Description};
 pub use error::OpenError;
 pub use options::PostgresOptions;
 pub use store::PostgresStore;

@@ -15,17 +15,36 @@ pub(crate) fn server(release: bool) -> Result<PathBuf> {
     tested(&["--package", "kjob-server"], "kjob-server", release)
 }
 
-/// Builds the server and `kjob`: the directory that both are in.
-pub(crate) fn both_programs(release: bool) -> Result<PathBuf> {
-    let server = server(release)?;
+/// Builds `kjob`; with optimisations as users do.
+pub(crate) fn cli(release: bool) -> Result<PathBuf> {
     tested(
         &["--package", "kjob-client", "--features", "cli"],
         "kjob",
         release,
-    )?;
+    )
+}
+
+/// Builds the server and `kjob`: the directory that both are in.
+pub(crate) fn both_programs(release: bool) -> Result<PathBuf> {
+    let server = server(release)?;
+    cli(release)?;
     let directory = server.parent().context("a program is in a directory")?;
     Ok(directory.to_owned())
 }
+
+/// Builds an example, as tests build it.
+pub(crate) fn example(name: &str) -> Result<PathBuf> {
+    let mut build = Tool::Cargo.command();
+    build.args(WHOLE);
+    build.args(["--message-format=json-render-diagnostics"]);
+    build.stderr(Stdio::inherit());
+    let messages = process::output(&mut build)?;
+    executable(&messages, name).with_context(|| format!("cargo built no {name}"))
+}
+
+/// Builds with the features that all has in the tests (those of dev-dependencies count only where examples or
+/// tests are built), so that it is there already.
+const WHOLE: [&str; 4] = ["build", "--workspace", "--all-features", "--examples"];
 
 /// Builds a program of `kjob-trials`.
 pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
@@ -35,13 +54,10 @@ pub(crate) fn trial(name: &str, release: bool) -> Result<PathBuf> {
 /// Builds a program for the steps that run it; of this package with optimisations.
 fn tested(package: &[&str], name: &str, release: bool) -> Result<PathBuf> {
     let mut build = Tool::Cargo.command();
-    build.arg("build");
     if release {
-        build.args(package);
+        build.arg("build").args(package);
     } else {
-        // With the features that it has in the tests (those of dev-dependencies count only where
-        // examples or tests are built), so that all below it is there already.
-        build.args(["--workspace", "--all-features", "--examples"]);
+        build.args(WHOLE);
     }
     program(build, name, release)
 }

@@ -17,9 +17,11 @@ mod fuzz;
 mod instructions;
 mod metadata;
 mod npm;
+mod package;
 mod picture;
 mod process;
 mod promtool;
+mod release;
 mod runner;
 mod siege;
 mod simulate;
@@ -66,6 +68,12 @@ enum Command {
     Setup,
     /// Look for known holes in the dependencies, in a list that is fetched anew
     Advisories,
+    /// Build Debian packages of the server and of the client, optimised
+    Package,
+    /// Write a bill of materials of each program
+    Sbom,
+    /// Hold the public API against that of the last release
+    Semver(SemverArgs),
     /// Make the pictures of the console in the documentation anew
     Screenshots,
     /// Make pages for browsers of the documentation, below the target directory
@@ -105,6 +113,13 @@ struct TestArgs {
 }
 
 #[derive(Args)]
+struct SemverArgs {
+    /// A commit, branch or tag; the tag of the last release if left out
+    #[arg(long, value_name = "COMMIT")]
+    against: Option<String>,
+}
+
+#[derive(Args)]
 struct FuzzArgs {
     /// A target in fuzz/fuzz_targets; all of them if left out
     target: Option<String>,
@@ -131,6 +146,9 @@ impl Command {
                 Ok(runner::run(&context, &args.only, &args.skip))
             }
             Command::Advisories => steps::advisories(&Workspace::load()?).map(|()| true),
+            Command::Package => package::run(&Workspace::load()?).map(|()| true),
+            Command::Sbom => release::sbom(&Workspace::load()?).map(|()| true),
+            Command::Semver(args) => release::semver(&Workspace::load()?, args.against),
             Command::Setup => tools::install_all(&Workspace::load()?).map(|()| true),
             Command::Book => book::site(&Workspace::load()?).map(|()| true),
             Command::Reference => book::write_reference(&Workspace::load()?).map(|()| true),

@@ -9,12 +9,12 @@ use crate::counts::Counts;
 use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 use crate::{
-    acceptance, book, build, console, features, fuzz, instructions, promtool, siege, soak, tools,
-    unsafe_notes,
+    acceptance, book, build, console, features, fuzz, instructions, package, promtool, siege, soak,
+    tools, unsafe_notes,
 };
 
 /// All steps. Cheap ones stand first, so that a slip shows at once.
-pub(crate) const STEPS: [Step; 17] = [
+pub(crate) const STEPS: [Step; 18] = [
     Step {
         name: "fmt",
         about: "formatting is rustfmt's",
@@ -84,6 +84,11 @@ pub(crate) const STEPS: [Step; 17] = [
         name: "console",
         about: "the console in a real browser, in front of the real server",
         run: console::step,
+    },
+    Step {
+        name: "package",
+        about: "Debian packages, installed, tried and purged",
+        run: package::step,
     },
     Step {
         name: "siege",

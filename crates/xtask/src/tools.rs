@@ -11,21 +11,21 @@ use crate::metadata::Workspace;
 use crate::process::{self, Tool};
 
 /// Reads deny.toml.
-pub(crate) const CARGO_DENY: CargoTool = CargoTool {
-    name: "cargo-deny",
-    version: "0.20.2",
-};
+pub(crate) const CARGO_DENY: CargoTool = CargoTool::new("cargo-deny", "0.20.2");
+/// Makes Debian packages.
+pub(crate) const CARGO_DEB: CargoTool = CargoTool::new("cargo-deb", "3.8.0");
 /// Builds the fuzz targets.
-pub(crate) const CARGO_FUZZ: CargoTool = CargoTool {
-    name: "cargo-fuzz",
-    version: "0.13.2",
+pub(crate) const CARGO_FUZZ: CargoTool = CargoTool::new("cargo-fuzz", "0.13.2");
+/// Holds the API of one version against that of another.
+pub(crate) const CARGO_SEMVER_CHECKS: CargoTool = CargoTool::new("cargo-semver-checks", "0.51.0");
+/// Tells of what crates a program is made.
+pub(crate) const CARGO_CYCLONEDX: CargoTool = CargoTool {
+    asked: &["cyclonedx", "--version"],
+    ..CargoTool::new("cargo-cyclonedx", "0.5.9")
 };
 
 /// Makes pages for browsers of `docs`.
-pub(crate) const MDBOOK: CargoTool = CargoTool {
-    name: "mdbook",
-    version: "0.5.4",
-};
+pub(crate) const MDBOOK: CargoTool = CargoTool::new("mdbook", "0.5.4");
 
 /// What the official Python client is released for.
 const PYTHON_MINOR: std::ops::RangeInclusive<u32> = 10..=14;
@@ -36,12 +36,23 @@ const PYTHON_MISSING: &str = "the official Python client needs Python 3.10 to 3.
 pub(crate) struct CargoTool {
     name: &'static str,
     version: &'static str,
+    /// What it is given to tell its version.
+    asked: &'static [&'static str],
 }
 
 impl CargoTool {
+    const fn new(name: &'static str, version: &'static str) -> Self {
+        let asked = &["--version"];
+        Self {
+            name,
+            version,
+            asked,
+        }
+    }
+
     /// The path of the program, which is installed first if it is absent or of another version.
     pub(crate) fn ensure(&self, workspace: &Workspace) -> Result<PathBuf> {
-        let Self { name, version } = self;
+        let Self { name, version, .. } = self;
         let home = workspace.target.join("tools");
         let program = home.join("bin").join(name);
         if self.is_current(&program) {
@@ -68,7 +79,7 @@ impl CargoTool {
     }
 
     fn is_current(&self, program: &Path) -> bool {
-        let said = process::output(Tool::At(program.to_owned()).command().arg("--version"));
+        let said = process::output(Tool::At(program.to_owned()).command().args(self.asked));
         // Some put a v before the number.
         let number = |said: &str| {
             said.split_whitespace()
@@ -192,6 +203,7 @@ pub(crate) fn install_all(workspace: &Workspace) -> Result<()> {
     SCHEMATHESIS.ensure(workspace, "schemathesis")?;
     PLAYWRIGHT.ensure(workspace, "python")?;
     CARGO_DENY.ensure(workspace)?;
+    CARGO_DEB.ensure(workspace)?;
     match fuzz::missing() {
         Some(reason) => println!("cargo-fuzz is not installed: {reason}"),
         None => {

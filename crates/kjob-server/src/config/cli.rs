@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::{Config, ConfigError, Keys};
+use crate::doctor::DoctorArgs;
 use crate::options::meant;
 use crate::store_cli::StoreArgs;
 use crate::user_command::UserCommand;
@@ -49,6 +50,8 @@ pub struct Cli {
 pub enum Command {
     /// Check the config, print what would be used, and exit.
     Check,
+    /// Check this host with these settings, before it serves.
+    Doctor(DoctorArgs),
     /// Make the tables of the database that `store` names, or bring them to this program's version.
     Migrate,
     /// Look after the store in the data directory, whether or not a server has it open.
@@ -68,11 +71,16 @@ impl Cli {
     /// What to print and how to exit: for a mistake as well as for `--help` and `--version`.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
-        let matches = command().try_get_matches_from(&arguments);
+        let matches = description().try_get_matches_from(&arguments);
         let matches = matches.map_err(|error| naming_variable(error, &arguments))?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.keys.note_variables(&matches);
         Ok(cli)
+    }
+
+    /// The whole command line, for man pages and completions.
+    pub fn description() -> clap::Command {
+        description()
     }
 
     /// Reads the config file, if there is one, and resolves all settings.
@@ -137,7 +145,7 @@ fn naming_variable(mut error: clap::Error, arguments: &[OsString]) -> clap::Erro
 
 /// The command line, with each setting's default in its help. clap must not fill them in itself:
 /// they would win over the config file.
-fn command() -> clap::Command {
+pub(super) fn description() -> clap::Command {
     let mut command = Cli::command();
     for (name, _, default) in Keys::TABLE {
         command = command.mut_arg(name, |arg| {
@@ -161,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        command().debug_assert();
+        description().debug_assert();
     }
 
     #[test]
@@ -223,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_help_tells_every_default() {
-        let help = command().render_long_help().to_string();
+        let help = description().render_long_help().to_string();
         for (name, variable, default) in Keys::TABLE {
             assert!(
                 help.contains(&format!("--{}", name.replace('_', "-"))),

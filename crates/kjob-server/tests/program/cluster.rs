@@ -11,7 +11,7 @@ use crate::support::{Running, program, run};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A schema of its own in the tests' database, with tables.
-fn database() -> String {
+pub(crate) fn database() -> String {
     let url = bare_database();
     let (code, said, log) = run(["migrate", "--store", &url]);
     assert_eq!(code, 0, "{log}");
@@ -19,7 +19,7 @@ fn database() -> String {
     url
 }
 
-fn bare_database() -> String {
+pub(crate) fn bare_database() -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = format!("program_{}_{number}", std::process::id());

@@ -7,6 +7,7 @@ mod audit;
 #[cfg(unix)]
 mod cluster;
 mod console;
+mod doctor;
 mod endings;
 mod endpoints;
 #[cfg(unix)]
@@ -20,6 +21,8 @@ mod metrics;
 mod reload;
 #[cfg(unix)]
 mod routes;
+#[cfg(target_os = "linux")]
+mod service;
 mod settings;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod small_disk;

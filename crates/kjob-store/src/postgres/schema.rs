@@ -56,6 +56,8 @@ enum Product {
 /// What is known of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schema {
+    /// Their version, which may be newer than this program's.
+    pub(crate) version: i64,
     pub(crate) is_partitioned: bool,
 }
 
@@ -163,6 +165,7 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
         });
     }
     Ok(Schema {
+        version: found,
         is_partitioned: row.get(2),
     })
 }

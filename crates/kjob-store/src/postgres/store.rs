@@ -18,7 +18,7 @@ use super::hints;
 use super::lanes::Lane;
 use super::session::Link;
 use super::shared::{SHARDS, Shared};
-use super::{OpenError, PostgresOptions, schema};
+use super::{Description, OpenError, PostgresOptions, describe, schema};
 
 /// Jobs in a database that speaks PostgreSQL's protocol. Each handle is one of many, in this process or in
 /// others; what one has answered, all see.
@@ -115,6 +115,21 @@ impl PostgresStore {
         options: &PostgresOptions,
     ) -> Result<Vec<i64>, OpenError> {
         migrate(url, options, false).await
+    }
+
+    /// Looks at a database without opening a store in it, and changes nothing.
+    ///
+    /// # Errors
+    /// It cannot be reached, or does not let us in. That its tables are not there, or not of this program's
+    /// version, is in the description.
+    pub async fn describe(url: &str, options: &PostgresOptions) -> Result<Description, OpenError> {
+        let background = Background::start()?;
+        let connector = Connector::new(url, options, background.runtime.clone())?;
+        let client = connector.connect(Purpose::Read).await?;
+        let describing = background
+            .runtime
+            .spawn(async move { describe::describe(&client).await });
+        describing.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Looks now at what other processes have stored, for [`usage`](Store::usage) and

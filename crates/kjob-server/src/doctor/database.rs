@@ -1,0 +1,98 @@
+//! The database that nodes share.
+
+use std::time::Duration;
+
+use kjob_store::postgres::{Description, PostgresOptions, PostgresStore};
+
+use crate::config::DatabaseUrl;
+
+use super::report::Finding;
+
+/// A difference of clocks that somebody should hear of.
+const AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// A round trip above this makes every step of a job slow.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(5);
+
+/// Whether it can be reached, what it is, its tables, its clock, and whether it has room for a node.
+pub(super) async fn look(url: &DatabaseUrl) -> Vec<Finding> {
+    let options = PostgresOptions::default();
+    match PostgresStore::describe(url.reveal(), &options).await {
+        Ok(found) => judged(url, &found, options.connections_max() as u64),
+        Err(error) => {
+            let expected = "a database that can be reached and takes writes";
+            let found = format!("{url}: {error}");
+            vec![Finding::new("database", found, expected).fail(
+                "see that it runs and that the host, port, user and password of the URL are right, and \
+                 whether pg_hba.conf and firewalls let this host in",
+            )]
+        }
+    }
+}
+
+fn judged(url: &DatabaseUrl, found: &Description, connections: u64) -> Vec<Finding> {
+    let mut findings = vec![reached(url, found)];
+    let tables = |found| Finding::new("tables", found, "tables that this version works with");
+    findings.push(match &found.tables {
+        Ok(version) => tables(format!("version {version}"))
+            .figure("version", *version)
+            .ok(),
+        Err(error) => {
+            tables(error.to_string()).fail("run kjob-server migrate, or use a newer kjob")
+        }
+    });
+    findings.push(clock(found));
+    findings.extend(room(found, connections));
+    findings
+}
+
+fn reached(url: &DatabaseUrl, found: &Description) -> Finding {
+    // Such as "PostgreSQL 15.18 (Debian 15.18-0+deb12u1) on x86_64-pc-linux-gnu, compiled by …".
+    let version = found.version.split(" on ").next().unwrap_or_default();
+    let millis = found.round_trip.as_secs_f64() * 1e3;
+    let expected = format!(
+        "a database that can be reached, within {} ms",
+        ROUND_TRIP_MAX.as_millis()
+    );
+    let shown = format!("{url}: {version}, a round trip takes {millis:.2} ms");
+    let micros = u64::try_from(found.round_trip.as_micros()).unwrap_or(u64::MAX);
+    let finding = Finding::new("database", shown, expected).figure("round_trip_us", micros);
+    if found.round_trip > ROUND_TRIP_MAX {
+        finding.warn("a job takes several round trips: have nodes and database in one place")
+    } else {
+        finding.ok()
+    }
+}
+
+fn clock(found: &Description) -> Finding {
+    let ahead = found.clock_ahead_ms;
+    let shown = format!("the database's clock is {ahead} ms ahead of this host's");
+    let expected = format!("a difference of at most {} ms", AHEAD_MAX.as_millis());
+    let finding = Finding::new("database_clock", shown, expected).figure("ahead_ms", ahead);
+    if u128::from(ahead.unsigned_abs()) > AHEAD_MAX.as_millis() {
+        finding.warn("jobs go by the database's clock; let NTP set both")
+    } else {
+        finding.ok()
+    }
+}
+
+/// Not told by databases that count their connections in other ways.
+fn room(found: &Description, needed: u64) -> Option<Finding> {
+    let there = found.connections?;
+    let left = there.max.saturating_sub(there.open);
+    let shown = format!("{} of {} connections are free", left, there.max);
+    let expected = format!("{needed} for each node");
+    let finding = Finding::new("database_connections", shown, expected)
+        .figure("max", there.max)
+        .figure("open", there.open)
+        .figure("needed", needed);
+    Some(if there.max < needed {
+        finding.fail("raise max_connections of the database")
+    } else if left < needed {
+        finding.warn(
+            "raise max_connections of the database, unless nodes have them that will be stopped",
+        )
+    } else {
+        finding.ok()
+    })
+}

@@ -1,0 +1,87 @@
+//! What a database is, told without a store being opened in it.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio_postgres::Client;
+
+use super::error::sql;
+use super::{OpenError, schema};
+
+/// What is known of a database.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Description {
+    /// What it says that it is, version and all.
+    pub version: String,
+    /// The version of the tables, or why this program cannot work with them.
+    pub tables: Result<i64, OpenError>,
+    /// By how many milliseconds its clock is ahead of this host's, give or take half of the
+    /// [round trip](Self::round_trip).
+    pub clock_ahead_ms: i64,
+    /// How long a statement took that does nothing: the shortest of a few.
+    pub round_trip: Duration,
+    /// The connections that it takes, if it tells.
+    pub connections: Option<Connections>,
+}
+
+/// The connections of a database server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connections {
+    /// How many there may be, less those that are kept for superusers.
+    pub max: u64,
+    /// How many there are now, that of the question included.
+    pub open: u64,
+}
+
+/// Statements whose time is taken.
+const ROUNDS: u32 = 5;
+
+pub(crate) async fn describe(client: &Client) -> Result<Description, OpenError> {
+    let failed = |error| OpenError::Store(sql("ask the database what it is")(error));
+    let row = client
+        .query_one("SELECT version()", &[])
+        .await
+        .map_err(failed)?;
+    let version: String = row.get(0);
+    let mut round_trip = Duration::MAX;
+    let mut clock_ahead_ms = 0;
+    let ask = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    let ask = client.prepare(ask).await.map_err(failed)?;
+    for _ in 0..ROUNDS {
+        let (asked, at) = (Instant::now(), now_ms());
+        let row = client.query_one(&ask, &[]).await.map_err(failed)?;
+        let took = asked.elapsed();
+        // The shorter it took, the less unsure it is when the clock was looked at.
+        if took < round_trip {
+            let half = i64::try_from(took.as_millis() / 2).unwrap_or(i64::MAX);
+            round_trip = took;
+            clock_ahead_ms = row.get::<_, i64>(0).saturating_sub(at.saturating_add(half));
+        }
+    }
+    Ok(Description {
+        version,
+        tables: schema::check(client).await.map(|schema| schema.version),
+        clock_ahead_ms,
+        round_trip,
+        connections: connections(client).await,
+    })
+}
+
+/// Databases that are not PostgreSQL itself may not tell, which is no failure.
+async fn connections(client: &Client) -> Option<Connections> {
+    let ask = "SELECT current_setting('max_connections')::bigint
+            - current_setting('superuser_reserved_connections')::bigint,
+        (SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database)";
+    let row = client.query_one(ask, &[]).await.ok()?;
+    let number = |column| u64::try_from(row.get::<_, i64>(column)).ok();
+    Some(Connections {
+        max: number(0)?,
+        open: number(1)?,
+    })
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+}
