@@ -36,6 +36,7 @@ and left out here. What the commands are for is told in [server.md](server.md).
 ",
         commands: &[
             "check",
+            "doctor",
             "migrate",
             "store",
             "store check",
