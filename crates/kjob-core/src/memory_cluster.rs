@@ -100,9 +100,8 @@ struct Own {
     is_cut: bool,
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
-    lost_beats: u32,
-    /// How long answers to beats take to come back.
-    slow_beats: VecDeque<Duration>,
+    /// How long answers to the next beats take to come back; `None` for those that do not get through.
+    beats: VecDeque<Option<Duration>>,
 }
 
 impl Default for MemoryCluster {
@@ -161,13 +160,13 @@ impl MemoryNode {
     }
 
     /// Has so many of the next beats fail, as if they alone did not get through.
-    pub fn lose_beats(&self, count: u32) {
-        self.own().lost_beats = count;
+    pub fn lose_beats(&self, count: usize) {
+        self.own().beats.extend(std::iter::repeat_n(None, count));
     }
 
-    /// Has the answers to the next beats take so long to come back, each as long as is said of it.
+    /// Has the answers to the beats after these take so long to come back, each as long as is said of it.
     pub fn slow_beats(&self, answers: impl IntoIterator<Item = Duration>) {
-        self.own().slow_beats.extend(answers);
+        self.own().beats.extend(answers.into_iter().map(Some));
     }
 
     /// The node that it is, if it is one still by its own book.
@@ -189,13 +188,6 @@ impl MemoryNode {
             return Err(cut());
         }
         Ok(&self.shared.store)
-    }
-
-    fn loses_a_beat(&self) -> bool {
-        let mut own = self.own();
-        let left = own.lost_beats.checked_sub(1);
-        own.lost_beats = left.unwrap_or(0);
-        left.is_some()
     }
 
     /// The node, if its lease has not ended.
@@ -311,9 +303,10 @@ impl SharedStore for MemoryNode {
 
     async fn beat(&self) -> Result<Beat, StoreError> {
         self.store()?;
-        if self.loses_a_beat() {
+        let fate = self.own().beats.pop_front();
+        let Some(delay) = fate.unwrap_or(Some(Duration::ZERO)) else {
             return Err(cut());
-        }
+        };
         let Some(node) = self.alive() else {
             if let Some(node) = self.own().node.take() {
                 self.book().nodes.remove(&node);
@@ -327,8 +320,7 @@ impl SharedStore for MemoryNode {
         let running = self.running().await?;
         let cancelling = running.iter().filter(|orphan| cancelling(orphan));
         let now = self.shared.now();
-        let delay = self.own().slow_beats.pop_front();
-        if let Some(delay) = delay {
+        if delay > Duration::ZERO {
             tokio::time::sleep(delay).await;
         }
         Ok(Beat::Alive {

@@ -46,23 +46,28 @@ impl Inner {
         let node = cluster.store.join(&config.url, config.lease_time);
         let node = self.step(node).await?;
         self.serve(cluster).await?;
-        // Before anything is begun under this lease: who does not come to that joins anew, which ends it. A word
-        // that was long under way says little of the clock, so it is asked again.
-        let mut until = called + config.lease_time;
+        // Before anything is begun under this lease: who does not come to that joins anew, which ends it.
+        let mut proved = called;
+        let mut is_heard = false;
         for _ in 0..BEATS_TO_SET_A_CLOCK {
             let called = Instant::now();
-            let Ok(beat) = timeout_at(until, self.beat(cluster)).await else {
-                return Err(too_late());
-            };
-            if beat?.is_none() {
-                return Err(too_late());
+            match timeout_at(proved + config.lease_time, self.beat(cluster)).await {
+                Ok(Ok(Some(_))) => (proved, is_heard) = (called, true),
+                // The clock is as well set as it can be for now.
+                Ok(Err(_)) | Err(_) if is_heard => break,
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(None)) | Err(_) => return Err(too_late()),
             }
-            cluster.trust(called);
-            until = called + config.lease_time;
+            // A word that was long under way says little of the clock, so it is asked again.
             if called.elapsed() <= CLOCK_ERROR_MAX {
                 break;
             }
         }
+        if proved.elapsed() >= config.lease_time {
+            return Err(too_late());
+        }
+        // Not before: by now others may have been at work here for a while, and would begin under it.
+        cluster.trust(proved);
         self.tell_of_lease(LeaseEvent::Joined);
         tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
@@ -153,7 +158,8 @@ impl Inner {
                         tracing::error!(%error, "the lease cannot be renewed; will try again");
                     }
                 }
-                Ok(Ok(None)) | Err(_) => return,
+                Ok(Ok(None)) => return,
+                Err(_) => return self.tell_of_lease(LeaseEvent::NotRenewed),
             }
             let until = cluster.trusted_until().unwrap_or(called);
             tokio::select! {

@@ -83,7 +83,7 @@ impl Inner {
 
     /// A job that runs is to stop: tells its handler, and who observes.
     pub(super) fn hear_of_cancel(&self, live: &Live, state: State) {
-        if live.hears(state) {
+        if live.hears(state) && live.is_local() {
             let header = &live.header;
             self.tell(&header.endpoint, |told| told.cancelling(header, &state));
         }

@@ -267,3 +267,26 @@ async fn a_slow_first_word_of_the_stores_clock_is_asked_for_again() {
         assert!(engine.has_lease());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_anew_has_no_lease_before_it_has_joined() {
+    let cluster = MemoryCluster::at(T0);
+    let (a, scribe) = observed_member(&cluster, once()).await;
+    a.handle.set_cut(true);
+    sleep(2 * LEASE).await;
+    // The first word is slow, and the question after it does not get through.
+    a.handle.slow_beats([Duration::from_secs(4)]);
+    a.handle.lose_beats(1);
+    a.handle.set_cut(false);
+    let began = Instant::now();
+    while !a.engine.has_lease() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let told = scribe.leases();
+    let lost = told.iter().position(|line| line == "Lost").unwrap();
+    assert_eq!(told[lost + 1], "Joined", "{told:?}");
+    // What was heard first is enough.
+    assert!(began.elapsed() < Duration::from_secs(6));
+    sleep(2 * LEASE).await;
+    assert!(a.engine.has_lease());
+}

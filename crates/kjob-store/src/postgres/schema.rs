@@ -82,18 +82,20 @@ pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i6
     }
     let mut made = Vec::new();
     for migration in &MIGRATIONS {
-        let text = script(migration, product, is_partitioned);
         let run = async {
             client.batch_execute("BEGIN").await?;
-            let known = "SELECT 1 FROM kjob_schema WHERE version = $1";
-            if client
-                .query_opt(known, &[&migration.version])
-                .await?
-                .is_some()
+            let known = "SELECT version, is_partitioned FROM kjob_schema ORDER BY version";
+            let known = client.query(known, &[]).await?;
+            if known
+                .iter()
+                .any(|row| row.get::<_, i64>(0) == migration.version)
             {
                 client.batch_execute("ROLLBACK").await?;
                 return Ok(false);
             }
+            // Tables that are there stay what they are, whatever is asked for now.
+            let is_partitioned = known.first().map_or(is_partitioned, |row| row.get(1));
+            let text = script(migration, product, is_partitioned);
             client.batch_execute(&text).await?;
             client.batch_execute("COMMIT").await?;
             Ok(true)

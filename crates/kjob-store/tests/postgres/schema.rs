@@ -47,20 +47,25 @@ async fn a_database_without_tables_is_told_from_one_of_another_version() {
 
 #[tokio::test]
 async fn a_database_of_an_older_version_is_brought_up_to_date_with_all_that_is_in_it() {
-    let schema = Schema::new();
-    schema.prepare(true);
-    let first = id(&open(&schema).await.unwrap()).await;
-    schema
-        .execute("DROP TABLE kjob_agreed; DELETE FROM kjob_schema WHERE version = 2")
-        .await;
-    let older = open(&schema).await.unwrap_err();
-    assert!(matches!(older, OpenError::OlderSchema { found: 1, .. }));
-    let options = PostgresOptions::default();
-    let made = PostgresStore::migrate(&schema.url(), &options).await;
-    assert_eq!(made.unwrap(), [2]);
-    assert!(id(&open(&schema).await.unwrap()).await > first);
-    let oldest = "SELECT works_with FROM kjob_schema WHERE version = 2";
-    assert_eq!(schema.number(oldest).await, 1);
+    for is_partitioned in [true, false] {
+        let schema = Schema::new();
+        schema.prepare(is_partitioned);
+        let first = id(&open(&schema).await.unwrap()).await;
+        schema
+            .execute("DROP TABLE kjob_agreed; DELETE FROM kjob_schema WHERE version = 2")
+            .await;
+        let older = open(&schema).await.unwrap_err();
+        assert!(matches!(older, OpenError::OlderSchema { found: 1, .. }));
+        let options = PostgresOptions::default();
+        let made = PostgresStore::migrate(&schema.url(), &options).await;
+        assert_eq!(made.unwrap(), [2]);
+        assert!(id(&open(&schema).await.unwrap()).await > first);
+        let row = "SELECT count(*) FROM kjob_schema WHERE version = 2 AND works_with = 1";
+        assert_eq!(schema.number(row).await, 1);
+        // What the tables are is not what a migration would make of new ones.
+        let same = format!("{row} AND is_partitioned = {is_partitioned}");
+        assert_eq!(schema.number(&same).await, 1, "{is_partitioned}");
+    }
 }
 
 #[tokio::test]
