@@ -28,13 +28,7 @@ use report::{Finding, Report};
 /// Something is in the way of serving.
 const FOUND: u8 = 1;
 
-/// Check this host with the settings that the server would have, before it serves.
-///
-/// Every check has a line that begins with ok, warn or fail, and says what was found and what is
-/// expected; below it, what to do. Nothing is changed, and a server may be running meanwhile.
-///
-/// Exit codes: 0 nothing fails, though there may be warnings; 1 something does; 2 the command line is
-/// wrong.
+/// How the doctor is to say what it found.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct DoctorArgs {
     /// Print JSON.
@@ -122,6 +116,10 @@ async fn examine(cli: Cli, program: Program) -> Report {
             ),
         ),
     }
+    // The standard output is always there.
+    let audit_log = settings.audit_log.as_deref();
+    let audit_log = audit_log.filter(|path| path.as_os_str() != "-");
+    report.extend(audit_log.map(directory::audit_log));
     report.extend(limits::open_files(settings.max_connections, segments));
     report.add(network::listen(settings.listen, is_served));
     report.extend(network::certificate(&config));

@@ -31,14 +31,18 @@ fn try_tell(state: &str) -> io::Result<()> {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-    let Some(to) = std::env::var_os(SOCKET_VARIABLE) else {
+    let to = std::env::var_os(SOCKET_VARIABLE).filter(|to| !to.is_empty());
+    let Some(to) = to else {
         return Ok(());
     };
     let to = match to.as_encoded_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(Path::new(&to))?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to)?;
+    let socket = UnixDatagram::unbound()?;
+    // A manager that does not read is not to hold up the signals that end the server.
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(state.as_bytes(), &to)?;
     Ok(())
 }
 

@@ -149,6 +149,8 @@ pub(crate) async fn accounts(
         }
         return Ok(None);
     }
+    let path = OwnerKey::file(&settings.data_dir);
+    let was_there = path.exists();
     let owners = match &settings.store {
         StoreKind::Memory => OwnerKey::random(),
         StoreKind::Embedded | StoreKind::Postgres(_) => OwnerKey::of_dir(&settings.data_dir)?,
@@ -158,7 +160,10 @@ pub(crate) async fn accounts(
     if let Some(shared) = shared {
         let print = owners.print();
         if shared.agree("owner.key", &print).await? != print[..] {
-            let path = OwnerKey::file(&settings.data_dir);
+            if !was_there {
+                // It was just made, and is of no use; whoever copies the right one here finds no other.
+                let _ = std::fs::remove_file(&path);
+            }
             return Err(OwnerKeyError::Differs { path }.into());
         }
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use kjob_core::engine::SystemClock;
 use kjob_core::{Clock, Store};
+#[cfg(unix)]
+use kjob_store::embedded::glance;
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError, check};
 
 use crate::config::{Config, StoreKind};
@@ -77,6 +79,13 @@ enum StoreCommandError {
     NoFiles,
     #[error("data_dir: there is no store in {dir}", dir = dir.display())]
     NoStore { dir: PathBuf },
+    #[error(
+        "the store in {dir} is user {owner}'s, and no server has it open: what root makes there is of no use \
+         to that user; run this as that user (setpriv --reuid {owner} --clear-groups kjob-server store …)",
+        dir = dir.display()
+    )]
+    #[cfg(unix)]
+    Anothers { dir: PathBuf, owner: u32 },
     #[error("data_dir: {0}")]
     Open(OpenError),
     #[cfg(unix)]
@@ -172,12 +181,32 @@ fn carry_out(config: &Config, command: StoreCommand) -> Result<Answer, StoreComm
         accept_damaged_logs: settings.accept_damaged_logs,
         ..EmbeddedOptions::default()
     };
+    #[cfg(unix)]
+    check_user(dir)?;
     match EmbeddedStore::open(dir, options) {
         Ok(store) => runtime.block_on(carry_out_here(store, order)),
         #[cfg(unix)]
         Err(locked @ OpenError::Locked { .. }) => runtime.block_on(ask(dir, order, locked)),
         Err(error) => Err(StoreCommandError::Open(error)),
     }
+}
+
+/// Root would leave files in it that the server's user cannot write to; a server that has it open makes its own.
+#[cfg(unix)]
+fn check_user(dir: &Path) -> Result<(), StoreCommandError> {
+    use std::os::unix::fs::MetadataExt;
+    let system = |source| StoreCommandError::System {
+        doing: "look at the data directory",
+        source,
+    };
+    let owner = std::fs::metadata(dir).map_err(system)?.uid();
+    let is_anothers = rustix::process::geteuid().is_root() && owner != 0;
+    let is_open = || glance(dir).is_ok_and(|found| found.is_some_and(|it| it.holder.is_some()));
+    if is_anothers && !is_open() {
+        let dir = dir.to_owned();
+        return Err(StoreCommandError::Anothers { dir, owner });
+    }
+    Ok(())
 }
 
 /// In a directory that nobody has open.

@@ -209,15 +209,18 @@ fn test(_: &Context) -> Result<Verdict> {
     process::run(Tool::Cargo.command().args(examples))?;
     // Not --all-targets, which would run the benches too.
     let kinds = ["--lib", "--bins", "--tests"];
-    cargo_test(
-        Tool::Cargo
-            .command()
-            .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
-            .args(kinds)
-            .env("RUST_TEST_THREADS", test_threads().to_string())
-            .env(kjob_test_postgres::URL_VARIABLE, cluster.url()),
-    )
+    let mut test = Tool::Cargo.command();
+    test.args(["test", "--workspace", "--all-features", "--no-fail-fast"])
+        .args(kinds)
+        .env(kjob_test_postgres::URL_VARIABLE, cluster.url());
+    if std::env::var_os(THREADS_VARIABLE).is_none() {
+        test.env(THREADS_VARIABLE, test_threads().to_string());
+    }
+    cargo_test(&mut test)
 }
+
+/// How many tests of a program run at a time.
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
 
 /// Twice as many as there are processors, as most tests of whole programs wait: for leases, for disks, for each
 /// other.

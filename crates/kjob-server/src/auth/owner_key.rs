@@ -51,8 +51,8 @@ pub enum OwnerKeyError {
         /// Its permissions.
         mode: u32,
     },
-    /// Other nodes of the database name owners by another key.
-    #[error("{path} is not the key by which the other nodes of the database name owners; copy theirs here", path = path.display())]
+    /// Jobs in the database have owners who are named by another key.
+    #[error("{path} is not the key by which owners are named in the database; copy that of another node here, or see docs/clustering.md if it is lost", path = path.display())]
     Differs {
         /// The file.
         path: PathBuf,

@@ -19,8 +19,8 @@ use crate::user_command::UserCommand;
 /// which jobs are run by other servers and by programs, are in the file alone.
 ///
 /// SIGTERM or SIGINT stops it: no new jobs are taken, running ones may go on for the drain
-/// timeout. A second signal ends it at once. SIGHUP makes it read the users file
-/// and the routes of the config file anew, and open the audit log anew. Exit codes: 0 stopped as asked; 1 it failed; 2 the
+/// timeout. A second signal ends it at once. SIGHUP makes it read the users file,
+/// the certificate and its key, and the routes of the config file anew, and open the audit log anew. Exit codes: 0 stopped as asked; 1 it failed; 2 the
 /// command line or the config is wrong; 130 or 143 ended at once by a second SIGINT or SIGTERM.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kjob-server", version)]
@@ -50,7 +50,13 @@ pub struct Cli {
 pub enum Command {
     /// Check the config, print what would be used, and exit.
     Check,
-    /// Check this host with these settings, before it serves.
+    /// Check this host with the settings that the server would have, before it serves.
+    ///
+    /// Every check has a line that begins with ok, warn or fail, and says what was found and what is
+    /// expected; below it, what to do. Nothing is changed, and a server may be running meanwhile.
+    ///
+    /// Exit codes: 0 nothing fails, though there may be warnings; 1 something does; 2 the command line is
+    /// wrong.
     Doctor(DoctorArgs),
     /// Make the tables of the database that `store` names, or bring them to this program's version.
     Migrate,

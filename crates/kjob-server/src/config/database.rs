@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 
 /// The URL of a database: [shown](fmt::Display) without its password.
@@ -47,31 +48,44 @@ impl PartialEq for DatabaseUrl {
 
 impl Eq for DatabaseUrl {}
 
-/// The text as it may be shown; one that has no password is as it was.
+/// The text as it may be shown; one that has no password is as it was. Whatever a driver might take for a
+/// password is left out, also where its characters should have been escaped.
 pub(super) fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
+        // Not a URL: words with values, perhaps, or a URL with a slip in it.
+        let may_have_one = text.contains(['@', '=']);
+        return if may_have_one { "***" } else { text }.to_owned();
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let authority = match authority.rsplit_once('@') {
+    let rest = match rest.rsplit_once('@') {
         Some((user, hosts)) => match user.split_once(':') {
             Some((user, _)) => format!("{user}:***@{hosts}"),
-            None => authority.to_owned(),
+            None => rest.to_owned(),
         },
-        None => authority.to_owned(),
+        None => rest.to_owned(),
     };
-    let mut shown = format!("{scheme}://{authority}");
-    for (number, part) in path.split_inclusive(['?', '&']).enumerate() {
+    let mut shown = format!("{scheme}://");
+    for part in rest.split_inclusive(['?', '&']) {
         match part.split_once('=') {
-            Some(("password", value)) if number > 0 => {
-                shown += "password=***";
-                shown.extend(value.chars().last().filter(|last| *last == '&'));
+            Some((name, value)) if is_password(name) => {
+                shown += name;
+                shown += "=***";
+                shown.extend(
+                    value
+                        .chars()
+                        .last()
+                        .filter(|last| ['?', '&'].contains(last)),
+                );
             }
             _ => shown += part,
         }
     }
     shown
+}
+
+/// `password`, `sslpassword`, and whatever else is called one.
+fn is_password(name: &str) -> bool {
+    let name = percent_decode_str(name).decode_utf8_lossy();
+    name.to_ascii_lowercase().contains("password")
 }
 
 #[cfg(test)]
@@ -93,6 +107,19 @@ mod tests {
                 "postgresql:///j?host=/run&password=***&user=ann",
             ),
             ("postgres://db?password=x", "postgres://db?password=***"),
+            (
+                "postgres://db?sslPassword=x&sslkey=y",
+                "postgres://db?sslPassword=***&sslkey=y",
+            ),
+            ("postgres://db?pass%77ord=x", "postgres://db?pass%77ord=***"),
+            ("postgres://u:a/b@c:1/db", "postgres://u:***@c:1/db"),
+            ("postgres://u:a?b=1@c:1/db", "postgres://u:***@c:1/db"),
+            (
+                "postgres://u:a@b@c/db?user=d",
+                "postgres://u:***@c/db?user=d",
+            ),
+            ("user=u password=x host=h", "***"),
+            ("postgres:/u:x@h/db", "***"),
         ] {
             assert_eq!(without_password(url), shown);
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use kjob_store::postgres::{Description, PostgresOptions, PostgresStore};
+use kjob_store::postgres::{Description, OpenError, PostgresOptions, PostgresStore};
+use tokio::time::timeout;
 
 use crate::config::DatabaseUrl;
 
@@ -11,22 +12,40 @@ use super::report::Finding;
 /// A difference of clocks that somebody should hear of.
 const AHEAD_MAX: Duration = Duration::from_secs(1);
 
+/// A database that says nothing for so long is none.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A round trip above this makes every step of a job slow.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(5);
 
 /// Whether it can be reached, what it is, its tables, its clock, and whether it has room for a node.
 pub(super) async fn look(url: &DatabaseUrl) -> Vec<Finding> {
     let options = PostgresOptions::default();
-    match PostgresStore::describe(url.reveal(), &options).await {
-        Ok(found) => judged(url, &found, options.connections_max() as u64),
-        Err(error) => {
-            let expected = "a database that can be reached and takes writes";
-            let found = format!("{url}: {error}");
-            vec![Finding::new("database", found, expected).fail(
-                "see that it runs and that the host, port, user and password of the URL are right, and \
-                 whether pg_hba.conf and firewalls let this host in",
-            )]
+    let asked = PostgresStore::describe(url.reveal(), &options);
+    let (found, advice) = match timeout(PATIENCE, asked).await {
+        Ok(Ok(found)) => return judged(url, &found, options.connections_max() as u64),
+        Ok(Err(error)) => (error.to_string(), advice(&error)),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            (format!("no answer for {seconds} s"), REACH)
         }
+    };
+    let expected = "a database that can be reached and takes writes";
+    let found = format!("{url}: {found}");
+    vec![Finding::new("database", found, expected).fail(advice)]
+}
+
+const REACH: &str = "see that it runs and that the host, port, user and password of the URL are right, and \
+     whether pg_hba.conf and firewalls let this host in";
+
+/// What to do about an error on the way to a database.
+fn advice(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::BadUrl { .. } | OpenError::HalfAnIdentity { .. } => "correct the URL in store",
+        OpenError::TlsFile { .. } => {
+            "give a file in PEM that the server's user can read, or correct the URL in store"
+        }
+        _ => REACH,
     }
 }
 
@@ -37,9 +56,11 @@ fn judged(url: &DatabaseUrl, found: &Description, connections: u64) -> Vec<Findi
         Ok(version) => tables(format!("version {version}"))
             .figure("version", *version)
             .ok(),
-        Err(error) => {
-            tables(error.to_string()).fail("run kjob-server migrate, or use a newer kjob")
-        }
+        Err(error) => tables(error.to_string()).fail(match error {
+            OpenError::NoSchema | OpenError::OlderSchema { .. } => "run kjob-server migrate",
+            OpenError::NewerSchema { .. } => "use a newer kjob",
+            _ => "let the user of the URL read and write the tables, as their owner or by a GRANT",
+        }),
     });
     findings.push(clock(found));
     findings.extend(room(found, connections));

@@ -1,6 +1,7 @@
 //! The data directory: whether it can be used, on what kind of file system it is, and the room there.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -46,6 +47,24 @@ pub(super) fn usable(dir: &Path, place: &Path) -> Finding {
         return finding(format!("{shown} is not there yet, and is made in {place}")).ok();
     }
     owned(finding, dir, &metadata)
+}
+
+/// Whether lines can be added to the audit log, which need not be there yet.
+pub(super) fn audit_log(path: &Path) -> Finding {
+    let expected = "a file that the server's user can write to";
+    let tried = match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+            tempfile::tempfile_in(above.unwrap_or(Path::new("."))).map(|_| "can be made")
+        }
+        opened => opened.map(|_| "can be written to"),
+    };
+    let path = path.display();
+    match tried {
+        Ok(can) => Finding::new("audit_log", format!("{path} {can}"), expected).ok(),
+        Err(error) => Finding::new("audit_log", format!("{path}: {error}"), expected)
+            .fail("let the server's user write there, or set audit_log"),
+    }
 }
 
 #[cfg(unix)]
@@ -212,6 +231,20 @@ mod tests {
         );
         assert_eq!(stored(dir.path()), 4);
         assert!(newest_change(dir.path()).is_some());
+    }
+
+    #[test]
+    fn an_audit_log_is_there_or_can_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        assert_eq!(audit_log(&path).verdict(), Verdict::Ok);
+        assert!(!path.exists());
+        fs::write(&path, "a line\n").unwrap();
+        assert_eq!(audit_log(&path).verdict(), Verdict::Ok);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a line\n");
+        for path in [dir.path().to_owned(), dir.path().join("none/audit.log")] {
+            assert_eq!(audit_log(&path).verdict(), Verdict::Fail, "{path:?}");
+        }
     }
 
     #[cfg(unix)]

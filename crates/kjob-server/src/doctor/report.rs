@@ -114,6 +114,13 @@ impl Report {
     }
 }
 
+fn plural(count: usize, word: &str) -> String {
+    match count {
+        1 => format!("1 {word}"),
+        count => format!("{count} {word}s"),
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.iter().map(|finding| finding.check.len()).max();
@@ -136,7 +143,8 @@ impl fmt::Display for Report {
         }
         let (warned, failed) = (self.count(Verdict::Warn), self.count(Verdict::Fail));
         let checks = self.0.len();
-        writeln!(f, "{checks} checks, {warned} warnings, {failed} failures")
+        let (warned, failed) = (plural(warned, "warning"), plural(failed, "failure"));
+        writeln!(f, "{}, {warned}, {failed}", plural(checks, "check"))
     }
 }
 
@@ -167,7 +175,7 @@ mod tests {
             "ok    a     1; expected: 1\n\
              warn  long  2; expected: 3\n            make it 3\n\
              fail  b     4; expected: 5\n            make it 5\n\
-             3 checks, 1 warnings, 1 failures\n"
+             3 checks, 1 warning, 1 failure\n"
         );
         let json: Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!(

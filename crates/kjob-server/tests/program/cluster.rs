@@ -227,9 +227,10 @@ fn nodes_that_name_owners_by_different_keys_do_not_start_together() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("data-2/owner.key is not the key by which the other nodes"),
+        said.contains("data-2/owner.key is not the key by which owners are named"),
         "{said}"
     );
+    assert!(!dir.path().join("data-2/owner.key").exists());
     let key = dir.path().join("data-1/owner.key");
     let _three = Running::spawn(front(3, Some(&key)), &dir.path().join("log-three"));
 }

@@ -258,3 +258,47 @@ mod database {
         assert!(room["open"].as_u64() > Some(0), "{room}");
     }
 }
+
+#[test]
+fn a_database_that_says_nothing_fails_and_keeps_its_password() {
+    let dir = tempdir().unwrap();
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = deaf.local_addr().unwrap().port();
+    let url = format!("postgres://ann:se/cret@127.0.0.1:{port}/jobs?sslmode=disable");
+    let told = Told::with(&dir, &["--store", &url]);
+    told.assert_fails("database", &["no answer", "ann:***@127.0.0.1"]);
+    assert!(!told.report.to_string().contains("cret"));
+    for (words, why) in [
+        ("sslmode=maybe", "sslmode"),
+        ("sslrootcert=/no/such.pem", "/no/such.pem"),
+        ("sslcert=a.pem", "sslkey"),
+    ] {
+        let url = format!("postgres://ann@127.0.0.1:{port}/jobs?{words}");
+        let told = Told::with(&dir, &["--store", &url]);
+        told.assert_fails("database", &[why]);
+        let advice = told.check("database")["advice"].as_str().unwrap();
+        assert!(!advice.contains("firewalls"), "{advice}");
+    }
+}
+
+#[test]
+fn an_audit_log_that_cannot_be_written_fails() {
+    let dir = tempdir().unwrap();
+    let told = Told::with(&dir, &["--audit-log", "/no/such/audit.log"]);
+    told.assert_fails("audit_log", &["/no/such/audit.log"]);
+    let told = Told::with(&dir, &["--audit-log", "-"]);
+    assert!(
+        told.report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|check| check["check"] != "audit_log")
+    );
+}
+
+#[test]
+fn people_are_told_what_exit_codes_mean() {
+    let (code, help, _) = run(["doctor", "--help"]);
+    assert_eq!(code, 0);
+    assert!(help.contains("Exit codes: 0 nothing fails"), "{help}");
+}

@@ -59,3 +59,17 @@ fn a_manager_that_is_gone_is_in_nobodys_way() {
     server.wait_logged("the service manager cannot be told", 1);
     assert_eq!(server.get("/readyz").0, 200);
 }
+
+#[test]
+fn a_manager_that_does_not_read_keeps_no_signal_from_the_server() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let before = UnixDatagram::unbound().unwrap();
+    before.set_nonblocking(true).unwrap();
+    while before.send_to(b"STATUS=", &path).is_ok() {}
+    let server = start(&dir, path.to_str().unwrap());
+    server.wait_logged("the service manager cannot be told", 1);
+    server.signal("TERM");
+    assert!(server.end().0.success());
+}

@@ -368,3 +368,30 @@ fn a_path_that_is_too_long_for_a_socket_is_told_and_serves_all_the_same() {
     assert!(log.contains("is too long for a control socket"), "{log}");
     json(&deep, &["stats"]);
 }
+
+/// Root may do everything, and what it makes is its own.
+#[test]
+fn root_keeps_out_of_anothers_store_unless_its_server_does_the_work() {
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let dir = tempdir().unwrap();
+    let server = Running::start(&dir, &[]);
+    server.signal("TERM");
+    assert!(server.end().0.success());
+    let data = dir.path().join("data");
+    let other = if is_root {
+        12345
+    } else {
+        fs::metadata(&data).unwrap().uid()
+    };
+    std::os::unix::fs::chown(&data, Some(other), None).unwrap();
+    if is_root {
+        let (code, said) = refusal(&dir, &["purge", "--older-than", "0s"]);
+        assert_eq!(code, 3, "{said}");
+        assert!(said.contains("user 12345's"), "{said}");
+        assert!(said.contains("setpriv --reuid 12345"), "{said}");
+        // It only reads.
+        assert!(store(&dir, &["check"]).status.success());
+    }
+    let _server = Running::start(&dir, &[]);
+    assert!(json(&dir, &["stats"]).is_object());
+}

@@ -79,6 +79,10 @@ pub fn glance(dir: impl AsRef<Path>) -> Result<Option<Glance>, OpenError> {
         dir: dir.as_ref().to_owned(),
         what: "catalogue.sqlite is not a kjob catalogue".to_owned(),
     };
+    // Made, and not written to before the power went: it is opened as one that is not there.
+    if head.is_empty() {
+        return Ok(None);
+    }
     if !head.starts_with(MAGIC) || number(&head, APPLICATION_ID_AT) != Some(APPLICATION_ID) {
         return Err(foreign());
     }
@@ -176,8 +180,16 @@ mod tests {
         changed(dir.path(), APPLICATION_ID_AT, 0);
         let foreign = glance(dir.path()).unwrap_err();
         assert!(matches!(foreign, OpenError::Corrupt { .. }), "{foreign}");
+        fs::write(dir.path().join("catalogue.sqlite"), "no database").unwrap();
+        let nothing = glance(dir.path()).unwrap_err();
+        assert!(matches!(nothing, OpenError::Corrupt { .. }), "{nothing}");
+    }
+
+    #[test]
+    fn a_catalogue_that_was_made_and_not_written_to_is_none_yet() {
+        let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("catalogue.sqlite"), "").unwrap();
-        let empty = glance(dir.path()).unwrap_err();
-        assert!(matches!(empty, OpenError::Corrupt { .. }), "{empty}");
+        assert_eq!(glance(dir.path()).unwrap(), None);
+        EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 #[non_exhaustive]
 pub enum OpenError {
     /// The URL is not one of a database.
-    #[error("the database's URL cannot be used: {source}")]
+    #[error("the database's URL cannot be used: {}", with_cause(source))]
     BadUrl {
         /// What is wrong with it.
         #[source]
@@ -79,6 +79,14 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// The driver's error with what it leaves to its source.
+fn with_cause(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
 /// A [`StoreError`] of a failed statement.
 pub(crate) fn sql(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
     move |error| match error.code() {
@@ -90,14 +98,17 @@ pub(crate) fn sql(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> Stor
     }
 }
 
-/// What to do where the database's certificate is not trusted.
-const WHOM_TO_TRUST: &str = "; sslrootcert=FILE in the URL names the authority that signed it, and \
-     sslmode=disable speaks without TLS";
+/// What to do where nobody is trusted who signed the database's certificate.
+const WHOM_TO_TRUST: &str = "; sslrootcert=FILE in the URL names the authority that signed it";
 
-fn is_of_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_of_an_authority(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{CertificateError, Error};
     let io = error.downcast_ref::<std::io::Error>();
-    let tls = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
-    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    let tls = io.and_then(|io| io.get_ref()?.downcast_ref::<Error>());
+    matches!(
+        tls,
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    )
 }
 
 /// The driver's error with what the database said, which it leaves to its source.
@@ -114,7 +125,7 @@ impl std::fmt::Display for Said {
                     return Ok(());
                 };
                 write!(f, ": {source}")?;
-                if is_of_a_certificate(source) {
+                if is_of_an_authority(source) {
                     f.write_str(WHOM_TO_TRUST)?;
                 }
                 Ok(())

@@ -38,6 +38,7 @@ pub(crate) fn parse(url: &str) -> Result<Target, OpenError> {
     };
     let (mut roots, mut certificate, mut key) = (None, None, None);
     let mut left = Vec::new();
+    let mut is_tls_meant = false;
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let file = || {
@@ -55,6 +56,11 @@ pub(crate) fn parse(url: &str) -> Result<Target, OpenError> {
             ("sslmode", "verify-ca" | "verify-full") => left.push("sslmode=require"),
             _ => left.push(pair),
         }
+        is_tls_meant |= ["sslrootcert", "sslcert", "sslkey"].contains(&name);
+    }
+    // Who says whom to trust does not want to speak to anybody without being asked.
+    if is_tls_meant && !left.iter().any(|pair| pair.starts_with("sslmode=")) {
+        left.push("sslmode=require");
     }
     let identity = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -95,10 +101,13 @@ mod tests {
         assert_eq!(target.files, TlsFiles { roots, identity });
 
         let target = parse("postgres://db?sslcert=a.pem&sslkey=a.key&sslrootcert=system").unwrap();
+        assert_eq!(target.config.get_ssl_mode(), SslMode::Require);
         let identity = Some(("a.pem".into(), "a.key".into()));
         let roots = None;
         assert_eq!(target.files, TlsFiles { roots, identity });
 
+        let prefer = parse("postgres://db?sslrootcert=system&sslmode=prefer").unwrap();
+        assert_eq!(prefer.config.get_ssl_mode(), SslMode::Prefer);
         for plain in [
             "postgres://db/jobs",
             "host=db password=a?sslcert=b user=ann",
@@ -119,8 +128,13 @@ mod tests {
                 "{error:?}"
             );
         }
-        for url in ["postgres://db?sslmode=maybe", "postgres://db?sslrotcert=x"] {
-            assert!(matches!(parse(url), Err(OpenError::BadUrl { .. })), "{url}");
+        for (url, why) in [
+            ("postgres://db?sslmode=maybe", "sslmode"),
+            ("postgres://db?sslrotcert=x", "sslrotcert"),
+        ] {
+            let error = parse(url).unwrap_err();
+            assert!(matches!(error, OpenError::BadUrl { .. }), "{url}");
+            assert!(error.to_string().contains(why), "{error}");
         }
     }
 }

@@ -97,17 +97,23 @@ fn a_database_is_trusted_by_the_authority_that_the_url_names() {
 
         // It was not signed for this name.
         let named = url(&server, "localhost", "postgres", &full);
-        let another = format!(
-            "sslmode=require&sslrootcert={}",
-            file(dir.path(), "other.pem")
+        let error = open(&named).await.unwrap_err();
+        assert!(
+            error.contains("not valid for name") && !error.contains("sslrootcert="),
+            "{error}"
         );
+        let another = format!("sslrootcert={}", file(dir.path(), "other.pem"));
         let another = url(&server, "127.0.0.1", "postgres", &another);
         // The authorities of the operating system do not know it, and a fall back to no TLS is none.
         let system = url(&server, "127.0.0.1", "postgres", "sslmode=prefer");
-        for refused in [named, another, system] {
+        for refused in [another, system] {
             let error = open(&refused).await.unwrap_err();
             assert!(error.contains("sslrootcert=FILE"), "{refused}: {error}");
         }
+        // Whoever names an authority does not mean to speak to anybody without TLS.
+        let plain = kjob_test_postgres::url().replace("sslmode=disable", &ca);
+        let error = open(&plain).await.unwrap_err();
+        assert!(error.contains("TLS"), "{error}");
         for (missing, word) in [("empty.pem", "sslrootcert"), ("none.pem", "sslrootcert")] {
             let words = format!("sslmode=require&sslrootcert={}", file(dir.path(), missing));
             let url = url(&server, "127.0.0.1", "postgres", &words);

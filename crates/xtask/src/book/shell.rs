@@ -127,14 +127,14 @@ impl Shell {
     fn here(&self, text: &str) -> String {
         let ports = self.ports.iter();
         ports.fold(text.to_owned(), |text, (said, meant)| {
-            text.replace(said, meant)
+            with_number(&text, said, meant)
         })
     }
 
     fn there(&self, text: &str) -> String {
         let ports = self.ports.iter();
         ports.fold(text.to_owned(), |text, (said, meant)| {
-            text.replace(meant, said)
+            with_number(&text, meant, said)
         })
     }
 }
@@ -146,6 +146,23 @@ impl Drop for Shell {
         let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         let _ = self.bash.wait();
     }
+}
+
+/// The text with one number for another, where its digits are not a part of more.
+fn with_number(text: &str, number: &str, other: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut left = text;
+    while let Some(at) = left.find(number) {
+        let (before, after) = (&left[..at], &left[at + number.len()..]);
+        let ends_in_digit = |text: &str| text.ends_with(|c: char| c.is_ascii_digit());
+        let is_part = ends_in_digit(before)
+            || (before.is_empty() && ends_in_digit(&result))
+            || after.starts_with(|c: char| c.is_ascii_digit());
+        result += before;
+        result += if is_part { number } else { other };
+        left = after;
+    }
+    result + left
 }
 
 /// Whether it is bash's word that a process in the background was killed. An interactive bash has other words
@@ -179,6 +196,14 @@ fn free_ports() -> Result<Vec<(&'static str, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_no_part_of_another_number() {
+        let text = "http://127.0.0.1:4954/ 234954223 4954 49544954 14954";
+        let there = "http://127.0.0.1:9191/ 234954223 9191 49544954 14954";
+        assert_eq!(with_number(text, "4954", "9191"), there);
+        assert_eq!(with_number("", "1", "2"), "");
+    }
 
     fn shell(name: &str) -> Shell {
         let home = std::env::temp_dir().join(format!("kjob-shell-{name}-{}", std::process::id()));
