@@ -4,6 +4,7 @@
 //! no store is opened; so it may run beside a server too.
 
 mod clock;
+mod commands;
 mod database;
 mod directory;
 mod limits;
@@ -82,6 +83,7 @@ async fn examine(cli: Cli, program: Program) -> Report {
         }
     };
     report.extend(variables());
+    report.extend(commands::look(&config.routes));
     let settings = &config.settings;
     let mut segments = 0;
     let mut is_served = false;

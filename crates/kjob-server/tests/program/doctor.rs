@@ -302,3 +302,25 @@ fn people_are_told_what_exit_codes_mean() {
     assert_eq!(code, 0);
     assert!(help.contains("Exit codes: 0 nothing fails"), "{help}");
 }
+
+#[test]
+fn programs_of_routes_are_looked_for() {
+    let dir = tempdir().unwrap();
+    let route = |endpoint: &str, program: &str| {
+        format!("[[route]]\nendpoint = {endpoint:?}\nkind = \"command\"\ncommand = [{program:?}]\n")
+    };
+    let good = route("/a", "cat") + &route("/b", "/bin/sh");
+    let told = Told::with(&dir, &["--config", &config(&dir, &good)]);
+    assert_eq!(
+        told.verdict("commands"),
+        "ok",
+        "{:#}",
+        told.check("commands")
+    );
+    let bad = good + &route("/c", "no-such-program") + &route("/d", "/etc/passwd");
+    let told = Told::with(&dir, &["--config", &config(&dir, &bad)]);
+    let check = told.check("commands");
+    assert_eq!(check["verdict"], "warn", "{check:#}");
+    assert_eq!(check["found"], "2 of 4 are not, such as no-such-program");
+    assert_eq!(told.code, 0);
+}
