@@ -47,25 +47,24 @@ impl Inner {
         let node = self.step(node).await?;
         self.serve(cluster).await?;
         // Before anything is begun under this lease: who does not come to that joins anew, which ends it.
-        let mut proved = called;
-        let mut is_heard = false;
+        let mut proved = None;
         for _ in 0..BEATS_TO_SET_A_CLOCK {
-            let called = Instant::now();
-            match timeout_at(proved + config.lease_time, self.beat(cluster)).await {
-                Ok(Ok(Some(_))) => (proved, is_heard) = (called, true),
+            let asked = Instant::now();
+            let until = proved.unwrap_or(called) + config.lease_time;
+            match timeout_at(until, self.beat(cluster)).await {
+                Ok(Ok(Some(_))) => proved = Some(asked),
                 // The clock is as well set as it can be for now.
-                Ok(Err(_)) | Err(_) if is_heard => break,
+                Ok(Err(_)) | Err(_) if proved.is_some() => break,
                 Ok(Err(error)) => return Err(error),
                 Ok(Ok(None)) | Err(_) => return Err(too_late()),
             }
             // A word that was long under way says little of the clock, so it is asked again.
-            if called.elapsed() <= CLOCK_ERROR_MAX {
+            if asked.elapsed() <= CLOCK_ERROR_MAX {
                 break;
             }
         }
-        if proved.elapsed() >= config.lease_time {
-            return Err(too_late());
-        }
+        let lasts = |proved: &Instant| proved.elapsed() < config.lease_time;
+        let proved = proved.filter(lasts).ok_or_else(too_late)?;
         // Not before: by now others may have been at work here for a while, and would begin under it.
         cluster.trust(proved);
         self.tell_of_lease(LeaseEvent::Joined);

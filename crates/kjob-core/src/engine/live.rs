@@ -97,33 +97,27 @@ impl Live {
 
     /// Takes over what the store has answered, if it is news, and gives the newest state.
     pub(super) fn observe(&self, state: State) -> State {
-        let mut cell = self.cell();
-        cell.stored = true;
-        if !state.is_newer_than(&cell.state) {
-            return cell.state;
+        if self.hears(state) {
+            state
+        } else {
+            self.state()
         }
-        self.renew(cell, state);
-        state
     }
 
     /// As [`observe`](Self::observe); whether it was news.
     pub(super) fn hears(&self, state: State) -> bool {
         let mut cell = self.cell();
         cell.stored = true;
-        let is_news = state.is_newer_than(&cell.state);
-        if is_news {
-            self.renew(cell, state);
+        if !state.is_newer_than(&cell.state) {
+            return false;
         }
-        is_news
-    }
-
-    fn renew(&self, mut cell: MutexGuard<'_, Cell>, state: State) {
         cell.state = state;
         if state.phase == Phase::Cancelling {
             cell.stop(Stop::Cancel);
         }
         drop(cell);
         self.changed.notify_waiters();
+        true
     }
 
     /// Begins a run, and gives the token by which it is stopped.

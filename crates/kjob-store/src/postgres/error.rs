@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 #[non_exhaustive]
 pub enum OpenError {
     /// The URL is not one of a database.
-    #[error("the database's URL cannot be used: {}", with_cause(source))]
+    #[error("the database's URL cannot be used: {}", said(source))]
     BadUrl {
         /// What is wrong with it.
         #[source]
@@ -79,14 +79,6 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
-/// The driver's error with what it leaves to its source.
-fn with_cause(error: &tokio_postgres::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
-}
-
 /// A [`StoreError`] of a failed statement.
 pub(crate) fn sql(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
     move |error| match error.code() {
@@ -117,20 +109,18 @@ struct Said(tokio_postgres::Error);
 
 impl std::fmt::Display for Said {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.as_db_error() {
-            Some(said) => write!(f, "{} ({})", said.message(), said.code().code()),
-            None => {
-                write!(f, "{}", self.0)?;
-                let Some(source) = std::error::Error::source(&self.0) else {
-                    return Ok(());
-                };
-                write!(f, ": {source}")?;
-                if is_of_an_authority(source) {
-                    f.write_str(WHOM_TO_TRUST)?;
-                }
-                Ok(())
-            }
-        }
+        f.write_str(&said(&self.0))
+    }
+}
+
+fn said(error: &tokio_postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("{} ({})", said.message(), said.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(cause) if is_of_an_authority(cause) => format!("{error}: {cause}{WHOM_TO_TRUST}"),
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }
 
