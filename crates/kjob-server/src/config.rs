@@ -42,6 +42,7 @@ use kjob_proto::Limits;
 
 pub use crate::doctor::DoctorArgs;
 pub use crate::store_cli::StoreArgs;
+pub(crate) use cli::misspelt_in_environment;
 pub use cli::{Cli, Command, misspelt_variables};
 pub use database::DatabaseUrl;
 pub use error::ConfigError;

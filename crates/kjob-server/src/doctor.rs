@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::runtime::Builder;
 
-use crate::config::{Cli, Config, StoreKind, misspelt_variables};
-use crate::program::Program;
+use crate::config::{Cli, Config, StoreKind, misspelt_in_environment};
+use crate::program::{Program, fail};
 use crate::run;
 
 use clock::Clocks;
@@ -41,25 +41,19 @@ pub struct DoctorArgs {
 pub(crate) fn main(cli: Cli, arguments: &DoctorArgs, program: Program) -> ExitCode {
     let report = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(examine(cli, program)),
-        Err(error) => return failed(&error),
+        Err(error) => return fail(FOUND, error),
     };
     let text = match arguments.json {
         true => report.to_json(),
         false => report.to_string(),
     };
     if let Err(error) = io::stdout().write_all(text.as_bytes()) {
-        return failed(&error);
+        return fail(FOUND, error);
     }
     match report.has_failed() {
         true => ExitCode::from(FOUND),
         false => ExitCode::SUCCESS,
     }
-}
-
-fn failed(error: &io::Error) -> ExitCode {
-    // With nowhere to print to there is only the exit code left to tell.
-    let _ = writeln!(io::stderr(), "kjob-server: {error}");
-    ExitCode::from(FOUND)
 }
 
 async fn examine(cli: Cli, program: Program) -> Report {
@@ -154,10 +148,7 @@ fn settings(config: &Config, program: Program, expected: &'static str) -> Findin
 
 /// Variables that nobody reads, though they look as if somebody should.
 fn variables() -> Option<Finding> {
-    let names: Vec<String> = std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
-        .collect();
-    let misspelt = misspelt_variables(names.iter().map(String::as_str));
+    let misspelt = misspelt_in_environment();
     let (name, meant) = misspelt.first()?;
     let found = format!("{} that are not known, such as {name}", misspelt.len());
     let finding = Finding::new("variables", found, "KJOB_ variables that are settings");

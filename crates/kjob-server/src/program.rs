@@ -33,7 +33,7 @@ use kjob_core::Store;
 use kjob_core::engine::{EngineConfig, Registry};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::config::{Cli, Command, Config, misspelt_variables};
+use crate::config::{Cli, Command, Config, misspelt_in_environment};
 use crate::database;
 use crate::doctor;
 use crate::gateway::{LAUNCH_WORD, launch};
@@ -175,10 +175,7 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
     if let Err(error) = logging::init(&settings.log, settings.log_format) {
         return fail(FAILED, error);
     }
-    let variables: Vec<String> = std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
-        .collect();
-    for (name, meant) in misspelt_variables(variables.iter().map(String::as_str)) {
+    for (name, meant) in misspelt_in_environment() {
         tracing::warn!("the variable {name} is not known; did you mean {meant}?");
     }
     let handler_threads = (!program.registry.is_cooperative()).then(|| config.handler_threads());
@@ -224,7 +221,8 @@ fn start_runtimes(handler_threads: Option<usize>) -> io::Result<Runtimes> {
     })
 }
 
-fn fail(code: u8, error: impl Display) -> ExitCode {
+/// Says what went wrong, and tells how to exit.
+pub(crate) fn fail(code: u8, error: impl Display) -> ExitCode {
     // With nowhere to print to there is only the exit code left to tell.
     let _ = writeln!(io::stderr(), "kjob-server: {error}");
     ExitCode::from(code)

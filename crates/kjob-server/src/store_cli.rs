@@ -16,6 +16,7 @@ use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError, check};
 use crate::config::{Config, StoreKind};
 #[cfg(unix)]
 use crate::control;
+use crate::program::fail;
 use crate::store_orders::{Answer, Order, PurgeOrder};
 
 /// A check found damage.
@@ -108,7 +109,7 @@ enum StoreCommandError {
 pub(crate) fn main(config: &Config, arguments: StoreArgs) -> ExitCode {
     let answer = match carry_out(config, arguments.command) {
         Ok(answer) => answer,
-        Err(error) => return failed(&error),
+        Err(error) => return fail(NOT_DONE, error),
     };
     let text = if arguments.json {
         // Structs of numbers and texts: turning them into JSON does not fail.
@@ -118,18 +119,12 @@ pub(crate) fn main(config: &Config, arguments: StoreArgs) -> ExitCode {
     };
     if let Err(source) = io::stdout().write_all(text.as_bytes()) {
         let doing = "print";
-        return failed(&StoreCommandError::System { doing, source });
+        return fail(NOT_DONE, StoreCommandError::System { doing, source });
     }
     match answer {
         Answer::Check(check) if !check.findings.is_empty() => ExitCode::from(FOUND),
         _ => ExitCode::SUCCESS,
     }
-}
-
-fn failed(error: &StoreCommandError) -> ExitCode {
-    // With nowhere to print to there is only the exit code left to tell.
-    let _ = writeln!(io::stderr(), "kjob-server: {error}");
-    ExitCode::from(NOT_DONE)
 }
 
 fn carry_out(config: &Config, command: StoreCommand) -> Result<Answer, StoreCommandError> {

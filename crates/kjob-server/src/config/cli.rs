@@ -19,9 +19,10 @@ use crate::user_command::UserCommand;
 /// which jobs are run by other servers and by programs, are in the file alone.
 ///
 /// SIGTERM or SIGINT stops it: no new jobs are taken, running ones may go on for the drain
-/// timeout. A second signal ends it at once. SIGHUP makes it read the users file,
-/// the certificate and its key, and the routes of the config file anew, and open the audit log anew. Exit codes: 0 stopped as asked; 1 it failed; 2 the
-/// command line or the config is wrong; 130 or 143 ended at once by a second SIGINT or SIGTERM.
+/// timeout. A second signal ends it at once. SIGHUP makes it read the users file, the certificate and
+/// its key, and the routes of the config file anew, and open the audit log anew. Exit codes: 0 stopped
+/// as asked; 1 it failed; 2 the command line or the config is wrong; 130 or 143 ended at once by a second
+/// SIGINT or SIGTERM.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kjob-server", version)]
 pub struct Cli {
@@ -77,16 +78,24 @@ impl Cli {
     /// What to print and how to exit: for a mistake as well as for `--help` and `--version`.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
-        let matches = description().try_get_matches_from(&arguments);
+        let matches = Self::description().try_get_matches_from(&arguments);
         let matches = matches.map_err(|error| naming_variable(error, &arguments))?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.keys.note_variables(&matches);
         Ok(cli)
     }
 
-    /// The whole command line, for man pages and completions.
+    /// The whole command line, with each setting's default in its help: for man pages and completions too.
     pub fn description() -> clap::Command {
-        description()
+        let mut command = Self::command();
+        // clap must not fill the defaults in itself: they would win over the config file.
+        for (name, _, default) in Keys::TABLE {
+            command = command.mut_arg(name, |arg| {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                arg.help(format!("{help} [default: {default}]"))
+            });
+        }
+        command
     }
 
     /// Reads the config file, if there is one, and resolves all settings.
@@ -124,6 +133,17 @@ pub fn misspelt_variables<'a>(
     names.into_iter().filter_map(variable_meant).collect()
 }
 
+/// Those of this process that are [misspelt](misspelt_variables).
+pub(crate) fn misspelt_in_environment() -> Vec<(String, &'static str)> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let names: Vec<String> = names.collect();
+    let misspelt = misspelt_variables(names.iter().map(String::as_str));
+    let owned = misspelt
+        .into_iter()
+        .map(|(name, meant)| (name.to_owned(), meant));
+    owned.collect()
+}
+
 /// clap names the flag where a variable has a bad value; names the variable instead.
 fn naming_variable(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
     let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else {
@@ -149,19 +169,6 @@ fn naming_variable(mut error: clap::Error, arguments: &[OsString]) -> clap::Erro
     error
 }
 
-/// The command line, with each setting's default in its help. clap must not fill them in itself:
-/// they would win over the config file.
-pub(super) fn description() -> clap::Command {
-    let mut command = Cli::command();
-    for (name, _, default) in Keys::TABLE {
-        command = command.mut_arg(name, |arg| {
-            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-            arg.help(format!("{help} [default: {default}]"))
-        });
-    }
-    command
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -175,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        description().debug_assert();
+        Cli::description().debug_assert();
     }
 
     #[test]
@@ -237,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_help_tells_every_default() {
-        let help = description().render_long_help().to_string();
+        let help = Cli::description().render_long_help().to_string();
         for (name, variable, default) in Keys::TABLE {
             assert!(
                 help.contains(&format!("--{}", name.replace('_', "-"))),

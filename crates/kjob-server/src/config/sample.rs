@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use super::cli::description;
 use super::{Cli, Keys};
 
 /// Where lines of comments are broken.
@@ -42,7 +41,7 @@ impl Cli {
     /// # Ok::<(), kjob_server::config::ConfigError>(())
     /// ```
     pub fn sample(set: &[(&str, &str)]) -> String {
-        let command = description();
+        let command = Cli::description();
         let mut sample = HEAD.to_owned();
         for (name, _, default) in Keys::TABLE {
             let argument = command.get_arguments().find(|it| it.get_id() == *name);
