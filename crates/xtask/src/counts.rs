@@ -14,6 +14,13 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Adds a check that is no test of a program's own, and says what came of it.
+    pub(crate) fn add_check(&mut self, name: &str, is_well: bool) {
+        println!("{}: {name}", if is_well { "well" } else { "NOT WELL" });
+        self.passed += u32::from(is_well);
+        self.failed += u32::from(!is_well);
+    }
+
     /// Adds a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …`; other lines are nothing.
     pub(crate) fn add_cargo_line(&mut self, line: &str) {
         if let Some((_, counts)) = line

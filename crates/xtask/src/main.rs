@@ -23,6 +23,7 @@ mod process;
 mod promtool;
 mod release;
 mod runner;
+mod served;
 mod siege;
 mod simulate;
 mod soak;

@@ -68,9 +68,7 @@ impl Stage {
         let target = workspace.target.join("debian-stage");
         let built = target.join("release");
         // What is left from another version would be packed.
-        if target.exists() {
-            fs::remove_dir_all(&target)?;
-        }
+        process::empty_dir(&target)?;
         fs::create_dir_all(&built)?;
         let (server, client) = (build::server(release)?, build::cli(release)?);
         for program in [&server, &client] {

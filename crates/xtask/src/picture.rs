@@ -57,10 +57,7 @@ const FRAME_MIN: Duration = Duration::from_millis(200);
 pub(crate) fn draw(workspace: &Workspace) -> Result<()> {
     let programs = build::both_programs(false)?;
     let home = workspace.target.join("picture");
-    if home.exists() {
-        fs::remove_dir_all(&home)?;
-    }
-    fs::create_dir_all(&home)?;
+    process::empty_dir(&home)?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     fs::write(home.join("session.sh"), script(port))?;
     let frames = play(&home, &programs, &port.to_string())?;
@@ -95,13 +92,12 @@ fn quoted(text: &str) -> String {
 
 /// Runs it on a terminal: `script` makes one.
 fn play(home: &Path, programs: &Path, port: &str) -> Result<Vec<Frame>> {
-    let usual = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("script");
     command
         .args(["-qefc", "bash --noprofile --norc session.sh", "end.txt"])
         .current_dir(home)
         .env_clear()
-        .env("PATH", format!("{}:{usual}", programs.display()))
+        .env("PATH", process::path_with(programs)?)
         .env("HOME", home)
         .env("TERM", "xterm")
         .env("LC_ALL", "C.UTF-8")

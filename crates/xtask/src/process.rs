@@ -1,6 +1,7 @@
 //! Running other programs, from the root of the workspace.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -51,6 +52,23 @@ impl Tool {
 pub(crate) fn root() -> &'static Path {
     let this_package = Path::new(env!("CARGO_MANIFEST_DIR"));
     this_package.ancestors().nth(2).unwrap_or(this_package)
+}
+
+/// The variable `PATH` by which programs are looked for in `dir` first.
+pub(crate) fn path_with(dir: &Path) -> Result<OsString> {
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let places = [dir.to_owned()].into_iter();
+    Ok(std::env::join_paths(
+        places.chain(std::env::split_paths(&usual)),
+    )?)
+}
+
+/// Makes a directory that is empty, whatever an earlier run has left there.
+pub(crate) fn empty_dir(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| path.display().to_string())?;
+    }
+    fs::create_dir_all(path).with_context(|| path.display().to_string())
 }
 
 /// Runs to the end; anything but success is an error.

@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use crate::build;
 use crate::counts::Counts;
 use crate::debian::{self, packaged};
 use crate::process::{self, Tool};
+use crate::served::Served;
 use crate::steps::{Context, Verdict};
 
 const PROMTOOL: &str = "promtool";
@@ -37,26 +38,21 @@ pub(crate) fn step(context: &Context) -> Result<Verdict> {
     let shown = shown_by_a_server(&build::server(context.release)?, &scratch)?;
 
     let mut counts = Counts::default();
-    let mut note = |name: &str, ok: bool| {
-        println!("{}: {name}", if ok { "well" } else { "NOT WELL" });
-        counts.passed += u32::from(ok);
-        counts.failed += u32::from(!ok);
-    };
     let rules = |words: [&str; 2], file: &Path| {
         let mut promtool = Tool::At(PROMTOOL.into()).command();
         process::run_watched(promtool.args(words).arg(file), |_| {})
     };
-    note(
+    counts.add_check(
         "alerts",
         rules(["check", "rules"], &alerts.join("alerts.yaml"))?,
     );
     let tests = alerts.join("alerts.test.yaml");
-    note("tests of alerts", rules(["test", "rules"], &tests)?);
-    note(
+    counts.add_check("tests of alerts", rules(["test", "rules"], &tests)?);
+    counts.add_check(
         "queries of the dashboard",
         rules(["check", "rules"], &queries)?,
     );
-    note("what a server shows", check_shown(&shown)?);
+    counts.add_check("what a server shows", check_shown(&shown)?);
     Ok(Verdict::Ran {
         ok: counts.failed == 0,
         counts,
@@ -96,34 +92,15 @@ fn collect_queries<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// A server that ends when this is dropped.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The page of a server that has just begun.
 fn shown_by_a_server(program: &Path, scratch: &Path) -> Result<String> {
     let mut command = Command::new(program);
     command
         .args(["--listen", "127.0.0.1:0", "--demo", "--data-dir"])
-        .arg(scratch.join("data"))
-        .stdout(Stdio::piped());
-    let mut server = Server(
-        command
-            .spawn()
-            .with_context(|| program.display().to_string())?,
-    );
-    let out = server.0.stdout.take().context("its output")?;
-    let mut line = String::new();
-    BufReader::new(out).read_line(&mut line)?;
-    let address = line.trim_end().rsplit('/').next().unwrap_or_default();
-    let mut stream = TcpStream::connect(address).with_context(|| line.clone())?;
+        .arg(scratch.join("data"));
+    let server = Served::start(&mut command)?;
+    let address = server.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).with_context(|| server.url.clone())?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply)?;

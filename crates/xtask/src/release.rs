@@ -74,10 +74,7 @@ pub(crate) fn sbom(workspace: &Workspace) -> Result<()> {
 /// A copy of what is committed.
 fn export(to: &Path) -> Result<PathBuf> {
     let source = to.join("source");
-    if source.exists() {
-        fs::remove_dir_all(&source)?;
-    }
-    fs::create_dir_all(&source).with_context(|| source.display().to_string())?;
+    process::empty_dir(&source)?;
     let archive = to.join("source.tar");
     let mut git = Tool::At("git".into()).command();
     git.args(["archive", "--format=tar", "HEAD", "--output"]);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::transcript;
+use crate::process;
 
 /// Ports that pages name. Others may use them on this machine, so each stands for one that is free.
 const PORTS: [&str; 3] = ["9191", "9192", "8080"];
@@ -34,19 +35,13 @@ pub(crate) struct Shell {
 impl Shell {
     /// Starts it in an empty directory, which is made; it looks for programs in `programs` first.
     pub(crate) fn start(home: &Path, programs: &Path) -> Result<Self> {
-        if home.exists() {
-            fs::remove_dir_all(home)?;
-        }
-        fs::create_dir_all(home)?;
-        let usual = std::env::var_os("PATH").unwrap_or_default();
-        let places = [programs.to_owned()].into_iter();
-        let path = std::env::join_paths(places.chain(std::env::split_paths(&usual)))?;
+        process::empty_dir(home)?;
         let mut command = Command::new("bash");
         command
             .args(["--noprofile", "--norc"])
             .current_dir(home)
             .env_clear()
-            .env("PATH", path)
+            .env("PATH", process::path_with(programs)?)
             .env("HOME", home)
             .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::piped())

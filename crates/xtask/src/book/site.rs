@@ -15,9 +15,7 @@ use crate::tools;
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let mdbook = tools::MDBOOK.ensure(workspace)?;
     let source = workspace.target.join("book-source");
-    if source.exists() {
-        fs::remove_dir_all(&source)?;
-    }
+    process::empty_dir(&source)?;
     copy(&workspace.root.join("docs"), &source)?;
     let book = workspace.target.join("book");
     let mut build = Tool::At(mdbook).command();

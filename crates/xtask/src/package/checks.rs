@@ -1,15 +1,15 @@
 //! Packages, installed and tried: in a root of their own, so that nothing is left on the machine.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::counts::Counts;
 use crate::debian::{self, packaged};
 use crate::process;
+use crate::served::Served;
 use crate::steps::{Context, Verdict};
 
 use super::root::Root;
@@ -46,13 +46,9 @@ pub(crate) fn step(context: &Context) -> Result<Verdict> {
     let mut counts = Counts::default();
     for (name, check) in CHECKS {
         let done = check(&packages, &root);
-        println!("{}: {name}", if done.is_ok() { "well" } else { "NOT WELL" });
-        match done {
-            Ok(()) => counts.passed += 1,
-            Err(error) => {
-                println!("    {error:#}");
-                counts.failed += 1;
-            }
+        counts.add_check(name, done.is_ok());
+        if let Err(error) = done {
+            println!("    {error:#}");
         }
     }
     Ok(Verdict::Ran {
@@ -208,7 +204,7 @@ fn doctor(_: &Packages, root: &Root) -> Result<()> {
 }
 
 fn job(_: &Packages, root: &Root) -> Result<()> {
-    let mut service = Service::start(root)?;
+    let service = start(root)?;
     let mut kjob = Command::new(root.at(CLIENT));
     kjob.args(["--url", &service.url, "submit", "/show/system/status"])
         .args(["--data", "{\"options\": {}}", "--wait"])
@@ -267,64 +263,20 @@ fn served(root: &Root) -> Command {
     command
 }
 
-/// A server as the unit starts it, at a free port; killed when dropped.
-struct Service {
-    child: Child,
-    url: String,
-    /// Kept open, as the server would otherwise find nobody to print to.
-    _stdout: BufReader<ChildStdout>,
-}
-
-impl Service {
-    fn start(root: &Root) -> Result<Self> {
-        let unit = fs::read_to_string(root.at(UNIT))?;
-        let expected = format!("ExecStart={SERVER} --config {CONFIG}");
-        ensure!(
-            unit.lines().any(|line| line == expected),
-            "the unit does not start {expected}"
-        );
-        let log = fs::File::create(root.at("/server.log"))?;
-        let mut child = served(root)
-            .args(["--listen", "127.0.0.1:0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let mut stdout = BufReader::new(stdout);
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
-        let mut service = Self {
-            child,
-            url: String::new(),
-            _stdout: stdout,
-        };
-        match line.trim_end().strip_prefix("kjob-server listening on ") {
-            Some(url) => service.url = url.to_owned(),
-            None => {
-                let log = fs::read_to_string(root.at("/server.log"))?;
-                bail!("the server did not start: {line}{log}");
-            }
-        }
-        fs::remove_file(root.at("/server.log"))?;
-        Ok(service)
-    }
-
-    /// As systemd does it.
-    fn stop(&mut self) -> Result<()> {
-        let pid = self.child.id().to_string();
-        process::run(Command::new("kill").args(["-TERM", &pid]))?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "the server ended with {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A server as the unit starts it, at a free port.
+fn start(root: &Root) -> Result<Served> {
+    let unit = fs::read_to_string(root.at(UNIT))?;
+    let expected = format!("ExecStart={SERVER} --config {CONFIG}");
+    ensure!(
+        unit.lines().any(|line| line == expected),
+        "the unit does not start {expected}"
+    );
+    let path = root.at("/server.log");
+    let log = fs::File::create(&path)?;
+    let service = Served::start(served(root).args(["--listen", "127.0.0.1:0"]).stderr(log));
+    let said = fs::read_to_string(&path)?;
+    fs::remove_file(&path)?;
+    service.context(said)
 }
 
 #[cfg(unix)]

@@ -16,9 +16,7 @@ pub(super) struct Root {
 
 impl Root {
     pub(super) fn new(path: PathBuf) -> Result<Self> {
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
+        process::empty_dir(&path)?;
         let own = path.join("var/lib/dpkg");
         fs::create_dir_all(own.join("info"))?;
         fs::create_dir_all(own.join("updates"))?;
