@@ -18,7 +18,7 @@ use crate::stores::Made;
 use crate::trial::{at, files};
 
 /// Most of a case is waiting for threads of its store.
-const THREADS: usize = 6;
+const THREADS: usize = 12;
 
 pub const ALL: Parts = Parts {
     payload: true,
