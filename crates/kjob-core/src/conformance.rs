@@ -43,6 +43,7 @@ pub mod reads;
 pub mod retention;
 pub mod tags;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ use kjob_proto::{Encoding, Text};
 
 use crate::{
     Finish, Header, IdBlock, Job, JobId, JobOptions, JobTag, Lease, NewJob, OnInterrupt, Output,
-    Owner, Parts, QueryId, State, Store, Submitted, TagReuse, Timestamp,
+    Owner, Parts, QueryId, Shard, State, Store, Submitted, TagReuse, Timestamp,
 };
 
 /// How the suite gets at a store.
@@ -81,7 +82,8 @@ pub struct Trial {
     harness: Box<dyn Harness>,
     /// The store.
     pub store: Arc<dyn Store>,
-    ids: IdBlock,
+    ids: HashMap<Option<Shard>, IdBlock>,
+    last: Option<JobId>,
 }
 
 /// A test of the suite.
@@ -215,6 +217,7 @@ pub fn at(millis: i64) -> Timestamp {
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .enable_all()
         .build()
         .expect("a runtime")
 }
@@ -225,21 +228,57 @@ impl Trial {
         Self {
             harness,
             store,
-            ids: IdBlock::empty(),
+            ids: HashMap::new(),
+            last: None,
         }
     }
 
+    /// One for a job whose tag carries it, or for none.
     async fn id(&mut self) -> JobId {
-        if self.ids.remaining() == 0 {
-            self.ids = self.store.reserve_ids(8).await.unwrap();
+        self.id_in(None).await
+    }
+
+    /// One for a job of the anonymous owner's with this tag.
+    async fn id_for(&mut self, tag: &JobTag) -> JobId {
+        self.id_of(&Owner::anonymous(), tag, at(0)).await
+    }
+
+    /// One for a job of this owner's with this tag.
+    async fn id_of(&mut self, owner: &Owner, tag: &JobTag, now: Timestamp) -> JobId {
+        let shard = self.store.shard_for(owner, tag, now).await;
+        self.id_in(Some(shard.unwrap())).await
+    }
+
+    async fn id_in(&mut self, shard: Option<Shard>) -> JobId {
+        // Each is larger than those before, whatever its shard: jobs are then listed as they were made.
+        loop {
+            let block = self.ids.entry(shard).or_insert_with(IdBlock::empty);
+            let mut rest = std::iter::from_fn(|| block.take());
+            if let Some(id) = rest.find(|id| Some(*id) > self.last) {
+                self.last = Some(id);
+                return id;
+            }
+            let reserved = match shard {
+                Some(shard) => self.store.reserve_ids_in(shard, 8).await,
+                None => self.store.reserve_ids(8).await,
+            };
+            *block = reserved.unwrap();
         }
-        self.ids.take().unwrap()
     }
 
     /// A job of the anonymous owner with this tag, received at the beginning of time.
     async fn job(&mut self, tag: &str) -> NewJob {
-        let id = self.id().await;
-        new_job(id, tag.parse().unwrap())
+        let tag = tag.parse().unwrap();
+        new_job(self.id_for(&tag).await, tag)
+    }
+
+    /// As [`job`](Self::job), of another owner.
+    async fn job_of(&mut self, owner: &Owner, tag: &str) -> NewJob {
+        let tag = tag.parse().unwrap();
+        let id = self.id_of(owner, &tag, at(0)).await;
+        let mut job = new_job(id, tag);
+        job.header.owner = owner.clone();
+        job
     }
 
     async fn submit(&self, job: NewJob) -> Submitted {

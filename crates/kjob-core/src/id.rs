@@ -62,21 +62,37 @@ impl fmt::Debug for JobId {
 pub struct IdBlock {
     next: i64,
     end: i64,
+    /// From one id to the next.
+    step: i64,
 }
 
 impl IdBlock {
     /// The block `first .. first + count`, cut at [`JobId::MAX`].
     pub fn new(first: JobId, count: u32) -> Self {
-        let end = (first.get() + i64::from(count)).min(JobId::MAX + 1);
+        Self::every(1, first, count)
+    }
+
+    /// The block of `count` ids of which each is `step` after the one before, from `first` on; cut at
+    /// [`JobId::MAX`].
+    pub fn every(step: u32, first: JobId, count: u32) -> Self {
+        let step = i64::from(step.max(1));
+        let end = first
+            .get()
+            .saturating_add(i64::from(count).saturating_mul(step));
         Self {
             next: first.get(),
-            end,
+            end: end.min(JobId::MAX + 1),
+            step,
         }
     }
 
     /// A block with nothing in it.
     pub fn empty() -> Self {
-        Self { next: 1, end: 1 }
+        Self {
+            next: 1,
+            end: 1,
+            step: 1,
+        }
     }
 
     /// The next id, or `None` when the block is used up.
@@ -85,13 +101,14 @@ impl IdBlock {
             return None;
         }
         let id = JobId::new(self.next);
-        self.next += 1;
+        self.next += self.step;
         id
     }
 
     /// How many ids are left.
     pub fn remaining(&self) -> u32 {
-        u32::try_from(self.end - self.next).unwrap_or(u32::MAX)
+        let left = (self.end - self.next).max(0) as u64;
+        u32::try_from(left.div_ceil(self.step as u64)).unwrap_or(u32::MAX)
     }
 }
 
@@ -115,6 +132,21 @@ mod tests {
             .collect();
         assert_eq!(ids, [1, 2, 3]);
         assert_eq!(block.remaining(), 0);
+    }
+
+    #[test]
+    fn a_block_with_a_step_has_as_many_ids_as_another() {
+        let mut block = IdBlock::every(64, JobId::new(5).unwrap(), 3);
+        assert_eq!(block.remaining(), 3);
+        let ids: Vec<_> = std::iter::from_fn(|| block.take())
+            .map(JobId::get)
+            .collect();
+        assert_eq!(ids, [5, 69, 133]);
+        assert_eq!(block.remaining(), 0);
+        let mut last = IdBlock::every(64, JobId::new(JobId::MAX - 1).unwrap(), 3);
+        assert_eq!(last.remaining(), 1);
+        assert_eq!(last.take().map(JobId::get), Some(JobId::MAX - 1));
+        assert_eq!((last.take(), last.remaining()), (None, 0));
     }
 
     #[test]

@@ -14,10 +14,13 @@ mod memory_cluster;
 mod names;
 mod output;
 mod phase;
+mod placement;
 #[cfg(feature = "engine")]
 pub mod purge;
 mod query;
 mod scheduler;
+#[cfg(feature = "engine")]
+mod sharded_store;
 mod shared_store;
 mod state;
 mod store;
@@ -34,8 +37,11 @@ pub use memory_cluster::{MemoryCluster, MemoryNode};
 pub use names::{NameKey, Names};
 pub use output::{Info, InfoError, Output};
 pub use phase::{BadStatus, Phase, Status};
+pub use placement::{Placement, PlacementError, Shard};
 pub use query::{BadQueryId, QueryId, TraceParent};
 pub use scheduler::{RouteId, Scheduler, Waiting};
+#[cfg(feature = "engine")]
+pub use sharded_store::{ShardCountError, ShardedStore};
 pub use shared_store::{
     Beat, Claimed, Hint, Node, NodeId, Orphan, SharedStore, UNSERVED_AFTER, WaitingCounts, Wanted,
     pattern_of,

@@ -65,6 +65,12 @@ impl MemoryStore {
         }
     }
 
+    /// As [`Store::reserve_ids`], from `least` on at least.
+    #[cfg(feature = "engine")]
+    pub(crate) fn reserve_ids_from(&self, least: JobId, count: u32) -> Result<IdBlock, StoreError> {
+        self.open()?.reserve_ids_from(least, count)
+    }
+
     /// How many jobs wait.
     #[cfg(feature = "engine")]
     pub(crate) fn waiting(&self, owner: &Owner) -> crate::WaitingCounts {
@@ -107,10 +113,7 @@ impl MemoryStore {
 #[async_trait]
 impl Store for MemoryStore {
     async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
-        let mut inner = self.open()?;
-        let first = JobId::new(inner.last_id + 1).ok_or(StoreError::NoIdsLeft)?;
-        inner.last_id = (inner.last_id + i64::from(count.max(1))).min(JobId::MAX);
-        Ok(IdBlock::new(first, count.max(1)))
+        self.open()?.reserve_ids_from(JobId::FIRST, count)
     }
 
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
@@ -342,6 +345,14 @@ impl Store for MemoryStore {
 }
 
 impl Inner {
+    fn reserve_ids_from(&mut self, least: JobId, count: u32) -> Result<IdBlock, StoreError> {
+        let first = least.get().max(self.last_id + 1);
+        let first = JobId::new(first).ok_or(StoreError::NoIdsLeft)?;
+        let count = count.max(1);
+        self.last_id = (first.get() - 1 + i64::from(count)).min(JobId::MAX);
+        Ok(IdBlock::new(first, count))
+    }
+
     /// The unexpired job that `tag` names.
     fn named(&self, owner: &Owner, tag: &JobTag, now: Timestamp) -> Option<JobId> {
         // An entry comes first: a generated tag whose job failed may have been given to another.

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::{
-    Beat, Claimed, Hint, JobId, MemoryStore, Node, NodeId, Orphan, Owner, Parts, Phase, RouteId,
-    Scheduler, SharedStore, State, Store, StoreError, Timestamp, UNSERVED_AFTER, Waiting,
+    Beat, Claimed, Hint, IdBlock, JobId, MemoryStore, Node, NodeId, Orphan, Owner, Parts, Phase,
+    RouteId, Scheduler, SharedStore, State, Store, StoreError, Timestamp, UNSERVED_AFTER, Waiting,
     WaitingCounts, Wanted, pattern_of,
 };
 
@@ -98,6 +98,7 @@ struct Own {
     node: Option<NodeId>,
     patterns: Vec<Text>,
     is_cut: bool,
+    is_closed: bool,
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
     /// How long answers to the next beats take to come back; `None` for those that do not get through.
@@ -184,7 +185,11 @@ impl MemoryNode {
     }
 
     fn store(&self) -> Result<&MemoryStore, StoreError> {
-        if self.own().is_cut {
+        let own = self.own();
+        if own.is_closed {
+            return Err(StoreError::Closed);
+        }
+        if own.is_cut {
             return Err(cut());
         }
         Ok(&self.shared.store)
@@ -234,6 +239,10 @@ impl SharedStore for MemoryNode {
         book.nodes.insert(node, member);
         self.own().node = Some(node);
         Ok(node)
+    }
+
+    async fn reserve_ids_from(&self, least: JobId, count: u32) -> Result<IdBlock, StoreError> {
+        self.store()?.reserve_ids_from(least, count)
     }
 
     async fn leave(&self) -> Result<(), StoreError> {

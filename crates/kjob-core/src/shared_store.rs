@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_proto::Text;
 
-use crate::{Header, JobId, Lease, Owner, State, Store, StoreError, Timestamp};
+use crate::{Header, IdBlock, JobId, Lease, Owner, State, Store, StoreError, Timestamp};
 
 /// A [`Store`] of which many processes have a handle each, an engine over each handle.
 ///
@@ -30,6 +30,9 @@ pub trait SharedStore: Store {
     ///
     /// A handle that was a node before is another one afterwards; the old one has left.
     async fn join(&self, url: &Text, lease_time: Duration) -> Result<NodeId, StoreError>;
+
+    /// As [`reserve_ids`](Store::reserve_ids), none of them below `least`, nor any that is reserved later.
+    async fn reserve_ids_from(&self, least: JobId, count: u32) -> Result<IdBlock, StoreError>;
 
     /// Ends this node. What still runs on it is for others to take over at once. Nothing if it is none.
     async fn leave(&self) -> Result<(), StoreError>;

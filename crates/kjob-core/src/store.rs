@@ -9,7 +9,7 @@ use kjob_proto::Text;
 
 use crate::{
     CallbackState, CallbackTry, ClaimedCallbacks, End, Header, IdBlock, Job, JobId, JobTag, Lease,
-    NewJob, OnInterrupt, Output, Owner, Priority, Refused, State, Status, Timestamp,
+    NewJob, OnInterrupt, Output, Owner, Priority, Refused, Shard, State, Status, Timestamp,
 };
 
 /// A durable home for jobs.
@@ -29,6 +29,25 @@ use crate::{
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Sets aside `count` ids (at least one) that no call will give again, ever.
     async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError>;
+
+    /// As [`reserve_ids`](Self::reserve_ids), ids of jobs in this shard. A store that is not sharded has the
+    /// first only.
+    async fn reserve_ids_in(&self, shard: Shard, count: u32) -> Result<IdBlock, StoreError> {
+        let _ = shard;
+        self.reserve_ids(count).await
+    }
+
+    /// In which shard the job of a submit with this tag is to be: that of the job which has the tag, or else
+    /// where new ones go. The id that it is submitted with has to be of this shard.
+    async fn shard_for(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Shard, StoreError> {
+        let _ = (owner, tag, now);
+        Ok(Shard::FIRST)
+    }
 
     /// Stores a job, or finds the one that has its tag already.
     ///

@@ -26,13 +26,16 @@ where
     tasks.join_all().await
 }
 
-async fn ids(trial: &Trial, count: u32) -> Vec<JobId> {
-    let mut block: IdBlock = trial.store.reserve_ids(count).await.unwrap();
-    std::iter::from_fn(|| block.take()).collect()
+async fn ids_for(trial: &mut Trial, tags: impl IntoIterator<Item = String>) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    for tag in tags {
+        ids.push(trial.id_for(&tag.parse().unwrap()).await);
+    }
+    ids
 }
 
 pub async fn one_tag_submitted_at_once_gives_one_job(trial: &mut Trial) {
-    let ids = ids(trial, 64).await;
+    let ids = ids_for(trial, (0..64).map(|_| "same".to_owned())).await;
     let answers = at_once(trial, 64, |store, number| {
         let job = new_job(ids[number as usize], "same".parse().unwrap());
         async move { store.submit(job, number % 2 == 0).await.unwrap() }
@@ -123,7 +126,7 @@ pub async fn one_start_of_many_wins(trial: &mut Trial) {
 }
 
 pub async fn many_lives_at_once_all_end_as_they_should(trial: &mut Trial) {
-    let ids = ids(trial, 300).await;
+    let ids = ids_for(trial, (0..300).map(|number| format!("tag-{number}"))).await;
     let ended = at_once(trial, 300, |store, number| {
         let id = ids[number as usize];
         async move {

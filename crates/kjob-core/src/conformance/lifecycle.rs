@@ -19,9 +19,8 @@ fn refused<T: std::fmt::Debug>(result: Result<T, StepError>) -> Refused {
 }
 
 pub async fn a_submitted_job_is_queued_and_reads_back_whole(trial: &mut Trial) {
-    let mut job = trial.job("whole").await;
+    let mut job = trial.job_of(&Owner::new("ann ✓"), "whole").await;
     let header = &mut job.header;
-    header.owner = Owner::new("ann ✓");
     header.endpoint = Text::from("/some/endpoint ✓");
     header.encoding = Encoding::Snappy;
     header.query_id = QueryId::from_bytes([0xff; 16]).unwrap();
@@ -534,7 +533,7 @@ pub async fn big_payloads_and_results_come_back(trial: &mut Trial) {
             .unwrap();
         // The same call again is known by its bytes, also where they are big.
         let mut again = job.clone();
-        again.header.id = trial.id().await;
+        again.header.id = trial.id_for(&job.header.tag).await;
         assert!(matches!(
             trial.submit(again.clone()).await,
             Submitted::Existing(_)

@@ -410,15 +410,22 @@ impl Run {
                 retention_ms,
                 callback,
             } => {
-                let id = self.trial.id().await;
+                let owner = owner_of(owner);
                 let generated = |id| JobTag::generate(id, &mut StdRng::seed_from_u64(1));
-                let tag = match tag {
-                    Tag::User(number) => format!("tag-{number}").parse().unwrap(),
-                    Tag::Generated => generated(id),
-                    Tag::GeneratedFor(number) => generated(self.id(number)),
+                let given = match tag {
+                    Tag::User(number) => Some(format!("tag-{number}").parse().unwrap()),
+                    Tag::Generated => None,
+                    Tag::GeneratedFor(number) => Some(generated(self.id(number))),
+                };
+                let (id, tag) = match given {
+                    Some(tag) => (self.trial.id_of(&owner, &tag, now).await, tag),
+                    None => {
+                        let id = self.trial.id().await;
+                        (id, generated(id))
+                    }
                 };
                 let mut job = new_job(id, tag);
-                job.header.owner = owner_of(owner);
+                job.header.owner = owner;
                 job.header.received_at = now;
                 if endpoint {
                     job.header.endpoint = Text::from("/demo/sleep");

@@ -128,8 +128,7 @@ pub async fn list_gives_jobs_by_rising_id(trial: &mut Trial) {
 }
 
 pub async fn live_gives_what_it_takes_to_queue(trial: &mut Trial) {
-    let mut urgent = trial.job("urgent").await;
-    urgent.header.owner = Owner::new("ann");
+    let mut urgent = trial.job_of(&Owner::new("ann"), "urgent").await;
     urgent.header.endpoint = Text::from("/demo/sleep");
     urgent.header.options.priority = Priority::new(9).unwrap();
     urgent.header.options.not_before = Some(at(500));
@@ -190,8 +189,7 @@ pub async fn list_keeps_to_each_filter(trial: &mut Trial) {
     let failed = trial.ended("failed", fail()).await;
     let cancelled = trial.cancelled("cancelled").await;
     let ann = Owner::new("ann");
-    let mut job = trial.job("other").await;
-    job.header.owner = ann.clone();
+    let mut job = trial.job_of(&ann, "other").await;
     job.header.endpoint = Text::from("/demo/sleep");
     let other = job.header.id;
     trial.submit(job).await;

@@ -143,8 +143,7 @@ async fn some_jobs(trial: &mut Trial) -> [(Owner, StoreUsage); 3] {
     let ann = Owner::new("ann");
     trial.queued("a").await;
     trial.ended("b", complete(b"result")).await;
-    let mut job = trial.job("c").await;
-    job.header.owner = ann.clone();
+    let job = trial.job_of(&ann, "c").await;
     trial.submit(job).await;
     let total = usage(3, 27);
     [

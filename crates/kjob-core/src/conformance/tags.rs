@@ -140,8 +140,7 @@ pub async fn options_do_not_make_another_call(trial: &mut Trial) {
 pub async fn a_tag_belongs_to_its_owner(trial: &mut Trial) {
     let mine = trial.queued("a").await;
     let ann = Owner::new("ann");
-    let mut other = trial.job("a").await;
-    other.header.owner = ann.clone();
+    let mut other = trial.job_of(&ann, "a").await;
     other.payload = Bytes::from_static(b"other");
     let theirs = other.header.id;
     created(&trial.submit(other).await);
@@ -200,7 +199,7 @@ async fn is_given_anew_only_on_request(trial: &mut Trial, old: JobId) {
         assert_eq!(trial.get(old).await.header.tag.as_str(), "a");
         // The tag belongs to a live job now.
         let mut again = anew.clone();
-        again.header.id = trial.id().await;
+        again.header.id = trial.id_for(&anew.header.tag).await;
         assert_eq!(existing(trial.submit(again).await), id);
         if !trial.reopen().await {
             break;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Stop;
 use super::observer::LeaseEvent;
-use crate::{Beat, Hint, JobId, Lease, Phase, State, StoreError};
+use crate::{Beat, Hint, JobId, Lease, Phase, Shard, State, StoreError};
 
 /// Jobs that are taken over at a time.
 const TAKEN_OVER_MAX: usize = 256;
@@ -36,11 +37,8 @@ fn too_late() -> StoreError {
 }
 
 impl Inner {
-    /// Becomes a node.
-    pub(super) async fn join(&self) -> Result<(), StoreError> {
-        let Some(cluster) = &self.cluster else {
-            return Ok(());
-        };
+    /// Becomes a node of a shard.
+    pub(super) async fn join(&self, cluster: &Cluster) -> Result<(), StoreError> {
         let called = Instant::now();
         let config = &cluster.config;
         let node = cluster.store.join(&config.url, config.lease_time);
@@ -68,7 +66,7 @@ impl Inner {
         // Not before: by now others may have been at work here for a while, and would begin under it.
         cluster.trust(proved);
         self.tell_of_lease(LeaseEvent::Joined);
-        tracing::info!(node = node.0, url = %config.url, "joined the nodes of the store");
+        tracing::info!(shard = %cluster.shard, node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
         Ok(())
     }
@@ -85,7 +83,11 @@ impl Inner {
 
     /// Is no node any more; what it was given without hearing of it waits for others.
     pub(super) async fn leave(self: &Arc<Self>) {
-        let Some(cluster) = &self.cluster else { return };
+        let each = self.clusters().iter().map(|it| self.leave_shard(it));
+        join_all(each).await;
+    }
+
+    async fn leave_shard(self: &Arc<Self>, cluster: &Cluster) {
         let left = async {
             if cluster.is_trusted() {
                 self.give_back_unheard(cluster).await?;
@@ -98,7 +100,7 @@ impl Inner {
             Ok(()) => self.tell_of_lease(LeaseEvent::Left),
             // Its lease ends by itself.
             Err(error) => {
-                tracing::warn!(%error, "the other nodes cannot be told that this one leaves");
+                tracing::warn!(shard = %cluster.shard, %error, "the other nodes cannot be told that this one leaves");
             }
         }
     }
@@ -119,11 +121,14 @@ impl Inner {
 
     /// Renews the lease, and sets the clock right. What is to stop; `None` if the lease is lost.
     async fn beat(&self, cluster: &Cluster) -> Result<Option<Vec<(JobId, Lease)>>, StoreError> {
-        let called = cluster.clock.own_now();
+        let clocks = self.clusters.as_ref().filter(|it| it.is_heard(cluster));
+        let clock = clocks.map(|it| (&it.clock, it.clock.own_now()));
         match self.step(cluster.store.beat()).await? {
             Beat::Lost => Ok(None),
             Beat::Alive { cancelling, now } => {
-                cluster.clock.hear(called, now);
+                if let Some((clock, called)) = clock {
+                    clock.hear(called, now);
+                }
                 Ok(Some(cancelling))
             }
         }
@@ -141,7 +146,7 @@ impl Inner {
                     let took = called.elapsed();
                     self.tell_of_lease(LeaseEvent::Renewed { took });
                     if std::mem::take(&mut is_failing) {
-                        tracing::info!("the lease is renewed again");
+                        tracing::info!(shard = %cluster.shard, "the lease is renewed again");
                     }
                     for (id, lease) in cancelling {
                         self.hear_cancel(id, lease);
@@ -154,7 +159,7 @@ impl Inner {
                 Ok(Err(error)) => {
                     self.tell_of_lease(LeaseEvent::NotRenewed);
                     if !std::mem::replace(&mut is_failing, true) {
-                        tracing::error!(%error, "the lease cannot be renewed; will try again");
+                        tracing::error!(shard = %cluster.shard, %error, "the lease cannot be renewed; will try again");
                     }
                 }
                 Ok(Ok(None)) => return,
@@ -185,29 +190,36 @@ impl Inner {
         }
     }
 
-    /// Lets go of all that runs, and completes when nothing does any more.
+    /// Lets go of all that runs of a shard, and completes when nothing does any more.
     async fn let_go_of_all(&self, cluster: &Cluster) {
         cluster.lose();
         self.tell_of_lease(LeaseEvent::Lost);
-        tracing::error!("the lease is lost: what runs here is stopped, and nothing is started");
+        tracing::error!(
+            shard = %cluster.shard,
+            "the lease is lost: what runs here is stopped, and nothing is started"
+        );
+        let is_of = |id| {
+            let of = self.cluster_of(id).map(|it| it.shard);
+            of == Some(cluster.shard)
+        };
         self.table.for_each(|live| {
-            if live.is_local() {
+            if live.is_local() && is_of(live.header.id) {
                 live.stop(Stop::Lost);
             }
         });
-        self.room.idle().await;
+        cluster.idle().await;
     }
 }
 
-/// Keeps this engine's node alive; when its lease is lost, becomes another one.
-pub(super) async fn keep_alive(inner: Arc<Inner>) {
-    let Some(cluster) = &inner.cluster else {
+/// Keeps this engine's node of a shard alive; when its lease is lost, becomes another one.
+pub(super) async fn keep_alive(inner: Arc<Inner>, shard: Shard) {
+    let Some(cluster) = inner.cluster(shard) else {
         return;
     };
     loop {
         inner.keep_lease(cluster).await;
         inner.let_go_of_all(cluster).await;
-        while let Err(error) = inner.join().await {
+        while let Err(error) = inner.join(cluster).await {
             tracing::debug!(%error, "the nodes of the store cannot be joined yet");
             tokio::time::sleep(super::RETRY_AFTER).await;
         }
@@ -215,9 +227,9 @@ pub(super) async fn keep_alive(inner: Arc<Inner>) {
     }
 }
 
-/// Takes over from nodes whose lease has ended: each of their jobs ends by its route's rule.
-pub(super) async fn take_over(inner: Arc<Inner>) {
-    let Some(cluster) = &inner.cluster else {
+/// Takes over from nodes of a shard whose lease has ended: each of their jobs ends by its route's rule.
+pub(super) async fn take_over(inner: Arc<Inner>, shard: Shard) {
+    let Some(cluster) = inner.cluster(shard) else {
         return;
     };
     let interval = (cluster.config.lease_time / 4).max(Duration::from_millis(10));

@@ -54,9 +54,9 @@ impl Engine {
             };
             // Those of a node that is gone become due without a word.
             let others = async {
-                match &inner.cluster {
-                    Some(_) => inner.clock.sleep(LOOK_AT_OTHERS).await,
-                    None => std::future::pending().await,
+                match inner.is_shared() {
+                    true => inner.clock.sleep(LOOK_AT_OTHERS).await,
+                    false => std::future::pending().await,
                 }
             };
             tokio::select! {

@@ -13,8 +13,8 @@ use super::log::job_log;
 use super::room::Reservation;
 use super::run::Place;
 use crate::{
-    Claimed, Finish, Header, Hint, OnInterrupt, Orphan, Parts, Phase, RouteId, Started, State,
-    StoreError, Wanted,
+    Claimed, Finish, Header, Hint, OnInterrupt, Orphan, Parts, Phase, RouteId, Shard, Started,
+    State, StoreError, Wanted,
 };
 
 /// What came of a look at the queue.
@@ -27,9 +27,9 @@ enum Looked {
     Not,
 }
 
-/// Claims jobs for as long as the engine takes any.
-pub(super) async fn claim(inner: Arc<Inner>) {
-    let Some(cluster) = &inner.cluster else {
+/// Claims jobs of a shard for as long as the engine takes any.
+pub(super) async fn claim(inner: Arc<Inner>, shard: Shard) {
+    let Some(cluster) = inner.cluster(shard) else {
         return;
     };
     let mut pause = cluster.config.poll_min;
@@ -80,10 +80,12 @@ impl Inner {
         if self.is_draining() || !cluster.is_trusted() {
             return Ok(Looked::Not);
         }
+        // Whatever the answer, it is of this lease.
+        let _under_lease = cluster.running();
         let routes: HashMap<RouteId, Text> = self.registry().routes().collect();
         let mut reserved = Reserved {
             inner: self,
-            places: self.room.reserve(routes.keys().copied()),
+            places: self.room.reserve(routes.keys().copied(), self.claimants()),
         };
         let wanted = reserved.places.routes.iter().filter_map(|(id, limit)| {
             let pattern = routes.get(id)?.clone();
@@ -120,7 +122,7 @@ impl Inner {
             // The routes were replaced meanwhile; another node may have it still.
             let nowhere = RouteId(u16::MAX);
             self.room.take_reserved(places, nowhere);
-            let (inner, place) = (self.clone(), Place::taken(self, nowhere));
+            let (inner, place) = (self.clone(), Place::taken(self, nowhere, header.id));
             tokio::spawn(async move {
                 inner.give_back(header, state).await;
                 drop(place);
@@ -132,7 +134,7 @@ impl Inner {
         live.observe(state);
         live.stop_waiting();
         self.room.take_reserved(places, route.id);
-        let place = Place::taken(self, route.id);
+        let place = Place::taken(self, route.id, live.header.id);
         let started = Started { state, payload };
         tokio::spawn(self.clone().begin(live, route, started, place));
     }

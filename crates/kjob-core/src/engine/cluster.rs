@@ -9,17 +9,20 @@
 //! old node's runs still bring to the store is accepted or refused by the job's lease number alone.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use kjob_proto::Text;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::store_clock::StoreClock;
 use super::watching::Watching;
 use super::{Engine, EngineConfig, Inner, Registry, beat, claim, watching};
-use crate::{Clock, Node, SharedStore, StoreError};
+use crate::{Clock, JobId, Node, Placement, Shard, ShardedStore, SharedStore, Store, StoreError};
 
 /// How an engine is one of several.
 #[derive(Clone, Debug)]
@@ -52,12 +55,23 @@ impl ClusterConfig {
     }
 }
 
-/// What an engine has beyond others if it is one of several.
-pub(super) struct Cluster {
-    pub(super) store: Arc<dyn SharedStore>,
-    pub(super) config: ClusterConfig,
+/// What an engine has beyond others if it is one of several: this for each shard of the store.
+pub(super) struct Clusters {
+    placement: Placement,
+    each: Vec<Cluster>,
     /// What all of this engine goes by.
     pub(super) clock: Arc<StoreClock>,
+    /// Whose turn it is, where any shard will do.
+    turn: AtomicUsize,
+}
+
+/// One of several engines on a shard.
+pub(super) struct Cluster {
+    pub(super) shard: Shard,
+    pub(super) store: Arc<dyn SharedStore>,
+    pub(super) config: ClusterConfig,
+    /// What may run by the lease on this shard, and must be over before there is another one.
+    runs: TaskTracker,
     /// Told when there may be something to claim.
     pub(super) work: Notify,
     pub(super) watching: Watching,
@@ -67,11 +81,12 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    fn new(store: Arc<dyn SharedStore>, config: ClusterConfig, clock: Arc<StoreClock>) -> Self {
+    fn new(shard: Shard, store: Arc<dyn SharedStore>, config: ClusterConfig) -> Self {
         Self {
+            shard,
             store,
             config,
-            clock,
+            runs: TaskTracker::new(),
             work: Notify::new(),
             watching: Watching::default(),
             trusted_until: Mutex::new(None),
@@ -100,6 +115,17 @@ impl Cluster {
             .is_some_and(|until| Instant::now() < until)
     }
 
+    /// What is held by whoever may begin, or runs, a job of this shard.
+    pub(super) fn running(&self) -> TaskTrackerToken {
+        self.runs.token()
+    }
+
+    /// Completes when nothing of this shard runs here any more.
+    pub(super) async fn idle(&self) {
+        self.runs.close();
+        self.runs.wait().await;
+    }
+
     pub(super) fn set_nodes(&self, nodes: Vec<Node>) {
         let mut known = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         *known = nodes.into();
@@ -114,6 +140,50 @@ impl Cluster {
         self.trusted_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clusters {
+    fn new(
+        placement: Placement,
+        shards: &[Arc<dyn SharedStore>],
+        config: &ClusterConfig,
+        clock: Arc<StoreClock>,
+    ) -> Self {
+        let cluster = |(number, store): (usize, &Arc<dyn SharedStore>)| {
+            let shard = Shard::new(number).unwrap_or_default();
+            Cluster::new(shard, store.clone(), config.clone())
+        };
+        Self {
+            placement,
+            each: shards.iter().enumerate().map(cluster).collect(),
+            clock,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.each.len()
+    }
+
+    /// That of the shard which has the job.
+    fn of(&self, id: JobId) -> Option<&Cluster> {
+        self.each.get(self.placement.shard_of_id(id).number())
+    }
+
+    /// Any shard, in turns; one whose lease is proved if there is one.
+    fn any(&self) -> Shard {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.each.len().max(1);
+        let in_turn = || self.each.iter().cycle().skip(turn).take(self.each.len());
+        let trusted = in_turn().find(|cluster| cluster.is_trusted());
+        let any = trusted.or_else(|| in_turn().next());
+        any.map(|cluster| cluster.shard).unwrap_or_default()
+    }
+
+    /// Whether this shard's clock is the one that the engine goes by: the first of those that can be heard.
+    pub(super) fn is_heard(&self, cluster: &Cluster) -> bool {
+        let mut before = self.each.iter().take(cluster.shard.number());
+        !before.any(Cluster::is_trusted)
     }
 }
 
@@ -135,15 +205,47 @@ impl Engine {
         seed: u64,
     ) -> Result<Self, StoreError> {
         let clock = Arc::new(StoreClock::new(clock));
-        let cluster = Cluster::new(store.clone(), cluster, clock.clone());
-        let inner = Inner::new(store, registry, config, Some(cluster), clock, seed);
-        inner.join().await?;
-        inner.clone().in_background(beat::keep_alive(inner.clone()));
-        inner.clone().in_background(beat::take_over(inner.clone()));
-        inner.clone().in_background(claim::claim(inner.clone()));
-        inner
-            .clone()
-            .in_background(watching::keep_watch(inner.clone()));
+        let shards = [store.clone()];
+        let clusters = Clusters::new(Placement::alone(), &shards, &cluster, clock.clone());
+        let inner = Inner::new(store, registry, config, Some(clusters), clock, seed);
+        Self::begin_shared(inner).await
+    }
+
+    /// As [`open_shared`](Self::open_shared), on a store of several shards.
+    ///
+    /// It has a lease on each. One that it cannot prove stops the jobs of that shard and no others. Jobs without
+    /// a tag of their own go to shards whose leases are proved. Times are of the clock of the first shard; of the
+    /// next for as long as there is no lease on that.
+    ///
+    /// # Errors
+    /// The store's: of the first shard that cannot be joined.
+    pub async fn open_sharded(
+        store: ShardedStore,
+        registry: Registry,
+        config: EngineConfig,
+        cluster: ClusterConfig,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Result<Self, StoreError> {
+        let clock = Arc::new(StoreClock::new(clock));
+        let placement = store.placement().clone();
+        let clusters = Clusters::new(placement, store.shards(), &cluster, clock.clone());
+        let store: Arc<dyn Store> = Arc::new(store);
+        let inner = Inner::new(store, registry, config, Some(clusters), clock, seed);
+        Self::begin_shared(inner).await
+    }
+
+    async fn begin_shared(inner: Arc<Inner>) -> Result<Self, StoreError> {
+        for cluster in inner.clusters() {
+            inner.join(cluster).await?;
+        }
+        for shard in inner.clusters().iter().map(|cluster| cluster.shard) {
+            let with = || inner.clone();
+            with().in_background(beat::keep_alive(with(), shard));
+            with().in_background(beat::take_over(with(), shard));
+            with().in_background(claim::claim(with(), shard));
+            with().in_background(watching::keep_watch(with(), shard));
+        }
         inner.clone().in_background(super::expire(inner.clone()));
         Ok(Self { inner })
     }
@@ -151,21 +253,75 @@ impl Engine {
     /// The nodes that share the store, this one included, as far as was heard last; none if it shares it
     /// with nobody.
     pub fn nodes(&self) -> Arc<[Node]> {
-        let cluster = self.inner.cluster.as_ref();
-        cluster.map_or_else(|| Arc::new([]) as Arc<[Node]>, Cluster::nodes)
+        match self.inner.clusters() {
+            [] => Arc::new([]),
+            [one] => one.nodes(),
+            // Each shard knows a node by another id, and those alone that have a lease on it.
+            several => {
+                let mut nodes: Vec<Node> = Vec::new();
+                for node in several.iter().flat_map(|it| it.nodes().to_vec()) {
+                    if !nodes.iter().any(|known| known.url == node.url) {
+                        nodes.push(node);
+                    }
+                }
+                nodes.into()
+            }
+        }
     }
 
     /// Whether it may start jobs as far as other nodes go: it shares its store with nobody, or can prove
-    /// that the others take it for alive.
+    /// that the others take it for alive, on one shard at least.
     pub fn has_lease(&self) -> bool {
-        self.inner.has_lease()
+        let clusters = self.inner.clusters();
+        clusters.is_empty() || clusters.iter().any(Cluster::is_trusted)
+    }
+
+    /// Of which shards it can prove the lease, by their numbers; none if it shares its store with nobody.
+    pub fn leases(&self) -> Vec<bool> {
+        let clusters = self.inner.clusters();
+        clusters.iter().map(Cluster::is_trusted).collect()
     }
 }
 
 impl Inner {
-    /// Whether handlers may begin here.
-    pub(super) fn has_lease(&self) -> bool {
-        self.cluster.as_ref().is_none_or(Cluster::is_trusted)
+    /// Whether other engines may be on the store.
+    pub(super) fn is_shared(&self) -> bool {
+        self.clusters.is_some()
+    }
+
+    /// One for each shard; none if the store is shared with nobody.
+    pub(super) fn clusters(&self) -> &[Cluster] {
+        self.clusters
+            .as_ref()
+            .map_or(&[], |clusters| &clusters.each)
+    }
+
+    pub(super) fn cluster(&self, shard: Shard) -> Option<&Cluster> {
+        self.clusters().get(shard.number())
+    }
+
+    /// That of the shard which has the job; `None` if the store is shared with nobody.
+    pub(super) fn cluster_of(&self, id: JobId) -> Option<&Cluster> {
+        self.clusters.as_ref().and_then(|clusters| clusters.of(id))
+    }
+
+    /// On how many shards jobs can be claimed now.
+    pub(super) fn claimants(&self) -> usize {
+        let trusted = self.clusters().iter().filter(|it| it.is_trusted());
+        trusted.count()
+    }
+
+    /// Where a job goes for which any shard will do.
+    pub(super) fn any_shard(&self) -> Shard {
+        self.clusters
+            .as_ref()
+            .map(Clusters::any)
+            .unwrap_or_default()
+    }
+
+    /// Whether the handler of this job may begin here.
+    pub(super) fn has_lease_for(&self, id: JobId) -> bool {
+        self.cluster_of(id).is_none_or(Cluster::is_trusted)
     }
 }
 

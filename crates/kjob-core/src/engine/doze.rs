@@ -10,7 +10,7 @@ use crate::{JobId, Owner, Parts, StoreError};
 impl Inner {
     /// Lets a job that waits doze if more jobs are whole than need be.
     pub(super) fn doze(&self, live: &Arc<Live>) {
-        if self.cluster.is_some() {
+        if self.is_shared() {
             // Held by the table and whoever calls this.
             self.table.let_go(live, 2);
         } else if self.table.whole() > self.config.whole_jobs {

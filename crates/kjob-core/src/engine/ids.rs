@@ -1,51 +1,61 @@
 //! Ids from blocks: durable once a block, in memory for each job.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{IdBlock, JobId, Store, StoreError};
+use crate::{IdBlock, JobId, Shard, Store, StoreError};
 
 /// Hands out the ids of blocks that it reserves as they are used up.
 pub(super) struct Ids {
     store: Arc<dyn Store>,
-    block: Mutex<IdBlock>,
+    /// By the number of the shard.
+    blocks: Vec<Block>,
     block_size: u32,
-    /// Held by the one who fetches the next block.
+}
+
+/// What is left of the newest block of a shard.
+struct Block {
+    ids: Mutex<IdBlock>,
+    /// Held by the one who fetches the next one.
     refill: tokio::sync::Mutex<()>,
 }
 
 impl Ids {
-    pub(super) fn new(store: Arc<dyn Store>, block_size: u32) -> Self {
-        let block = Mutex::new(IdBlock::empty());
+    /// Of a store with so many shards.
+    pub(super) fn new(store: Arc<dyn Store>, shards: usize, block_size: u32) -> Self {
+        let block = |_| Block {
+            ids: Mutex::new(IdBlock::empty()),
+            refill: tokio::sync::Mutex::new(()),
+        };
         Self {
             store,
-            block,
+            blocks: (0..shards.max(1)).map(block).collect(),
             block_size,
-            refill: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// The next id.
-    pub(super) async fn next(&self) -> Result<JobId, StoreError> {
+    /// The next id of a shard.
+    pub(super) async fn next(&self, shard: Shard) -> Result<JobId, StoreError> {
+        let block = self.blocks.get(shard.number());
+        let block = block.ok_or(StoreError::NoIdsLeft)?;
         loop {
-            if let Some(id) = self.take() {
+            if let Some(id) = block.lock().take() {
                 return Ok(id);
             }
-            let _one = self.refill.lock().await;
+            let _one = block.refill.lock().await;
             // Another may have fetched a block while this one waited for its turn.
-            if let Some(id) = self.take() {
+            if let Some(id) = block.lock().take() {
                 return Ok(id);
             }
-            let block = self.store.reserve_ids(self.block_size).await?;
-            *self.block.lock().unwrap_or_else(PoisonError::into_inner) = block;
+            let reserved = self.store.reserve_ids_in(shard, self.block_size).await?;
+            *block.lock() = reserved;
         }
     }
+}
 
-    fn take(&self) -> Option<JobId> {
-        self.block
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+impl Block {
+    fn lock(&self) -> MutexGuard<'_, IdBlock> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

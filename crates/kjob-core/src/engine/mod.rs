@@ -95,7 +95,7 @@ pub use schemas::Schemas;
 pub use submission::{Accepted, Submission, SubmitError};
 
 use budget::Budget;
-use cluster::Cluster;
+use cluster::Clusters;
 use ids::Ids;
 use live::Stop;
 use registry::{Route, RouteIds};
@@ -126,7 +126,7 @@ pub(crate) struct Inner {
     clock: Arc<dyn Clock>,
     table: LiveTable,
     /// Of an engine that is one of several on its store.
-    cluster: Option<Cluster>,
+    clusters: Option<Clusters>,
     /// Held while the jobs that doze are brought to other routes: one change of routes after the other.
     rerouting: tokio::sync::Mutex<()>,
     room: Room,
@@ -232,10 +232,8 @@ impl Engine {
     /// How busy it is.
     pub fn stats(&self) -> EngineStats {
         let (mut queued, delayed, running, stuck) = self.inner.room.counts();
-        if let Some(cluster) = &self.inner.cluster {
-            let elsewhere = cluster.store.waiting(&Owner::anonymous()).total;
-            queued = queued.saturating_add(usize::try_from(elsewhere).unwrap_or(usize::MAX));
-        }
+        let elsewhere = self.inner.waiting_elsewhere(&Owner::anonymous()).total;
+        queued = queued.saturating_add(usize::try_from(elsewhere).unwrap_or(usize::MAX));
         EngineStats {
             queued,
             delayed,
@@ -287,7 +285,7 @@ impl Inner {
         store: Arc<dyn Store>,
         mut registry: Registry,
         config: EngineConfig,
-        cluster: Option<Cluster>,
+        clusters: Option<Clusters>,
         clock: Arc<dyn Clock>,
         seed: u64,
     ) -> Arc<Self> {
@@ -297,8 +295,9 @@ impl Inner {
         let _ = registry.renumber(&mut route_ids);
         registry.observe(config.observer.as_deref());
         let room = Room::new(&config, &registry.limits());
+        let shards = clusters.as_ref().map_or(1, Clusters::count);
         Arc::new(Self {
-            ids: Ids::new(store.clone(), config.id_block),
+            ids: Ids::new(store.clone(), shards, config.id_block),
             store,
             registry: RwLock::new(Arc::new(registry)),
             route_ids: Mutex::new(route_ids),
@@ -306,7 +305,7 @@ impl Inner {
             config,
             clock,
             table: LiveTable::new(),
-            cluster,
+            clusters,
             rerouting: tokio::sync::Mutex::default(),
             room,
             budget,

@@ -281,14 +281,16 @@ impl Inner {
             () = self.closed.cancelled() => {}
         }
         // What was its own when the wait began may be another node's by now.
-        let job = live.job().filter(|_| !live.is_local() || self.has_lease());
+        let job = live
+            .job()
+            .filter(|_| !live.is_local() || self.has_lease_for(live.header.id));
         self.doze(&live);
         Ok(job)
     }
 
     /// A job of the caller's that dozed, or that another node has.
     async fn woken(&self, caller: &Caller, key: &JobKey) -> Result<Option<Arc<Live>>, StoreError> {
-        if self.cluster.is_none() && !self.table.has_dozing() {
+        if !self.is_shared() && !self.table.has_dozing() {
             return Ok(None);
         }
         // As it is looked for if nobody waits: whose job it is makes no difference to how long that takes.
@@ -296,7 +298,7 @@ impl Inner {
             return Ok(None);
         };
         match self.stored(caller, id, Parts::NONE).await? {
-            Some(job) if !job.state.phase.is_terminal() => match &self.cluster {
+            Some(job) if !job.state.phase.is_terminal() => match self.cluster_of(id) {
                 Some(cluster) => Ok(Some(self.watch_from_afar(cluster, job))),
                 None => self.wake(id).await,
             },
@@ -315,7 +317,7 @@ impl Inner {
     /// Whether what is in memory of a job is how it stands. A node that cannot prove its lease knows nothing: its
     /// runs may be others', and have ended there, while it is still about to store an end that will be refused.
     fn knows(&self, live: &Live) -> bool {
-        live.is_local() && self.has_lease()
+        live.is_local() && self.has_lease_for(live.header.id)
     }
 
     /// Makes a listed job what is told of it.

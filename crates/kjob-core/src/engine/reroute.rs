@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, PoisonError};
 
+use futures_util::future::join_all;
+
 use super::live::Live;
 use super::{Engine, Inner, Registry, RouteError, recovery};
 use crate::{LiveJob, Phase, StoreError};
@@ -33,7 +35,7 @@ impl Engine {
         };
         // Whatever comes into the queue from here on by the old routes is set right when it is
         // started.
-        if inner.cluster.is_some() {
+        if inner.is_shared() {
             // What waits is in the store, under the pattern that it came by.
             inner.clone().in_background(inner.clone().serve_anew());
             return Ok(());
@@ -51,14 +53,14 @@ impl Engine {
 impl Inner {
     /// Tells a shared store of the routes.
     async fn serve_anew(self: Arc<Self>) {
-        let Some(cluster) = &self.cluster else {
-            return;
-        };
-        while let Err(error) = self.serve(cluster).await {
-            tracing::warn!(%error, "the store cannot be told of the routes; will try again");
-            self.pause_between_tries(super::RETRY_AFTER).await;
-        }
-        self.dispatch();
+        let each = self.clusters().iter().map(|cluster| async {
+            while let Err(error) = self.serve(cluster).await {
+                tracing::warn!(shard = %cluster.shard, %error, "the store cannot be told of the routes; will try again");
+                self.pause_between_tries(super::RETRY_AFTER).await;
+            }
+            cluster.work.notify_one();
+        });
+        join_all(each).await;
     }
 
     /// Lets a job that waits do so for the route that it has now.

@@ -249,12 +249,17 @@ impl Room {
         Some(next)
     }
 
-    /// Keeps the places that are free for jobs of these routes. Each reservation is to be
-    /// [given back](Self::release).
-    pub(super) fn reserve(&self, routes: impl Iterator<Item = RouteId>) -> Reservation {
+    /// Keeps places that are free for jobs of these routes: all of them, or where there are several claimants
+    /// so large a part that the others find some too. Each reservation is to be [given back](Self::release).
+    pub(super) fn reserve(
+        &self,
+        routes: impl Iterator<Item = RouteId>,
+        claimants: usize,
+    ) -> Reservation {
+        let share = |free: usize| free.div_ceil(claimants.max(1));
         let mut inner = self.lock();
         let total = match inner.open && !inner.paused {
-            true => self.workers.saturating_sub(inner.used()),
+            true => share(self.workers.saturating_sub(inner.used())),
             false => 0,
         };
         let mut reservation = Reservation::default();
@@ -263,7 +268,7 @@ impl Room {
         }
         for route in routes {
             if let Some(lane) = inner.routes.get_mut(usize::from(route.0)) {
-                let free = lane.free().min(total);
+                let free = share(lane.free()).min(total);
                 lane.reserved += free;
                 reservation.routes.push((route, free));
             }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_proto::{Encoding, Text};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Inner;
 use super::call::{Call, Outcome};
+use super::cluster::Cluster;
 use super::handler::{HandlerError, JobContext, JobInfo};
 use super::live::{Live, Stop};
 use super::log::job_log;
@@ -28,25 +30,30 @@ pub(super) struct Place {
     inner: Arc<Inner>,
     route: RouteId,
     stuck: bool,
+    /// Where the store is shared: what keeps this node from taking another lease before the run is over.
+    under_lease: Option<TaskTrackerToken>,
 }
 
 impl Place {
-    pub(super) fn try_take(inner: &Arc<Inner>, route: RouteId) -> Option<Self> {
+    pub(super) fn try_take(inner: &Arc<Inner>, route: RouteId, id: JobId) -> Option<Self> {
         let taken = inner.room.try_place(route);
-        taken.then(|| Self::taken(inner, route))
+        taken.then(|| Self::taken(inner, route, id))
     }
 
-    pub(super) fn taken(inner: &Arc<Inner>, route: RouteId) -> Self {
+    pub(super) fn taken(inner: &Arc<Inner>, route: RouteId, id: JobId) -> Self {
         Self {
             inner: inner.clone(),
             route,
             stuck: false,
+            under_lease: inner.cluster_of(id).map(Cluster::running),
         }
     }
 
     /// Holds the place until the run's thread is free again.
     fn held_by(mut self, mut call: Call) {
         self.stuck = true;
+        // Its job has ended, so that it takes nothing of anybody's.
+        self.under_lease = None;
         self.inner.room.stuck();
         tokio::spawn(async move {
             call.over().await;
@@ -65,11 +72,12 @@ impl Drop for Place {
 impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
-        if let Some(cluster) = &self.cluster {
-            return cluster.work.notify_one();
+        if self.is_shared() {
+            let clusters = self.clusters().iter();
+            return clusters.for_each(|cluster| cluster.work.notify_one());
         }
         while let Some(job) = self.room.next(self.now()) {
-            let place = Place::taken(self, job.route);
+            let place = Place::taken(self, job.route, job.id);
             tokio::spawn(self.clone().start(job, place));
         }
     }
@@ -206,7 +214,7 @@ impl Inner {
         payload: Payload,
         place: Place,
     ) {
-        if !self.has_lease() || (self.cluster.is_some() && self.is_draining()) {
+        if !self.has_lease_for(live.header.id) || (self.is_shared() && self.is_draining()) {
             // It may be another node's by now, or is to be soon.
             return self.finish(&live, state.lease, self.not_begun()).await;
         }
@@ -259,8 +267,8 @@ impl Inner {
         };
 
         let runtime = self.config.handlers.as_ref();
-        let inner = self.clone();
-        let may_begin = move || inner.has_lease();
+        let (inner, id) = (self.clone(), live.header.id);
+        let may_begin = move || inner.has_lease_for(id);
         let mut call = Call::begin(route, context, payload, runtime, may_begin);
         let mut reports = std::pin::pin!(self.report(live, state, &progress));
         let mut due = std::pin::pin!(async {

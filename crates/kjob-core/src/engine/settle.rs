@@ -55,7 +55,7 @@ impl Inner {
     }
 
     fn queue_again(self: &Arc<Self>, live: &Arc<Live>, state: State) {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.cluster_of(live.header.id) {
             job_log!(
                 warn,
                 live.header,
@@ -116,7 +116,7 @@ impl Inner {
                 })) => {
                     return self.settle(live, state, ending);
                 }
-                Ok(Some(Job { state, .. })) if self.cluster.is_some() => {
+                Ok(Some(Job { state, .. })) if self.is_shared() => {
                     // Another node has it.
                     live.set_local(false);
                     live.observe(state);

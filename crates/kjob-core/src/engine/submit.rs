@@ -16,8 +16,8 @@ use super::submission::{Accepted, Submission, SubmitError};
 use super::to_end::ToEnd;
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
-    Finish, Header, JobOptions, JobTag, LiveJob, NewJob, Parts, Payload, Phase, QueryId, State,
-    Submitted, TagReuse, Waiting,
+    Finish, Header, JobOptions, JobTag, LiveJob, NewJob, Owner, Parts, Payload, Phase, QueryId,
+    State, Submitted, TagReuse, Waiting, WaitingCounts,
 };
 
 impl Engine {
@@ -118,8 +118,7 @@ impl Inner {
         let bytes = submission.payload.data.len();
         let admitted = self.budget.admit(stored, owner, bytes);
         let admitted = admitted.and_then(|under_way| {
-            let elsewhere = self.cluster.as_ref().map(|it| it.store.waiting(owner));
-            let admitted = self.room.admit(owner, elsewhere.unwrap_or_default());
+            let admitted = self.room.admit(owner, self.waiting_elsewhere(owner));
             admitted.map(|()| under_way)
         });
         let refusal = match admitted {
@@ -147,10 +146,11 @@ impl Inner {
     ) -> Result<Accepted, SubmitError> {
         self.table.insert(&live);
         let delayed = job.header.options.not_before.is_some();
-        let place = if delayed || !self.has_lease() {
+        let id = job.header.id;
+        let place = if delayed || !self.has_lease_for(id) {
             None
         } else {
-            Place::try_take(self, route.id)
+            Place::try_take(self, route.id, id)
         };
         // Kept only for a run that begins now: a job that waits has its payload in the store.
         let begun = place.map(|place| (place, unpacked));
@@ -252,13 +252,20 @@ impl Inner {
         &self,
         submission: Submission,
     ) -> Result<(Header, Payload, TagReuse), SubmitError> {
-        let id = self.step(self.ids.next()).await?;
+        let now = self.now();
+        let shard = match &submission.tag {
+            Some(tag) if self.clusters().len() > 1 => {
+                let shard = self.store.shard_for(&submission.owner, tag, now);
+                self.step(shard).await?
+            }
+            _ => self.any_shard(),
+        };
+        let id = self.step(self.ids.next(shard)).await?;
         let (tag, query_id) = self.with_rng(|rng| {
             let tag = submission.tag.unwrap_or_else(|| JobTag::generate(id, rng));
             let query_id = submission.trace.map(|trace| trace.query_id);
             (tag, query_id.unwrap_or_else(|| QueryId::random(rng)))
         });
-        let now = self.now();
         let not_before = (!submission.delay.is_zero()).then(|| now.after(submission.delay));
         let header = Header {
             id,
@@ -285,13 +292,24 @@ impl Inner {
 
     /// Queues a job that counts as waiting, and starts what can start.
     pub(super) fn enqueue(self: &Arc<Self>, live: &Arc<Live>, route: &Route) {
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = self.cluster_of(live.header.id) {
             return self.leave_to_all(cluster, live);
         }
         self.room
             .enqueue(self.waiting(&live.header, route), live.state().not_before);
         self.dispatch();
         self.doze(live);
+    }
+
+    /// How many jobs wait in a store that others share.
+    pub(super) fn waiting_elsewhere(&self, owner: &Owner) -> WaitingCounts {
+        let mut sum = WaitingCounts::default();
+        for cluster in self.clusters() {
+            let waiting = cluster.store.waiting(owner);
+            sum.total = sum.total.saturating_add(waiting.total);
+            sum.owner = sum.owner.saturating_add(waiting.owner);
+        }
+        sum
     }
 
     pub(super) fn waiting(&self, header: &Header, route: &Route) -> Waiting {

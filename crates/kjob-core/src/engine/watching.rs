@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Live;
-use crate::{Hint, Job, JobId, Parts, StoreError};
+use crate::{Hint, Job, JobId, Parts, Shard, StoreError};
 
 /// The jobs that are looked at.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Inner {
 
     /// Goes on looking at a job that is no longer this node's, if somebody waits for it.
     pub(super) fn leave_watched(&self, live: &Arc<Live>) {
-        let Some(cluster) = &self.cluster else {
+        let Some(cluster) = self.cluster_of(live.header.id) else {
             return;
         };
         // Held by the table and whoever calls this.
@@ -133,9 +133,9 @@ impl Inner {
     }
 }
 
-/// Looks at what is watched for as long as there is any, the more often the more changes.
-pub(super) async fn keep_watch(inner: Arc<Inner>) {
-    let Some(cluster) = &inner.cluster else {
+/// Looks at what is watched of a shard for as long as there is any, the more often the more changes.
+pub(super) async fn keep_watch(inner: Arc<Inner>, shard: Shard) {
+    let Some(cluster) = inner.cluster(shard) else {
         return;
     };
     let (least, most) = (cluster.config.poll_min, cluster.config.poll_max);

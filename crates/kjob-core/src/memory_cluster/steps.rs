@@ -124,6 +124,7 @@ impl Store for MemoryNode {
 
     async fn close(&self) -> Result<(), StoreError> {
         // The others go on.
+        self.own().is_closed = true;
         Ok(())
     }
 }
