@@ -14,6 +14,7 @@ mod restart;
 mod routes;
 #[cfg(feature = "dynamic")]
 mod schemas;
+mod shards;
 mod support;
 mod trouble;
 mod troubled;

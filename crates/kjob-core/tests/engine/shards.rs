@@ -1,0 +1,396 @@
+//! Engines on a store of several shards: each shard has its own leases, and takes no other along.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::{LEASE, LONG, RuntimeClock, once};
+use crate::support::*;
+use kjob_core::engine::{
+    Caller, CancelOutcome, ClusterConfig, Engine, EngineConfig, Interrupted, JobKey, RouteOptions,
+    SubmitError, SystemClock,
+};
+use kjob_core::{
+    Filter, Job, JobId, MemoryCluster, MemoryNode, Phase, Placement, Shard, ShardedStore,
+};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep};
+
+struct Member {
+    engine: Engine,
+    handles: Vec<Arc<MemoryNode>>,
+    runs: UnboundedReceiver<Run>,
+    placement: Placement,
+}
+
+/// Clusters whose clocks are a minute apart.
+fn clusters(count: i64) -> Vec<MemoryCluster> {
+    let apart = |number| MemoryCluster::at(T0.after(Duration::from_secs(60 * number as u64)));
+    (0..count).map(apart).collect()
+}
+
+fn store(clusters: &[MemoryCluster], sizes: &[usize]) -> (ShardedStore, Vec<Arc<MemoryNode>>) {
+    let handles: Vec<_> = clusters.iter().map(|it| Arc::new(it.handle())).collect();
+    let shards = handles.iter().map(|it| it.clone() as _).collect();
+    let placement = Placement::new(sizes, 0).unwrap();
+    (ShardedStore::new(placement, shards).unwrap(), handles)
+}
+
+async fn member_with(
+    clusters: &[MemoryCluster],
+    options: RouteOptions,
+    config: EngineConfig,
+) -> Member {
+    let (store, handles) = store(clusters, &[clusters.len()]);
+    let placement = store.placement().clone();
+    let mut node = ClusterConfig::new("http://node");
+    node.lease_time = LEASE;
+    let (registry, runs) = one("/held", options, true);
+    let clock = Arc::new(RuntimeClock::at(Instant::now()));
+    let engine = Engine::open_sharded(store, registry, config, node, clock, 7).await;
+    Member {
+        engine: engine.unwrap(),
+        handles,
+        runs,
+        placement,
+    }
+}
+
+async fn member(clusters: &[MemoryCluster], options: RouteOptions, workers: usize) -> Member {
+    member_with(clusters, options, config(|it| it.workers = workers)).await
+}
+
+fn retried() -> RouteOptions {
+    let mut options = once();
+    options.on_interrupt = Interrupted::Retry { max_attempts: 3 };
+    options
+}
+
+impl Member {
+    /// Submits jobs with tags until each shard has one; gives them by their shards.
+    async fn submit_to_each(&self) -> Vec<JobId> {
+        let mut ids = BTreeMap::new();
+        for number in 0.. {
+            let tag = format!("tag-{number}").parse().unwrap();
+            let shard = self.placement.shard_of(&ann(), &tag);
+            if ids.contains_key(&shard) {
+                continue;
+            }
+            let mut submission = call("/held", "x");
+            submission.tag = Some(tag);
+            let id = self.engine.submit(submission).await.unwrap().id;
+            assert_eq!(self.placement.shard_of_id(id), shard);
+            ids.insert(shard, id);
+            if ids.len() == self.placement.size() {
+                break;
+            }
+        }
+        ids.into_values().collect()
+    }
+
+    async fn job(&self, id: JobId) -> Job {
+        let caller = Caller::user(ann());
+        let job = self.engine.get(&caller, &JobKey::Id(id)).await.unwrap();
+        job.expect("the job exists")
+    }
+
+    async fn phase(&self, id: JobId) -> Phase {
+        self.job(id).await.state.phase
+    }
+
+    async fn run(&mut self) -> Run {
+        let run = tokio::time::timeout(LONG, self.runs.recv()).await;
+        run.expect("a run begins").unwrap()
+    }
+
+    async fn end(&self, id: JobId) -> Phase {
+        let caller = Caller::user(ann());
+        let ended = self.engine.wait(&caller, &JobKey::Id(id), LONG).await;
+        ended.unwrap().expect("the job exists").state.phase
+    }
+
+    fn shard_of(&self, id: JobId) -> usize {
+        self.placement.shard_of_id(id).number()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_of_all_shards_run_and_are_found_by_id_and_tag_on_any_node() {
+    let clusters = clusters(3);
+    let mut a = member(&clusters, once(), 64).await;
+    let b = member(&clusters, once(), 1).await;
+    let mut shards = BTreeSet::new();
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        // Half of them have tags that the server makes.
+        let mut submission = call("/held", "x");
+        if number % 2 == 0 {
+            submission.tag = Some(format!("tag-{number}").parse().unwrap());
+        }
+        let accepted = a.engine.submit(submission.clone()).await.unwrap();
+        shards.insert((number % 2, a.shard_of(accepted.id)));
+        ids.push(accepted.id);
+        let caller = Caller::user(ann());
+        let found = b
+            .engine
+            .get(&caller, &JobKey::Tag(accepted.tag.clone()))
+            .await;
+        assert_eq!(found.unwrap().unwrap().header.id, accepted.id);
+        submission.tag = Some(accepted.tag);
+        let again = b.engine.submit(submission).await.unwrap();
+        assert!(again.existing && again.id == accepted.id, "{number}");
+    }
+    assert_eq!(shards.len(), 6, "each shard has jobs of both kinds");
+    for _ in 0..40 {
+        a.run().await.done();
+    }
+    for id in &ids {
+        assert_eq!(b.end(*id).await, Phase::Done);
+    }
+    let listed = b.engine.list(&Caller::user(ann()), Filter::ALL).await;
+    let listed: Vec<JobId> = listed.unwrap().jobs.iter().map(|it| it.header.id).collect();
+    ids.sort();
+    assert_eq!(listed, ids);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_any_shard_finds_the_places_of_any_node() {
+    let clusters = clusters(2);
+    let mut a = member(&clusters, once(), 1).await;
+    let mut ids = a.submit_to_each().await;
+    for _ in 0..10 {
+        ids.push(a.engine.submit(call("/held", "y")).await.unwrap().id);
+    }
+    let mut b = member(&clusters, once(), 3).await;
+    let mut ended = BTreeSet::new();
+    while ended.len() < ids.len() {
+        let run = tokio::select! {
+            run = a.run() => run,
+            run = b.run() => run,
+        };
+        ended.insert(run.id());
+        run.done();
+    }
+    for id in &ids {
+        assert_eq!(a.end(*id).await, Phase::Done);
+    }
+    assert_eq!((a.engine.stats().running, b.engine.stats().running), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_cut_off_takes_its_own_jobs_along_and_no_others() {
+    let clusters = clusters(2);
+    let mut a = member(&clusters, retried(), 64).await;
+    let ids = a.submit_to_each().await;
+    let mut runs = BTreeMap::new();
+    for _ in 0..2 {
+        let run = a.run().await;
+        runs.insert(a.shard_of(run.id()), run);
+    }
+    a.handles[1].set_cut(true);
+    sleep(2 * LEASE).await;
+    assert_eq!(a.engine.leases(), [true, false]);
+    assert!(a.engine.has_lease(), "of one, which is enough to work");
+    assert!(runs[&1].is_gone() && !runs[&0].is_gone());
+    assert_eq!(a.phase(ids[0]).await, Phase::Running);
+    let caller = Caller::user(ann());
+    assert!(a.engine.get(&caller, &JobKey::Id(ids[1])).await.is_err());
+    let list = a.engine.list(&caller, Filter::ALL).await;
+    assert!(
+        list.is_err(),
+        "a part of the list would be taken for all of it"
+    );
+    // Jobs for which any shard will do go on as ever.
+    for _ in 0..4 {
+        let id = a.engine.submit(call("/held", "z")).await.unwrap().id;
+        assert_eq!(a.shard_of(id), 0);
+        let run = a.run().await;
+        assert_eq!(run.id(), id);
+        run.done();
+        assert_eq!(a.end(id).await, Phase::Done);
+    }
+    runs.remove(&0).unwrap().done();
+    assert_eq!(a.end(ids[0]).await, Phase::Done);
+
+    a.handles[1].set_cut(false);
+    let again = a.run().await;
+    assert_eq!(again.id(), ids[1]);
+    assert_eq!(a.engine.leases(), [true, true]);
+    again.done();
+    assert_eq!(a.end(ids[1]).await, Phase::Done);
+    assert_eq!(a.job(ids[1]).await.state.attempt, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_node_takes_over_what_one_cannot_hold_in_one_shard() {
+    let clusters = clusters(2);
+    let mut a = member(&clusters, retried(), 64).await;
+    let ids = a.submit_to_each().await;
+    let runs = [a.run().await, a.run().await];
+    let mut b = member(&clusters, retried(), 64).await;
+    a.handles[0].set_cut(true);
+    let taken = b.run().await;
+    assert_eq!(taken.id(), ids[0]);
+    assert_eq!(b.phase(ids[1]).await, Phase::Running);
+    taken.done();
+    for run in runs {
+        if run.id() == ids[1] {
+            run.done();
+        }
+    }
+    for id in ids {
+        assert_eq!(b.end(id).await, Phase::Done);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_node_ran_in_any_shard_is_taken_over() {
+    let clusters = clusters(3);
+    let mut a = member(&clusters, retried(), 64).await;
+    let ids = a.submit_to_each().await;
+    for _ in 0..3 {
+        drop(a.run().await.context);
+    }
+    for handle in &a.handles {
+        handle.set_cut(true);
+    }
+    let mut b = member(&clusters, retried(), 64).await;
+    let mut taken = BTreeSet::new();
+    for _ in 0..3 {
+        let run = b.run().await;
+        taken.insert(run.id());
+        run.done();
+    }
+    assert_eq!(taken, ids.iter().copied().collect());
+    for id in ids {
+        assert_eq!(b.end(id).await, Phase::Done);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_on_one_node_reaches_another_in_any_shard() {
+    let clusters = clusters(2);
+    let mut a = member(&clusters, once(), 64).await;
+    let b = member(&clusters, once(), 64).await;
+    let ids = a.submit_to_each().await;
+    let _runs = [a.run().await, a.run().await];
+    let caller = Caller::user(ann());
+    for id in ids {
+        let asked = Instant::now();
+        let cancelled = b.engine.cancel(&caller, &JobKey::Id(id)).await.unwrap();
+        assert_eq!(cancelled, CancelOutcome::Cancelling);
+        assert_eq!(a.end(id).await, Phase::Cancelled);
+        assert!(asked.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_has_grown_finds_what_was_submitted_before() {
+    let clusters = clusters(3);
+    let (before, _) = store(&clusters[..1], &[1]);
+    let tags: Vec<_> = (0..30).map(|it| format!("tag-{it}")).collect();
+    let mut old = Vec::new();
+    {
+        let (registry, _runs) = one("/held", once(), true);
+        let node = ClusterConfig::new("http://node");
+        let shared = before.shards()[0].clone();
+        let limits = config(|it| it.workers = 0);
+        let clock = Arc::new(RuntimeClock::at(Instant::now()));
+        let engine = Engine::open_shared(shared, registry, limits, node, clock, 7).await;
+        let engine = engine.unwrap();
+        for tag in &tags {
+            old.push(engine.submit(tagged("/held", "x", tag)).await.unwrap().id);
+        }
+        engine.shut_down(Duration::ZERO).await.unwrap();
+    }
+    let last = old.iter().max().unwrap().get();
+
+    let (grown, handles) = store(&clusters, &[1, 3]);
+    drop(grown);
+    let shards = handles.iter().map(|it| it.clone() as _).collect();
+    let placement = Placement::new(&[1, 3], last).unwrap();
+    let grown = ShardedStore::new(placement.clone(), shards).unwrap();
+    let (registry, _runs) = one("/held", once(), true);
+    let node = ClusterConfig::new("http://node");
+    let clock = Arc::new(RuntimeClock::at(Instant::now()));
+    let limits = config(|it| it.workers = 1);
+    let engine = Engine::open_sharded(grown, registry, limits, node, clock, 8).await;
+    let engine = engine.unwrap();
+    let mut shards = BTreeSet::new();
+    for (tag, id) in tags.iter().zip(&old) {
+        let again = engine.submit(tagged("/held", "x", tag)).await.unwrap();
+        assert!(again.existing && again.id == *id, "{tag}");
+        let other = engine.submit(tagged("/held", "other", tag)).await;
+        assert!(matches!(other, Err(SubmitError::TagConflict { .. })));
+        let new = engine
+            .submit(tagged("/held", "x", &format!("new-{tag}")))
+            .await;
+        shards.insert(placement.shard_of_id(new.unwrap().id));
+    }
+    assert_eq!(shards.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_is_that_of_the_first_shard_whose_lease_is_held() {
+    let clusters = clusters(2);
+    let begin = Instant::now();
+    let a = member(&clusters, once(), 1).await;
+    let off = |a: &Member| {
+        let shown = a.engine.now().as_millis() - T0.after(begin.elapsed()).as_millis();
+        (shown as f64 / 1000.0).round() as i64
+    };
+    assert_eq!(off(&a), 0);
+    a.handles[0].set_cut(true);
+    sleep(2 * LEASE).await;
+    assert_eq!(a.engine.leases(), [false, true]);
+    assert_eq!(off(&a), 60, "that of the second is a minute ahead");
+    a.handles[0].set_cut(false);
+    sleep(2 * LEASE).await;
+    assert_eq!((a.engine.leases(), off(&a)), (vec![true, true], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_leaves_all_shards_at_once() {
+    let clusters = clusters(2);
+    let mut a = member(&clusters, retried(), 64).await;
+    let ids = a.submit_to_each().await;
+    let _runs = [a.run().await, a.run().await];
+    let mut b = member(&clusters, retried(), 64).await;
+    assert_eq!(b.engine.nodes().len(), 1, "both have one URL");
+    a.engine.shut_down(Duration::ZERO).await.unwrap();
+    let begin = Instant::now();
+    for _ in 0..2 {
+        b.run().await.done();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1));
+    for id in ids {
+        assert_eq!(b.end(id).await, Phase::Done);
+    }
+}
+
+#[tokio::test]
+async fn ids_of_no_shard_are_of_no_job() {
+    let (store, _handles) = store(&clusters(2), &[2]);
+    let placement = store.placement().clone();
+    let id = placement.first_id(Shard::new(9).unwrap(), 1).unwrap();
+    let engine = {
+        let (registry, _runs) = one("/held", once(), true);
+        let node = ClusterConfig::new("http://node");
+        let limits = config(|_| {});
+        let clock = Arc::new(SystemClock);
+        Engine::open_sharded(store, registry, limits, node, clock, 7)
+            .await
+            .unwrap()
+    };
+    let caller = Caller::user(ann());
+    assert!(
+        engine
+            .get(&caller, &JobKey::Id(id))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    let cancelled = engine.cancel(&caller, &JobKey::Id(id)).await.unwrap();
+    assert_eq!(cancelled, CancelOutcome::NotFound);
+    engine.shut_down(Duration::ZERO).await.unwrap();
+}
