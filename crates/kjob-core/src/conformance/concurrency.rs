@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 
 use super::{Trial, at, complete, new_job};
 use crate::{
-    CallbackOutcome, CallbackTry, Finish, IdBlock, JobId, Lease, Output, Owner, Parts, Phase,
-    Refused, StepError, Store, Submitted,
+    CallbackOutcome, CallbackTry, Finish, JobId, Lease, Output, Owner, Parts, Phase, Refused,
+    StepError, Store, Submitted,
 };
 
 /// Runs `count` tasks at once and gives what each gave.

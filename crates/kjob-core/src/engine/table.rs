@@ -53,13 +53,13 @@ pub(super) enum Woken {
 }
 
 /// Enough that a few dozen cores seldom meet.
-const SHARDS: usize = 64;
+const STRIPES: usize = 64;
 
 impl LiveTable {
     pub(super) fn new() -> Self {
         Self {
-            ids: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            tags: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            ids: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            tags: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             whole: AtomicUsize::new(0),
             dozing: AtomicUsize::new(0),
@@ -146,7 +146,7 @@ impl LiveTable {
         let id = live.header.id;
         let mut ids = self.ids_of(id);
         let is_ours = matches!(ids.get(&id), Some(Entry::Whole(whole)) if Arc::ptr_eq(whole, live));
-        // While the shard is locked nobody else comes to hold it.
+        // While the stripe is locked nobody else comes to hold it.
         if !is_ours || live.is_local() || Arc::strong_count(live) > held {
             return !is_ours;
         }
@@ -163,7 +163,7 @@ impl LiveTable {
         let Some(entry) = ids.get_mut(&id) else {
             return false;
         };
-        // While the shard is locked nobody else comes to hold it. One that somebody holds is watched, or
+        // While the stripe is locked nobody else comes to hold it. One that somebody holds is watched, or
         // on its way to somewhere.
         let is_ours = matches!(entry, Entry::Whole(whole) if Arc::ptr_eq(whole, live))
             && Arc::strong_count(live) == 2;
@@ -238,8 +238,8 @@ impl LiveTable {
 
     /// Calls `each` for every whole job.
     pub(super) fn for_each(&self, each: impl Fn(&Arc<Live>)) {
-        for shard in &self.ids {
-            let mut lives: Vec<_> = lock(shard)
+        for stripe in &self.ids {
+            let mut lives: Vec<_> = lock(stripe)
                 .values()
                 .filter_map(|entry| match entry {
                     Entry::Whole(live) => Some(live.clone()),
@@ -257,11 +257,11 @@ impl LiveTable {
     }
 
     fn ids_of(&self, id: JobId) -> MutexGuard<'_, HashMap<JobId, Entry>> {
-        lock(&self.ids[id.get() as usize % SHARDS])
+        lock(&self.ids[id.get() as usize % STRIPES])
     }
 
     fn tags_of(&self, key: &(Owner, JobTag)) -> MutexGuard<'_, HashMap<(Owner, JobTag), JobId>> {
-        lock(&self.tags[self.hasher.hash_one(key) as usize % SHARDS])
+        lock(&self.tags[self.hasher.hash_one(key) as usize % STRIPES])
     }
 }
 

@@ -196,7 +196,7 @@ impl Shared {
             return Ok(Vec::new());
         }
         let limit = number(left.limit);
-        let (shard, at, node) = (self.own_shard(), now.as_millis(), self.membership.node());
+        let (tally, at, node) = (self.own_tally(), now.as_millis(), self.membership.node());
         let lanes: Vec<(&[u8], i64, i64)> = wanted
             .iter()
             .zip(&left.wants)
@@ -211,7 +211,7 @@ impl Shared {
             })
             .collect();
         let mut params: Vec<&(dyn ToSql + Sync)> =
-            vec![&shard, &limit, &at, &node, &level, &highest];
+            vec![&tally, &limit, &at, &node, &level, &highest];
         for (lane, want, from) in &lanes {
             params.extend([lane as &(dyn ToSql + Sync), want, from]);
         }

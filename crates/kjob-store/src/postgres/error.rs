@@ -67,6 +67,17 @@ pub enum OpenError {
         /// What this program knows.
         supported: i64,
     },
+    /// It is one of several databases that hold jobs together, and was to be opened alone.
+    #[error(
+        "the database is shard {shard} of a set of {size}: give the URLs of all of them, in the order of their \
+         shards"
+    )]
+    OneOfSeveral {
+        /// Its number in the set.
+        shard: i64,
+        /// How many there are.
+        size: i64,
+    },
     /// The thread of the connections cannot be started.
     #[error("cannot start the thread of the database's connections: {source}")]
     Thread {
@@ -127,6 +138,15 @@ fn said(error: &tokio_postgres::Error) -> String {
 impl std::error::Error for Said {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
+    }
+}
+
+/// The databases were made a set, or another one, after this one was opened.
+pub(crate) fn set_has_changed(doing: &'static str) -> StoreError {
+    let why = "the set of databases that hold the jobs was changed: start the program anew with all of them";
+    StoreError::Io {
+        doing,
+        source: Arc::new(std::io::Error::other(why)),
     }
 }
 

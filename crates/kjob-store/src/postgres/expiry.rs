@@ -84,9 +84,9 @@ impl Shared {
             return Err(StoreError::Closed);
         }
         let now = now.as_millis();
-        let shard = self.own_shard();
+        let tally = self.own_tally();
         let rows = self
-            .write("delete expired jobs", &EARLY, &[&shard, &now, &JOBS_MAX])
+            .write("delete expired jobs", &EARLY, &[&tally, &now, &JOBS_MAX])
             .await?;
         let mut expired = self.count_gone(&rows)?;
         expired.more = expired.jobs >= JOBS_MAX.unsigned_abs();
@@ -141,7 +141,7 @@ impl Shared {
         let doing = "drop expired jobs";
         let session = link.session().await?;
         let client = &session.client;
-        let (statement, shard) = (sweep(number), self.own_shard());
+        let (statement, tally) = (sweep(number), self.own_tally());
         let piece = async {
             client.batch_execute("BEGIN").await?;
             let next = "SELECT swept_to FROM kjob_parts WHERE number = $1 FOR UPDATE SKIP LOCKED";
@@ -151,7 +151,7 @@ impl Shared {
             };
             let from: i64 = part.get(0);
             let gone = client
-                .query(&statement, &[&shard, &from, &JOBS_MAX])
+                .query(&statement, &[&tally, &from, &JOBS_MAX])
                 .await?;
             match gone.iter().map(|row| row.get::<_, i64>(3)).max() {
                 Some(to) => {

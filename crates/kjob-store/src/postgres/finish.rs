@@ -146,7 +146,7 @@ impl Step for End {
             .query(
                 &END,
                 &[
-                    &lane.shard,
+                    &lane.tally,
                     &order,
                     &ids,
                     &leases,
@@ -256,7 +256,7 @@ impl Step for Requeue {
             .query(
                 &REQUEUE,
                 &[
-                    &lane.shard,
+                    &lane.tally,
                     &order,
                     &ids,
                     &leases,

@@ -79,7 +79,7 @@ pub(crate) struct Gathering {
 /// A connection that carries batches, and whose row of the usage it writes.
 pub(crate) struct Lane {
     pub(crate) link: Link,
-    pub(crate) shard: i64,
+    pub(crate) tally: i64,
     pub(crate) shared: Arc<Shared>,
 }
 

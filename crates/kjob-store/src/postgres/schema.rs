@@ -5,9 +5,10 @@ use tokio_postgres::error::SqlState;
 
 use super::OpenError;
 use super::error::sql;
+use super::shard_set::{CHANGES, KNOWN, ShardSet};
 
 /// The version of the tables that this program works with.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 
 /// A change of the tables. Once released it is never changed.
 struct Migration {
@@ -19,7 +20,7 @@ struct Migration {
     text: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         works_with: 1,
@@ -29,6 +30,11 @@ const MIGRATIONS: [Migration; 2] = [
         version: 2,
         works_with: 1,
         text: include_str!("migrations/0002.sql"),
+    },
+    Migration {
+        version: 3,
+        works_with: 1,
+        text: include_str!("migrations/0003.sql"),
     },
 ];
 
@@ -54,11 +60,19 @@ enum Product {
 }
 
 /// What is known of the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Schema {
     /// Their version, which may be newer than this program's.
     pub(crate) version: i64,
     pub(crate) is_partitioned: bool,
+    pub(crate) shards: Shards,
+}
+
+/// What the tables say of a set of databases, and how often that was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shards {
+    pub(crate) set: ShardSet,
+    pub(crate) changes: i64,
 }
 
 /// Brings the tables to [`VERSION`]; gives the versions that were made.
@@ -166,9 +180,17 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
             supported: VERSION,
         });
     }
+    let failed = |error| OpenError::Store(sql("look at the set of databases")(error));
+    // This first: if the other changes in between, what was known before counts, and that is refused.
+    let changes = client.query_one(CHANGES, &[]).await.map_err(failed)?;
+    let known = client.query(KNOWN, &[]).await.map_err(failed)?;
     Ok(Schema {
         version: found,
         is_partitioned: row.get(2),
+        shards: Shards {
+            set: ShardSet::read(&known),
+            changes: changes.get(0),
+        },
     })
 }
 

@@ -10,12 +10,13 @@ use super::claim::Claims;
 use super::hints::Hints;
 use super::lanes::Gathering;
 use super::nodes::Membership;
+use super::schema::{Schema, Shards};
 use super::session::{Link, Params};
 use super::turns::Turns;
 use super::usage::UsageCache;
 
-/// Rows of the usage that a handle may write: one for each lane, and the last for all else.
-pub(crate) const SHARDS: i64 = 64;
+/// Rows of the usage (its column `shard`) that a handle may write: one for each lane, and the last for all else.
+pub(crate) const TALLIES: i64 = 64;
 
 /// What they have together.
 pub(crate) struct Shared {
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) handle: i64,
     /// Whether ended jobs are in partitions.
     pub(crate) is_partitioned: bool,
+    /// Of which set it was when it was opened.
+    pub(crate) shards: Shards,
     pub(crate) gathering: Gathering,
     pub(crate) usage: UsageCache,
     pub(crate) turns: Turns,
@@ -44,7 +47,7 @@ impl Shared {
     pub(crate) fn new(
         options: PostgresOptions,
         handle: i64,
-        is_partitioned: bool,
+        schema: Schema,
         readers: Vec<Link>,
         writer: Link,
         maintenance: Link,
@@ -52,7 +55,8 @@ impl Shared {
         Arc::new(Self {
             options,
             handle,
-            is_partitioned,
+            is_partitioned: schema.is_partitioned,
+            shards: schema.shards,
             gathering: Gathering::default(),
             usage: UsageCache::default(),
             turns: Turns::default(),
@@ -68,12 +72,12 @@ impl Shared {
     }
 
     /// The row of the usage for what does not go by a lane.
-    pub(crate) fn own_shard(&self) -> i64 {
-        self.shard_of(SHARDS - 1)
+    pub(crate) fn own_tally(&self) -> i64 {
+        self.tally_of(TALLIES - 1)
     }
 
-    pub(crate) fn shard_of(&self, lane: i64) -> i64 {
-        self.handle * SHARDS + lane
+    pub(crate) fn tally_of(&self, lane: i64) -> i64 {
+        self.handle * TALLIES + lane
     }
 
     /// Runs a statement on one of the connections that many share.

@@ -6,14 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_core::{
-    Beat, Claimed, Hint, JobId, Lease, Node, NodeId, Orphan, Owner, SharedStore, State, StoreError,
-    Timestamp, UNSERVED_AFTER, WaitingCounts, Wanted, pattern_of,
+    Beat, Claimed, Hint, IdBlock, JobId, Lease, Node, NodeId, Orphan, Owner, SharedStore, State,
+    StoreError, Timestamp, UNSERVED_AFTER, WaitingCounts, Wanted, pattern_of,
 };
 use kjob_proto::Text;
 use tokio_postgres::Row;
 
 use super::PostgresStore;
-use super::error::corrupt;
+use super::error::{corrupt, set_has_changed};
 use super::row::{LIVE, columns, header, state, text};
 use super::session::Params;
 use super::shared::Shared;
@@ -22,8 +22,16 @@ use crate::values::millis;
 /// Jobs that are moved from pattern to pattern at once.
 const MOVED_MAX: i64 = 1_000;
 
+/// Nothing if the set of databases was changed. Whoever changes it has that row, and is waited for.
 const JOIN: &str = "INSERT INTO kjob_nodes (id, url, lease_ms, alive_until, is_gone)
-    VALUES ($1, $2, $3::bigint, now() + $3::bigint::double precision * interval '1 millisecond', false)";
+    SELECT $1::bigint, $2::bytea, $3::bigint, now() + $3::bigint::double precision * interval '1 millisecond', false
+    FROM (SELECT next FROM kjob_counters WHERE name = 'shards' FOR UPDATE) AS s WHERE s.next = $4
+    RETURNING id";
+
+/// As of [`JOIN`].
+const TAKE_IDS: &str = "UPDATE kjob_counters SET next = GREATEST(next, $1) + $2
+    WHERE name = 'job' AND (SELECT s.next FROM kjob_counters s WHERE s.name = 'shards') = $3
+    RETURNING next - $2";
 
 const LEAVE: &str = "UPDATE kjob_nodes SET is_gone = true WHERE id = $1";
 
@@ -92,12 +100,25 @@ impl SharedStore for PostgresStore {
         let shared = &self.shared;
         self.leave().await?;
         let id = shared.take_numbers("node", 1).await?;
-        let url = &url.as_bytes()[..];
-        shared
-            .write("join", JOIN, &[&id, &url, &millis(lease_time)])
-            .await?;
+        let (doing, url) = ("join", &url.as_bytes()[..]);
+        let (lease, changes) = (millis(lease_time), shared.shards.changes);
+        let params: Params<'_> = &[&id, &url, &lease, &changes];
+        if shared.write(doing, JOIN, params).await?.is_empty() {
+            return Err(set_has_changed(doing));
+        }
         shared.membership.set_node(Some(id));
         Ok(NodeId(id))
+    }
+
+    async fn reserve_ids_from(&self, least: JobId, count: u32) -> Result<IdBlock, StoreError> {
+        let (shared, doing) = (&self.shared, "reserve ids of jobs");
+        let count = count.max(1);
+        let (least, taken) = (least.get(), i64::from(count));
+        let params: Params<'_> = &[&least, &taken, &shared.shards.changes];
+        let rows = shared.write(doing, TAKE_IDS, params).await?;
+        let first = rows.first().ok_or_else(|| set_has_changed(doing))?;
+        let first = JobId::new(first.get(0)).ok_or(StoreError::NoIdsLeft)?;
+        Ok(IdBlock::new(first, count))
     }
 
     async fn leave(&self) -> Result<(), StoreError> {

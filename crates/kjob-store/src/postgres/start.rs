@@ -71,7 +71,7 @@ impl Step for Start {
             .collect();
         let node = lane.shared.membership.node();
         let rows = session
-            .query(&START, &[&lane.shard, &order, &ids, &at, &node])
+            .query(&START, &[&lane.tally, &order, &ids, &at, &node])
             .await?;
         let read = |row: &tokio_postgres::Row| {
             let payload = row.get::<_, Option<&[u8]>>(20).map(Bytes::copy_from_slice);

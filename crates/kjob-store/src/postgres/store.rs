@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use kjob_core::{
     CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
-    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
-    StoreUsage, Submitted, Timestamp,
+    JobTag, Lease, NewJob, Owner, Page, Parts, SharedStore, Started, State, StepError, Store,
+    StoreError, StoreUsage, Submitted, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -17,7 +17,7 @@ use super::connect::{Connector, Purpose};
 use super::hints;
 use super::lanes::Lane;
 use super::session::Link;
-use super::shared::{SHARDS, Shared};
+use super::shared::{Shared, TALLIES};
 use super::{Description, OpenError, PostgresOptions, describe, schema};
 
 /// Jobs in a database that speaks PostgreSQL's protocol. Each handle is one of many, in this process or in
@@ -52,6 +52,15 @@ impl PostgresStore {
     /// # Errors
     /// An [`OpenError`] that says what is in the way.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
+        let store = Self::open_any(url, options).await?;
+        match store.shared.shards.set.among_others() {
+            Some((shard, size)) => Err(OpenError::OneOfSeveral { shard, size }),
+            None => Ok(store),
+        }
+    }
+
+    /// As [`open`](Self::open), of a set or of none.
+    pub(super) async fn open_any(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         let mut background = Background::start()?;
         let connector = Connector::new(url, &options, background.runtime.clone())?;
         let schema = {
@@ -68,12 +77,12 @@ impl PostgresStore {
         let writer = link(Purpose::Write);
         let handle = next_number(&writer, "handle", 1).await?;
         let lanes = i64::try_from(options.lanes)
-            .unwrap_or(SHARDS)
-            .clamp(1, SHARDS - 1);
+            .unwrap_or(TALLIES)
+            .clamp(1, TALLIES - 1);
         let shared = Shared::new(
             options.clone(),
             handle,
-            schema.is_partitioned,
+            schema,
             readers,
             writer,
             link(Purpose::Read),
@@ -82,7 +91,7 @@ impl PostgresStore {
         let running = (0..lanes).map(|number| {
             let lane = Lane {
                 link: link(Purpose::Write),
-                shard: shared.shard_of(number),
+                tally: shared.tally_of(number),
                 shared: Arc::clone(&shared),
             };
             background.runtime.spawn(lane.run())
@@ -204,10 +213,7 @@ async fn look_around(shared: Arc<Shared>) {
 #[async_trait]
 impl Store for PostgresStore {
     async fn reserve_ids(&self, count: u32) -> Result<IdBlock, StoreError> {
-        let count = count.max(1);
-        let first = self.shared.take_numbers("job", i64::from(count)).await?;
-        let first = JobId::new(first).ok_or(StoreError::NoIdsLeft)?;
-        Ok(IdBlock::new(first, count))
+        self.reserve_ids_from(JobId::FIRST, count).await
     }
 
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
@@ -331,8 +337,8 @@ impl fmt::Debug for PostgresStore {
 
 /// A thread with a runtime, on which connections live: so they do whatever else the program's own runtime
 /// is busy with, and whatever that has.
-struct Background {
-    runtime: Handle,
+pub(super) struct Background {
+    pub(super) runtime: Handle,
     thread: Option<JoinHandle<()>>,
     /// Told to end, with the lanes that are to end before.
     end: Option<oneshot::Sender<()>>,
@@ -341,7 +347,7 @@ struct Background {
 }
 
 impl Background {
-    fn start() -> Result<Self, OpenError> {
+    pub(super) fn start() -> Result<Self, OpenError> {
         let failed = |source| OpenError::Thread { source };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

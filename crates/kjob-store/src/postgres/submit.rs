@@ -144,7 +144,7 @@ impl Step for Submit {
         session: &Session,
         steps: &[&Self],
     ) -> Result<Vec<(usize, ())>, tokio_postgres::Error> {
-        let stored = run(session, &STORE_FREE, lane.shard, &lane.shared, steps, None).await?;
+        let stored = run(session, &STORE_FREE, lane.tally, &lane.shared, steps, None).await?;
         let places = steps.iter().enumerate();
         Ok(places
             .filter(|(_, step)| stored.contains(&step.header().id.get()))
@@ -157,7 +157,7 @@ impl Step for Submit {
 async fn run(
     session: &Session,
     statement: &'static str,
-    shard: i64,
+    tally: i64,
     shared: &Shared,
     steps: &[&Submit],
     other: Option<i64>,
@@ -198,7 +198,7 @@ async fn run(
     let payloads: Vec<&[u8]> = steps.iter().map(|step| &step.job.payload[..]).collect();
     let node = shared.membership.node();
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![
-        &shard,
+        &tally,
         &ids,
         &turns,
         &received,
@@ -276,7 +276,7 @@ impl Shared {
                 .writer
                 .attempt(|session| {
                     Box::pin(async move {
-                        run(&session, statement, self.own_shard(), self, &[step], other).await
+                        run(&session, statement, self.own_tally(), self, &[step], other).await
                     })
                 })
                 .await?

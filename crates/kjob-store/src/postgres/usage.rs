@@ -8,21 +8,21 @@ use kjob_core::{Owner, StoreError, StoreUsage, Usage, WaitingCounts};
 use tokio_postgres::Row;
 
 use super::row::text;
-use super::shared::{SHARDS, Shared};
+use super::shared::{Shared, TALLIES};
 
 /// Adds up rows called `changed`, with columns `owner`, `jobs`, `bytes` and `waiting`, and adds that to the
-/// usage: two further parts of a statement. `shard` is the parameter that says to which row.
-pub(crate) fn counted(shard: &str) -> String {
+/// usage: two further parts of a statement. `tally` is the parameter that says to which row.
+pub(crate) fn counted(tally: &str) -> String {
     format!(
         "of_all AS (
             INSERT INTO kjob_usage (shard, jobs, bytes, waiting, touched_at)
-            SELECT {shard}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint, now()
+            SELECT {tally}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint, now()
             FROM changed HAVING count(*) > 0
             {ADD}
         ),
         of_owners AS (
             INSERT INTO kjob_usage_of (owner, shard, jobs, bytes, waiting)
-            SELECT owner, {shard}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint
+            SELECT owner, {tally}::bigint, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint
             FROM changed GROUP BY owner ORDER BY owner
             {ADD_OF}
         )"
@@ -127,7 +127,7 @@ impl UsageCache {
 impl Shared {
     /// Looks at what others have stored: of everyone, or of those who were asked about.
     pub(crate) async fn refresh_usage(&self, of_everyone: bool) -> Result<(), StoreError> {
-        let (first, end) = (self.shard_of(0), self.shard_of(SHARDS));
+        let (first, end) = (self.tally_of(0), self.tally_of(TALLIES));
         let doing = "read what is stored";
         let asked = std::mem::take(&mut self.usage.lock().asked);
         let total = self.query(doing, OTHERS, &[&first, &end]).await?;
@@ -155,14 +155,14 @@ impl Shared {
 
     /// Gives what this handle has counted to a row that everyone has, so that none of its own stays behind.
     pub(crate) async fn fold_own_usage(&self) -> Result<(), StoreError> {
-        let shards: Vec<i64> = (self.shard_of(0)..self.shard_of(SHARDS)).collect();
-        self.fold_usage(&shards).await
+        let tallies: Vec<i64> = (self.tally_of(0)..self.tally_of(TALLIES)).collect();
+        self.fold_usage(&tallies).await
     }
 
     /// The same for handles whose processes were killed.
     pub(crate) async fn fold_left_usage(&self) -> Result<(), StoreError> {
         let doing = "add up what is stored";
-        let (first, end) = (self.shard_of(0), self.shard_of(SHARDS));
+        let (first, end) = (self.tally_of(0), self.tally_of(TALLIES));
         let has_counted = self.usage.lock().own.total != Change::default();
         let touched = self.write(doing, TOUCH, &[&first, &end]).await?;
         if has_counted && touched.is_empty() {
@@ -170,30 +170,30 @@ impl Shared {
             self.usage.lock().own = Counts::default();
         }
         let left = self.query(doing, LEFT_BEHIND, &[]).await?;
-        let shards: Vec<i64> = left.iter().map(|row| row.get(0)).collect();
-        match shards.is_empty() {
+        let tallies: Vec<i64> = left.iter().map(|row| row.get(0)).collect();
+        match tallies.is_empty() {
             true => Ok(()),
-            false => self.fold_usage(&shards).await,
+            false => self.fold_usage(&tallies).await,
         }
     }
 
-    async fn fold_usage(&self, shards: &[i64]) -> Result<(), StoreError> {
-        let shards: Vec<String> = shards.iter().map(i64::to_string).collect();
-        let shards = shards.join(", ");
+    async fn fold_usage(&self, tallies: &[i64]) -> Result<(), StoreError> {
+        let tallies: Vec<String> = tallies.iter().map(i64::to_string).collect();
+        let tallies = tallies.join(", ");
         // Whoever comes second waits for the rows, and then finds none.
         let fold = format!(
             "BEGIN;
-            SELECT shard FROM kjob_usage WHERE shard IN ({shards}) ORDER BY shard FOR UPDATE;
+            SELECT shard FROM kjob_usage WHERE shard IN ({tallies}) ORDER BY shard FOR UPDATE;
             INSERT INTO kjob_usage (shard, jobs, bytes, waiting, touched_at)
             SELECT 0, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint, now() FROM kjob_usage
-            WHERE shard IN ({shards}) HAVING count(*) > 0
+            WHERE shard IN ({tallies}) HAVING count(*) > 0
             {ADD};
             INSERT INTO kjob_usage_of (owner, shard, jobs, bytes, waiting)
             SELECT owner, 0, sum(jobs)::bigint, sum(bytes)::bigint, sum(waiting)::bigint
-            FROM kjob_usage_of WHERE shard IN ({shards}) GROUP BY owner ORDER BY owner
+            FROM kjob_usage_of WHERE shard IN ({tallies}) GROUP BY owner ORDER BY owner
             {ADD_OF};
-            DELETE FROM kjob_usage WHERE shard IN ({shards});
-            DELETE FROM kjob_usage_of WHERE shard IN ({shards});
+            DELETE FROM kjob_usage WHERE shard IN ({tallies});
+            DELETE FROM kjob_usage_of WHERE shard IN ({tallies});
             COMMIT"
         );
         let link = self.maintenance.lock().await;

@@ -14,6 +14,7 @@ mod guards;
 mod hints;
 mod jobs;
 mod schema;
+mod shards;
 mod sharing;
 mod support;
 mod tls;

@@ -32,7 +32,7 @@ async fn a_database_without_tables_is_told_from_one_of_another_version() {
     assert_eq!(
         newer.to_string(),
         "the database's tables are of version 901, which needs programs that know version 900; this one \
-         knows 2: use a newer kjob"
+         knows 3: use a newer kjob"
     );
 
     schema
@@ -41,7 +41,7 @@ async fn a_database_without_tables_is_told_from_one_of_another_version() {
     let older = open(&schema).await.unwrap_err();
     assert_eq!(
         older.to_string(),
-        "the database's tables are of version 0, this program needs 2: run kjob-server migrate"
+        "the database's tables are of version 0, this program needs 3: run kjob-server migrate"
     );
 }
 
@@ -52,15 +52,18 @@ async fn a_database_of_an_older_version_is_brought_up_to_date_with_all_that_is_i
         schema.prepare(is_partitioned);
         let first = id(&open(&schema).await.unwrap()).await;
         schema
-            .execute("DROP TABLE kjob_agreed; DELETE FROM kjob_schema WHERE version = 2")
+            .execute(
+                "DROP TABLE kjob_agreed, kjob_shards; DELETE FROM kjob_counters WHERE name = 'shards';
+                DELETE FROM kjob_schema WHERE version > 1",
+            )
             .await;
         let older = open(&schema).await.unwrap_err();
         assert!(matches!(older, OpenError::OlderSchema { found: 1, .. }));
         let options = PostgresOptions::default();
         let made = PostgresStore::migrate(&schema.url(), &options).await;
-        assert_eq!(made.unwrap(), [2]);
+        assert_eq!(made.unwrap(), [2, 3]);
         assert!(id(&open(&schema).await.unwrap()).await > first);
-        let row = "SELECT count(*) FROM kjob_schema WHERE version = 2 AND works_with = 1";
+        let row = "SELECT count(*) FROM kjob_schema WHERE version = 3 AND works_with = 1";
         assert_eq!(schema.number(row).await, 1);
         // What the tables are is not what a migration would make of new ones.
         let same = format!("{row} AND is_partitioned = {is_partitioned}");
@@ -85,7 +88,7 @@ async fn migrating_again_or_at_once_does_nothing_twice() {
         let migrate = || PostgresStore::migrate(&url, &options);
         let made = tokio::join!(migrate(), migrate(), migrate());
         let made = [made.0, made.1, made.2].map(|made| made.unwrap().len());
-        assert_eq!(made.iter().sum::<usize>(), 2);
+        assert_eq!(made.iter().sum::<usize>(), 3);
         open(&schema).await.unwrap().close().await.unwrap();
     }
 }

@@ -71,7 +71,7 @@ impl Schema {
                 true => PostgresStore::migrate(&url, &options).await,
                 false => PostgresStore::migrate_without_partitions(&url, &options).await,
             };
-            assert_eq!(made.unwrap(), [1, 2]);
+            assert_eq!(made.unwrap(), [1, 2, 3]);
         });
     }
 

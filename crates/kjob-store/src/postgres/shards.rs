@@ -1,0 +1,375 @@
+//! Several databases that hold one set of jobs together: making a set, letting it grow, and opening it.
+//!
+//! All databases of a set have the same rows in `kjob_shards`, but for their own number. A set is changed by
+//! one transaction in each of them, all of which are open, with all that has to be looked at locked, before the
+//! first is committed; that of the first database is committed last. Where this is interrupted in between, the
+//! databases do not agree and nobody opens them as a set until it is done anew.
+
+use futures_util::future::join_all;
+use kjob_core::{Placement, PlacementError, ShardedStore, SharedStore, StoreError};
+use kjob_proto::Text;
+use rand::RngExt as _;
+use std::sync::Arc;
+use tokio_postgres::Client;
+
+use super::connect::{Connector, Purpose};
+use super::error::sql;
+use super::row::text;
+use super::shard_set::{Generation, KNOWN, ShardSet};
+use super::store::Background;
+use super::{OpenError, PostgresOptions, PostgresStore};
+
+/// Why databases cannot be a set, or not be opened as one. Databases are numbered as they were given, from 0 on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardsError {
+    /// One cannot be opened.
+    #[error("database {number}: {source}")]
+    Open {
+        /// Which.
+        number: usize,
+        /// Why not.
+        #[source]
+        source: OpenError,
+    },
+    /// One is in no set, or in one that was not made to its end.
+    #[error(
+        "database {number} is not yet a shard of this set: stop all nodes and run kjob-server migrate with \
+         all databases"
+    )]
+    NotYet {
+        /// Which.
+        number: usize,
+    },
+    /// One has another number in the set: they are not in the order in which they came to it.
+    #[error(
+        "database {number} is shard {found} of its set: give the databases in the order of their shards"
+    )]
+    Order {
+        /// Which.
+        number: usize,
+        /// What it is in its set.
+        found: i64,
+    },
+    /// One is of another set.
+    #[error("database {number} is a shard of another set than database 0")]
+    OtherSet {
+        /// Which.
+        number: usize,
+    },
+    /// Some are missing.
+    #[error("{found} databases of a set of {wanted}: give all of them")]
+    Missing {
+        /// How many were given.
+        found: usize,
+        /// How many there are.
+        wanted: i64,
+    },
+    /// One that is to come to a set has had jobs of its own, whose ids are of other shards.
+    #[error("database {number} has had jobs of its own: only the first of a set may")]
+    HasJobs {
+        /// Which.
+        number: usize,
+    },
+    /// Nodes work on one.
+    #[error("database {number} has nodes at work, such as {url}: stop all nodes first")]
+    InUse {
+        /// Which.
+        number: usize,
+        /// Where one of them is reached.
+        url: Text,
+    },
+    /// One is locked: by another who makes a set of it, or as it was given twice.
+    #[error("database {number} is being changed by another, or was given twice")]
+    Locked {
+        /// Which.
+        number: usize,
+    },
+    /// There cannot be a set of so many.
+    #[error(transparent)]
+    Size(#[from] PlacementError),
+}
+
+/// What [`PostgresStore::migrate_shards`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigratedShards {
+    /// The versions that the tables of each went through.
+    pub versions: Vec<Vec<i64>>,
+    /// How many databases the set had before; 0 where there was none.
+    pub before: usize,
+    /// How many it has now.
+    pub size: usize,
+}
+
+impl PostgresStore {
+    /// Opens all databases of a set, in the order of their shards.
+    ///
+    /// # Errors
+    /// [`ShardsError`]: all have to be there, and to agree.
+    pub async fn open_shards(
+        urls: &[&str],
+        options: &PostgresOptions,
+    ) -> Result<ShardedStore, ShardsError> {
+        let opening = urls.iter().map(|url| Self::open_any(url, options.clone()));
+        let mut stores: Vec<Self> = Vec::new();
+        for (number, opened) in join_all(opening).await.into_iter().enumerate() {
+            stores.push(opened.map_err(|source| ShardsError::Open { number, source })?);
+        }
+        let sets: Vec<&ShardSet> = stores
+            .iter()
+            .map(|store| &store.shared.shards.set)
+            .collect();
+        let placement = agreed(&sets)?;
+        let shards = stores
+            .into_iter()
+            .map(|store| Arc::new(store) as Arc<dyn SharedStore>);
+        let shards: Vec<_> = shards.collect();
+        let (found, wanted) = (shards.len(), placement.size() as i64);
+        ShardedStore::new(placement, shards).map_err(|_| ShardsError::Missing { found, wanted })
+    }
+
+    /// Brings the tables of all these databases to the version that this program works with, and makes a set of
+    /// them, or lets the one that the first of them is in grow. Only the first may have had jobs before it was in
+    /// a set. No node may be at work meanwhile.
+    ///
+    /// # Errors
+    /// [`ShardsError`]. Where it was interrupted, it has to be done anew.
+    pub async fn migrate_shards(
+        urls: &[&str],
+        options: &PostgresOptions,
+    ) -> Result<MigratedShards, ShardsError> {
+        let open = |number, source| ShardsError::Open { number, source };
+        let mut versions = Vec::new();
+        for (number, url) in urls.iter().enumerate() {
+            let migrated = Self::migrate(url, options).await;
+            versions.push(migrated.map_err(|source| open(number, source))?);
+        }
+        let background = Background::start().map_err(|source| open(0, source))?;
+        let mut clients = Vec::new();
+        for (number, url) in urls.iter().enumerate() {
+            let runtime = background.runtime.clone();
+            let connector = Connector::new(url, options, runtime);
+            let connector = connector.map_err(|source| open(number, source))?;
+            let client = connector.connect(Purpose::Read).await;
+            clients.push(client.map_err(|source| open(number, source.into()))?);
+        }
+        let making = background.runtime.spawn(async move {
+            let made = make_set(&clients).await;
+            // Those that are not committed yet end here: with the connection.
+            drop(clients);
+            made
+        });
+        let made = making
+            .await
+            .unwrap_or(Err(open(0, StoreError::Closed.into())));
+        let (before, size) = made?;
+        Ok(MigratedShards {
+            versions,
+            before,
+            size,
+        })
+    }
+}
+
+/// The placement that all of them have, each as the shard of its number.
+fn agreed(sets: &[&ShardSet]) -> Result<Placement, ShardsError> {
+    for (number, set) in sets.iter().enumerate() {
+        let Some(newest) = set.newest() else {
+            return Err(ShardsError::NotYet { number });
+        };
+        if usize::try_from(newest.shard) != Ok(number) {
+            let found = newest.shard;
+            return Err(ShardsError::Order { number, found });
+        }
+        let first = sets[0].newest().map(|row| &row.set_id);
+        if first != Some(&newest.set_id) {
+            return Err(ShardsError::OtherSet { number });
+        }
+    }
+    let largest = sets
+        .iter()
+        .filter_map(|set| set.newest().map(|row| row.size));
+    let wanted = largest.max().unwrap_or(0);
+    let found = sets.len();
+    if usize::try_from(wanted) != Ok(found) {
+        return Err(ShardsError::Missing { found, wanted });
+    }
+    for (number, set) in sets.iter().enumerate() {
+        if !set.agrees_with(sets[0]) {
+            return Err(ShardsError::NotYet { number });
+        }
+    }
+    let placement = sets[0].placement();
+    placement.map_err(|source| ShardsError::Open { number: 0, source })
+}
+
+/// Whoever joins, or takes ids, waits for this; and this for whoever does so at the moment.
+const LOCK: &str = "UPDATE kjob_counters SET next = next + 1 WHERE name = 'shards'";
+
+const ALIVE: &str =
+    "SELECT url FROM kjob_nodes WHERE NOT is_gone AND alive_until > now() ORDER BY id LIMIT 1";
+
+const NEXT_JOB: &str = "SELECT next FROM kjob_counters WHERE name = 'job'";
+
+const NOTE: &str = "INSERT INTO kjob_shards (generation, set_id, shard, size, alone_until)
+    VALUES ($1, $2, $3, $4, $5)";
+
+/// Programs that know nothing of sets would take ids of other shards.
+const NEWER_ONLY: &str = "UPDATE kjob_schema SET works_with = 3 WHERE works_with < 3";
+
+/// A database in a transaction that is to change the set.
+struct Found {
+    set: ShardSet,
+    /// The first id that it has not given.
+    next_job: i64,
+}
+
+/// Makes the set; how many databases it had before and has now.
+async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
+    let mut found = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        found.push(lock(number, client).await?);
+    }
+    let size = found.len();
+    let rows = match found.first() {
+        Some(first) => grown(&first.set, first.next_job, size)?,
+        None => return Err(PlacementError::None.into()),
+    };
+    let before = found[0].set.newest().map_or(0, |newest| newest.size);
+    let before = usize::try_from(before).unwrap_or(0);
+    check(&found, before)?;
+    if before == size && found.iter().all(|it| it.set.agrees_with(&found[0].set)) {
+        return Ok((before, size));
+    }
+    for (number, client) in clients.iter().enumerate() {
+        let noted = note(client, number, &rows).await;
+        noted.map_err(|error| failed(number, "make a set of databases", error))?;
+    }
+    for (number, client) in clients.iter().enumerate().rev() {
+        let committed = client.batch_execute("COMMIT").await;
+        committed.map_err(|error| failed(number, "make a set of databases", error))?;
+    }
+    Ok((before, size))
+}
+
+fn failed(number: usize, doing: &'static str, error: tokio_postgres::Error) -> ShardsError {
+    let source = OpenError::Store(sql(doing)(error));
+    ShardsError::Open { number, source }
+}
+
+async fn lock(number: usize, client: &Client) -> Result<Found, ShardsError> {
+    let doing = "look at the set of databases";
+    let fail = |error| failed(number, doing, error);
+    // One that was given twice waits for itself.
+    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'";
+    client.batch_execute(begin).await.map_err(fail)?;
+    if let Err(error) = client.execute(LOCK, &[]).await {
+        let is_locked = error.code() == Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE);
+        return Err(match is_locked {
+            true => ShardsError::Locked { number },
+            false => fail(error),
+        });
+    }
+    let alive = client.query(ALIVE, &[]).await.map_err(fail)?;
+    if let Some(row) = alive.first() {
+        let url = text(row.get(0)).map_err(|error| ShardsError::Open {
+            number,
+            source: error.into(),
+        })?;
+        return Err(ShardsError::InUse { number, url });
+    }
+    let rows = client.query(KNOWN, &[]).await.map_err(fail)?;
+    let next = client.query_one(NEXT_JOB, &[]).await.map_err(fail)?;
+    Ok(Found {
+        set: ShardSet::read(&rows),
+        next_job: next.get(0),
+    })
+}
+
+/// What the set is to be, for its first database.
+fn grown(first: &ShardSet, next_job: i64, size: usize) -> Result<Vec<Generation>, ShardsError> {
+    let mut rows = first.rows.clone();
+    if rows.is_empty() {
+        let mut set_id = vec![0; 16];
+        rand::rng().fill(&mut set_id[..]);
+        let row = |number, size| Generation {
+            number,
+            set_id: set_id.clone(),
+            shard: 0,
+            size,
+            alone_until: next_job - 1,
+        };
+        if next_job > 1 {
+            // What it has so far was placed when it was the only one.
+            rows.push(row(1, 1));
+        }
+        rows.push(row(rows.len() as i64 + 1, size as i64));
+    } else if let Some(newest) = rows.last()
+        && newest.size != size as i64
+    {
+        let next = Generation {
+            number: newest.number + 1,
+            size: size as i64,
+            ..newest.clone()
+        };
+        rows.push(next);
+    }
+    // Neither too many nor fewer than before.
+    let set = ShardSet { rows };
+    let sizes = set
+        .rows
+        .iter()
+        .map(|row| usize::try_from(row.size).unwrap_or(0));
+    Placement::new(&sizes.collect::<Vec<_>>(), 0)?;
+    Ok(set.rows)
+}
+
+/// Whether each may be in the set: those that are have their places, and those that come are empty.
+fn check(found: &[Found], before: usize) -> Result<(), ShardsError> {
+    let first = &found[0].set;
+    if let Some(newest) = first.newest()
+        && newest.shard != 0
+    {
+        let found = newest.shard;
+        return Err(ShardsError::Order { number: 0, found });
+    }
+    for (number, it) in found.iter().enumerate().skip(1) {
+        if number >= before {
+            // What it knows of a set is of one that was never made to its end.
+            if it.next_job > 1 {
+                return Err(ShardsError::HasJobs { number });
+            }
+            continue;
+        }
+        let known = it.set.rows.iter().take(first.rows.len()).cloned().collect();
+        if !(ShardSet { rows: known }).agrees_with(first) {
+            return Err(ShardsError::OtherSet { number });
+        }
+        let place = it.set.newest().map_or(0, |newest| newest.shard);
+        if usize::try_from(place) != Ok(number) {
+            return Err(ShardsError::Order {
+                number,
+                found: place,
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn note(
+    client: &Client,
+    number: usize,
+    rows: &[Generation],
+) -> Result<(), tokio_postgres::Error> {
+    client.execute("DELETE FROM kjob_shards", &[]).await?;
+    let shard = number as i64;
+    for row in rows {
+        let (set_id, size, alone) = (&row.set_id, row.size, row.alone_until);
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&row.number, set_id, &shard, &size, &alone];
+        client.execute(NOTE, &params).await?;
+    }
+    client.execute(NEWER_ONLY, &[]).await?;
+    Ok(())
+}

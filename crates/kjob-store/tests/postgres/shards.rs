@@ -1,0 +1,305 @@
+//! Several databases that hold one set of jobs: how a set is made, grows, and is told from others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kjob_core::conformance::Harness;
+use kjob_core::{
+    Filter, JobId, JobTag, Owner, ShardedStore, SharedStore, Store, Submitted, Timestamp,
+};
+use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore, ShardsError};
+
+use crate::jobs::job;
+use crate::sharing::join;
+use crate::support::{Schema, block_on};
+
+/// Databases, which are schemas of one server here.
+struct Databases(Vec<Schema>);
+
+impl Databases {
+    async fn new(count: usize) -> Self {
+        let schemas: Vec<_> = (0..count).map(|_| Schema::new()).collect();
+        for schema in &schemas {
+            schema.make().await;
+        }
+        Self(schemas)
+    }
+
+    fn urls(&self, count: usize) -> Vec<String> {
+        self.0[..count].iter().map(Schema::url).collect()
+    }
+
+    async fn migrate(&self, count: usize) -> Result<(usize, usize), ShardsError> {
+        migrate(&self.urls(count)).await
+    }
+
+    async fn open(&self, count: usize) -> Result<ShardedStore, ShardsError> {
+        open(&self.urls(count)).await
+    }
+}
+
+async fn migrate(urls: &[String]) -> Result<(usize, usize), ShardsError> {
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let made = PostgresStore::migrate_shards(&urls, &PostgresOptions::default()).await?;
+    Ok((made.before, made.size))
+}
+
+async fn open(urls: &[String]) -> Result<ShardedStore, ShardsError> {
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    PostgresStore::open_shards(&urls, &PostgresOptions::default()).await
+}
+
+struct InTwo(Databases);
+
+impl InTwo {
+    fn new() -> Self {
+        block_on(async {
+            let databases = Databases::new(2).await;
+            assert_eq!(databases.migrate(2).await.unwrap(), (0, 2));
+            Self(databases)
+        })
+    }
+}
+
+#[async_trait]
+impl Harness for InTwo {
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(self.0.open(2).await.unwrap())
+    }
+
+    fn survives_reopen(&self) -> bool {
+        true
+    }
+}
+
+mod by_two_databases {
+    kjob_core::store_conformance!(super::InTwo::new());
+}
+
+/// Submits a job with a tag of its own, and gives its id.
+async fn submit(store: &dyn Store, tag: &str) -> JobId {
+    let (owner, now) = (Owner::new("ann"), Timestamp::default());
+    let parsed: JobTag = tag.parse().unwrap();
+    let shard = store.shard_for(&owner, &parsed, now).await.unwrap();
+    let mut block = store.reserve_ids_in(shard, 1).await.unwrap();
+    let id = block.take().unwrap();
+    match store.submit(job(id, tag, "ann"), false).await.unwrap() {
+        Submitted::Created(_) => id,
+        Submitted::Existing(job) => job.header.id,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn listed(store: &dyn Store) -> BTreeSet<JobId> {
+    let page = store.list(&Filter::ALL, Timestamp::default()).await;
+    page.unwrap().jobs.iter().map(|it| it.header.id).collect()
+}
+
+#[tokio::test]
+async fn a_set_is_made_of_databases_of_which_the_first_has_jobs_and_grows() {
+    let databases = Databases::new(4).await;
+    let tags: Vec<String> = (0..20).map(|it| format!("tag-{it}")).collect();
+    let alone = &databases.0[0];
+    let options = PostgresOptions::default();
+    PostgresStore::migrate(&alone.url(), &options)
+        .await
+        .unwrap();
+    let mut ids = BTreeSet::new();
+    let first = alone.open(options.clone()).await;
+    for tag in &tags {
+        ids.insert(submit(&first, tag).await);
+    }
+    let last = ids.last().unwrap().get();
+    first.close().await.unwrap();
+
+    for (before, size) in [(0, 2), (2, 2), (2, 4), (4, 4)] {
+        assert_eq!(databases.migrate(size).await.unwrap(), (before, size));
+        let store = databases.open(size).await.unwrap();
+        assert_eq!(store.placement().size(), size);
+        let mut shards = BTreeSet::new();
+        for tag in &tags {
+            let again = submit(&store, tag).await;
+            assert!(ids.contains(&again), "{tag} is where it was");
+            let new = submit(&store, &format!("{tag}-{before}-{size}")).await;
+            assert!(new.get() > last, "no id is given twice");
+            assert!(ids.insert(new));
+            shards.insert(store.placement().shard_of_id(new));
+        }
+        assert_eq!(shards.len(), size, "all of them have new jobs");
+        assert_eq!(listed(&store).await, ids);
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_set_is_opened_whole_and_in_order_or_not_at_all() {
+    let databases = Databases::new(3).await;
+    let alone = &databases.0[2];
+    let options = PostgresOptions::default();
+    PostgresStore::migrate(&alone.url(), &options)
+        .await
+        .unwrap();
+    let urls = databases.urls(3);
+    let not_yet = open(&urls[2..]).await.unwrap_err();
+    assert!(
+        matches!(not_yet, ShardsError::NotYet { number: 0 }),
+        "{not_yet}"
+    );
+
+    databases.migrate(2).await.unwrap();
+    let opened = PostgresStore::open(&urls[1], options.clone()).await;
+    let error = opened.unwrap_err();
+    assert!(
+        matches!(error, OpenError::OneOfSeveral { shard: 1, size: 2 }),
+        "{error}"
+    );
+    let error = open(&urls[..1]).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ShardsError::Missing {
+                found: 1,
+                wanted: 2
+            }
+        ),
+        "{error}"
+    );
+    let turned = [urls[1].clone(), urls[0].clone()];
+    for error in [
+        open(&turned).await.unwrap_err(),
+        migrate(&turned).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(
+                error,
+                ShardsError::Order {
+                    number: 0,
+                    found: 1
+                }
+            ),
+            "{error}"
+        );
+    }
+    let error = open(&urls).await.unwrap_err();
+    assert!(
+        matches!(error, ShardsError::NotYet { number: 2 }),
+        "{error}"
+    );
+    let error = migrate(&urls[..1]).await.unwrap_err();
+    assert!(matches!(error, ShardsError::Size(_)), "{error}");
+
+    let others = Databases::new(2).await;
+    others.migrate(2).await.unwrap();
+    let mixed = [urls[0].clone(), others.urls(2)[1].clone()];
+    for error in [
+        open(&mixed).await.unwrap_err(),
+        migrate(&mixed).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, ShardsError::OtherSet { number: 1 }),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_the_first_may_have_had_jobs_and_no_node_may_be_at_work() {
+    let databases = Databases::new(2).await;
+    let urls = databases.urls(2);
+    let error = migrate(&[urls[0].clone(), urls[0].clone()])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ShardsError::Locked { number: 1 }),
+        "{error}"
+    );
+
+    let second = databases.0[1].open(PostgresOptions::default());
+    PostgresStore::migrate(&urls[1], &PostgresOptions::default())
+        .await
+        .unwrap();
+    let second = second.await;
+    join(&second, 7).await;
+    let error = migrate(&urls).await.unwrap_err();
+    assert!(
+        matches!(&error, ShardsError::InUse { number: 1, url } if **url == *"http://7"),
+        "{error}"
+    );
+    second.leave().await.unwrap();
+    submit(&second, "a").await;
+    let error = migrate(&urls).await.unwrap_err();
+    assert!(
+        matches!(error, ShardsError::HasJobs { number: 1 }),
+        "{error}"
+    );
+    // It may be the first.
+    let turned = [urls[1].clone(), urls[0].clone()];
+    assert_eq!(migrate(&turned).await.unwrap(), (0, 2));
+    let store = open(&turned).await.unwrap();
+    assert_eq!(listed(&store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn who_opened_a_database_before_it_came_to_a_set_gives_no_ids_and_is_no_node() {
+    let databases = Databases::new(2).await;
+    let options = PostgresOptions::default();
+    PostgresStore::migrate(&databases.0[0].url(), &options)
+        .await
+        .unwrap();
+    let before = databases.0[0].open(options).await;
+    join(&before, 1).await;
+    before.leave().await.unwrap();
+    databases.migrate(2).await.unwrap();
+    for error in [
+        before.reserve_ids(1).await.map(drop).unwrap_err(),
+        before
+            .join(&"http://1".into(), crate::sharing::MINUTE)
+            .await
+            .map(drop)
+            .unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("was changed"), "{error}");
+    }
+    assert_eq!(before.nodes().await.unwrap(), []);
+    let store = databases.open(2).await.unwrap();
+    submit(&store, "a").await;
+}
+
+#[tokio::test]
+async fn a_set_that_was_made_in_part_is_made_to_its_end() {
+    let databases = Databases::new(3).await;
+    databases.migrate(2).await.unwrap();
+    let store = databases.open(2).await.unwrap();
+    let mut ids = BTreeSet::new();
+    for number in 0..10 {
+        ids.insert(submit(&store, &format!("tag-{number}")).await);
+    }
+    store.close().await.unwrap();
+    databases.migrate(3).await.unwrap();
+    // As if what was committed last had not been.
+    let undo = "DELETE FROM kjob_shards WHERE generation = 2";
+    databases.0[0].execute(undo).await;
+    for count in [2, 3] {
+        let error = databases.open(count).await.unwrap_err();
+        let is_told = matches!(
+            error,
+            ShardsError::Missing { .. } | ShardsError::NotYet { .. }
+        );
+        assert!(is_told, "{count}: {error}");
+    }
+    assert_eq!(databases.migrate(3).await.unwrap(), (2, 3));
+    let store = databases.open(3).await.unwrap();
+    assert_eq!(listed(&store).await, ids);
+
+    // The same before there is a set at all.
+    let databases = Databases::new(2).await;
+    databases.migrate(2).await.unwrap();
+    databases.0[0].execute("DELETE FROM kjob_shards").await;
+    let alone = databases.0[0].open(PostgresOptions::default()).await;
+    submit(&alone, "a").await;
+    alone.close().await.unwrap();
+    assert_eq!(databases.migrate(2).await.unwrap(), (0, 2));
+    let store = databases.open(2).await.unwrap();
+    assert_eq!(listed(&store).await.len(), 1);
+}
