@@ -1,4 +1,5 @@
 //! A store of several shards keeps the contract of one: from the beginning, and after it has grown.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
-//! The store in a database: opening it, and making its tables.
+//! The store in databases: opening it, and making its tables.
 
 use std::sync::Arc;
 
+use kjob_core::ShardedStore;
 use kjob_store::Observed;
-use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore};
+use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore, ShardsError};
 
 use crate::config::{Config, DatabaseUrl, StoreKind};
 
@@ -20,6 +21,15 @@ pub enum DatabaseError {
         #[source]
         source: OpenError,
     },
+    /// They cannot be opened together, or made a set.
+    #[error("store, of {count} databases: {source}")]
+    Shards {
+        /// How many were given.
+        count: usize,
+        /// Why not.
+        #[source]
+        source: ShardsError,
+    },
     /// The config names none.
     #[error("store = {found:?} is no database; set the postgres:// URL of one")]
     NoDatabase {
@@ -28,35 +38,82 @@ pub enum DatabaseError {
     },
 }
 
+/// A store in databases.
+pub(crate) enum Database {
+    One(Arc<PostgresStore>),
+    Shards(ShardedStore),
+}
+
 pub(crate) async fn open(
-    url: &DatabaseUrl,
+    urls: &[DatabaseUrl],
     observer: Observed,
-) -> Result<Arc<PostgresStore>, DatabaseError> {
+) -> Result<Database, DatabaseError> {
     let options = PostgresOptions {
         observer,
         ..PostgresOptions::default()
     };
-    let opened = PostgresStore::open(url.reveal(), options).await;
-    let store = opened.map_err(|source| DatabaseError::Open {
-        url: url.clone(),
-        source,
-    })?;
-    Ok(Arc::new(store))
+    if let [url] = urls {
+        let opened = PostgresStore::open(url.reveal(), options).await;
+        let store = opened.map_err(|source| DatabaseError::Open {
+            url: url.clone(),
+            source,
+        })?;
+        return Ok(Database::One(Arc::new(store)));
+    }
+    let opened = PostgresStore::open_shards(&revealed(urls), &options).await;
+    opened
+        .map(Database::Shards)
+        .map_err(|source| of_several(urls, source))
 }
 
-/// Makes the tables, or brings them to this version; gives what is to be said of it.
+/// Makes the tables, or brings them to this version; makes a set of several. Gives what is to be said of it.
 pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
-    let StoreKind::Postgres(url) = &config.settings.store else {
+    let StoreKind::Postgres(urls) = &config.settings.store else {
         let found = config.settings.store.to_string();
         return Err(DatabaseError::NoDatabase { found });
     };
-    let migrated = PostgresStore::migrate(url.reveal(), &PostgresOptions::default()).await;
-    let versions = migrated.map_err(|source| DatabaseError::Open {
-        url: url.clone(),
-        source,
-    })?;
-    Ok(match versions.last() {
+    let options = PostgresOptions::default();
+    if let [url] = &urls[..] {
+        let migrated = PostgresStore::migrate(url.reveal(), &options).await;
+        let versions = migrated.map_err(|source| DatabaseError::Open {
+            url: url.clone(),
+            source,
+        })?;
+        return Ok(of_tables(url, &versions));
+    }
+    let migrated = PostgresStore::migrate_shards(&revealed(urls), &options).await;
+    let migrated = migrated.map_err(|source| of_several(urls, source))?;
+    let tables = urls.iter().zip(&migrated.versions);
+    let mut said: String = tables.map(|(url, made)| of_tables(url, made)).collect();
+    said += &match (migrated.before, migrated.size) {
+        (0, size) => format!("they are a set of {size} shards now\n"),
+        (before, size) if before == size => format!("they are a set of {size} shards already\n"),
+        (before, size) => format!("their set has grown from {before} to {size} shards\n"),
+    };
+    Ok(said)
+}
+
+fn of_tables(url: &DatabaseUrl, versions: &[i64]) -> String {
+    match versions.last() {
         Some(version) => format!("the tables in {url} are of version {version} now\n"),
         None => format!("the tables in {url} are of this program's version already\n"),
-    })
+    }
+}
+
+fn revealed(urls: &[DatabaseUrl]) -> Vec<&str> {
+    urls.iter().map(DatabaseUrl::reveal).collect()
+}
+
+/// An error of one of them names that one.
+fn of_several(urls: &[DatabaseUrl], source: ShardsError) -> DatabaseError {
+    match source {
+        ShardsError::Open { number, source } if number < urls.len() => DatabaseError::Open {
+            url: urls[number].clone(),
+            source,
+        },
+        source => DatabaseError::Shards {
+            count: urls.len(),
+            source,
+        },
+    }
 }

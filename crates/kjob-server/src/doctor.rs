@@ -100,7 +100,11 @@ async fn examine(cli: Cli, program: Program) -> Report {
             ));
             report.add(sync::speed(&place));
         }
-        StoreKind::Postgres(url) => report.add_all(database::look(url).await),
+        StoreKind::Postgres(urls) => {
+            for (number, url) in urls.iter().enumerate() {
+                report.add_all(database::look(url, number, urls.len()).await);
+            }
+        }
         StoreKind::Memory => report.add(
             Finding::new(
                 "store",

@@ -28,6 +28,7 @@ mod load;
 pub mod logging;
 pub mod metrics;
 mod notify;
+mod opened;
 mod options;
 mod ordinary;
 mod outbound;

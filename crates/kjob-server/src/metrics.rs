@@ -104,6 +104,8 @@ struct Asked {
     is_draining: IntGauge,
     nodes: IntGauge,
     lease_held: IntGauge,
+    shards: IntGauge,
+    shards_without_lease: IntGauge,
     process: Process,
 }
 
@@ -285,6 +287,8 @@ impl Asked {
             is_draining: gauge(&table::DRAINING),
             nodes: gauge(&table::NODES),
             lease_held: gauge(&table::LEASE_HELD),
+            shards: gauge(&table::SHARDS),
+            shards_without_lease: gauge(&table::SHARDS_WITHOUT_LEASE),
             process: Process::new(maker),
         }
     }
@@ -304,6 +308,10 @@ impl Asked {
         self.is_draining.set(i64::from(is_draining));
         self.nodes.set(engine.nodes().len() as i64);
         self.lease_held.set(i64::from(engine.has_lease()));
+        let leases = engine.leases();
+        let missing = leases.iter().filter(|held| !**held).count();
+        self.shards.set(leases.len() as i64);
+        self.shards_without_lease.set(missing as i64);
         let failure = engine.store_failure();
         self.has_failed.set(i64::from(failure.is_some()));
         let stored = engine.usage(&Owner::anonymous()).total;

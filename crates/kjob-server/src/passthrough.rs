@@ -5,6 +5,7 @@ mod ask;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -134,7 +135,7 @@ pub(crate) fn asks(settings: &Settings) -> bool {
 /// The key of owners cannot be used, or is not that of the other nodes; TLS cannot be set up.
 pub(crate) async fn accounts(
     settings: &Settings,
-    shared: Option<&dyn SharedStore>,
+    shared: &[Arc<dyn SharedStore>],
 ) -> Result<Option<UpstreamAccounts>, RunError> {
     let Some(upstream) = settings.upstream.clone() else {
         return Ok(None);
@@ -157,7 +158,7 @@ pub(crate) async fn accounts(
     };
     // Whoever has a copy of the database is not to have the key with it, so its file is to be brought to
     // each node; that it was is what they agree on.
-    if let Some(shared) = shared {
+    for shared in shared {
         let print = owners.print();
         if shared.agree("owner.key", &print).await? != print[..] {
             if !was_there {

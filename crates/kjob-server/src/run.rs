@@ -8,27 +8,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kjob_core::StoreError;
 use kjob_core::engine::{ClusterConfig, Engine, Registry, SystemClock};
-use kjob_core::{MemoryStore, SharedStore, Store, StoreError};
-use kjob_store::Observed;
-use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
+use kjob_store::embedded::{EmbeddedStore, OpenError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::audit::{AuditLog, Event};
 use crate::builtin::{self, BuiltinError};
-use crate::config::{Config, StoreKind};
+use crate::config::Config;
 #[cfg(unix)]
 use crate::control;
-use crate::database::{self, DatabaseError};
+use crate::database::DatabaseError;
 use crate::demo::{self, DemoError};
 use crate::files;
 use crate::gateway::{Gateway, GatewayError, Route};
 use crate::metrics::Metrics;
 use crate::notify;
+use crate::opened::{self, Opening};
 use crate::passthrough;
-use crate::program::{OpenStore, Program};
+use crate::program::Program;
 use crate::reload::Reloads;
 use crate::server;
 use crate::signals::{Hangups, Signal, Signals};
@@ -182,21 +182,27 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     if let Some(adjust) = program.engine {
         adjust(&mut engine);
     }
-    let opened = open_store(config, program.store, &metrics).await?;
+    let opened = opened::open(config, program.store, &metrics).await?;
     // Once the data directory is ours.
-    access.upstream = passthrough::accounts(settings, opened.shared.as_deref()).await?;
+    access.upstream = passthrough::accounts(settings, opened.shared()).await?;
     let segments = opened.segments();
     options.max_connections = files::connections_that_fit(options.max_connections, segments);
     let clock = Arc::new(SystemClock);
     let seed = rand::random();
-    let engine = match opened.shared {
-        Some(shared) => {
-            let told = settings.public_url.as_told();
-            let mut node = ClusterConfig::new(told.unwrap_or_else(|| url.clone()));
-            node.lease_time = settings.lease_time;
-            Engine::open_shared(shared, routed, engine, node, clock, seed).await?
+    let node = || {
+        let told = settings.public_url.as_told();
+        let mut node = ClusterConfig::new(told.unwrap_or_else(|| url.clone()));
+        node.lease_time = settings.lease_time;
+        node
+    };
+    let engine = match opened.store {
+        Opening::Own(store) => Engine::open(store, routed, engine, clock, seed).await?,
+        Opening::Shared(store) => {
+            Engine::open_shared(store, routed, engine, node(), clock, seed).await?
         }
-        None => Engine::open(opened.store, routed, engine, clock, seed).await?,
+        Opening::Sharded(store) => {
+            Engine::open_sharded(store, routed, engine, node(), clock, seed).await?
+        }
     };
     if let Some(file) = config.file.clone() {
         let (config, engine, system) = (config.clone(), engine.clone(), system.clone());
@@ -450,88 +456,6 @@ fn warn_of_other_names(url: &str, tls: &Tls) {
     }
 }
 
-/// A store, as the engine sees it and as whoever looks after it does.
-struct Opened {
-    store: Arc<dyn Store>,
-    /// The same, if it is one of files that this program opened itself.
-    embedded: Option<Arc<EmbeddedStore>>,
-    /// The same, if other nodes may use it.
-    shared: Option<Arc<dyn SharedStore>>,
-}
-
-impl Opened {
-    fn of(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            embedded: None,
-            shared: None,
-        }
-    }
-
-    /// How many segments the store has, where that is known.
-    fn segments(&self) -> usize {
-        let embedded = self.embedded.as_ref();
-        embedded.map_or(0, |store| store.statistics().segments)
-    }
-}
-
-async fn open_store(
-    config: &Config,
-    own: Option<OpenStore>,
-    metrics: &Metrics,
-) -> Result<Opened, RunError> {
-    let settings = &config.settings;
-    let observer = Observed::by(metrics.commit_observer());
-    match &settings.store {
-        StoreKind::Postgres(url) => {
-            let store = database::open(url, observer).await?;
-            Ok(Opened {
-                store: store.clone(),
-                embedded: None,
-                shared: Some(store),
-            })
-        }
-        StoreKind::Memory => {
-            tracing::warn!("jobs are kept in memory only, and end with the process");
-            Ok(Opened::of(Arc::new(MemoryStore::new())))
-        }
-        StoreKind::Embedded => {
-            let dir = settings.data_dir.clone();
-            let options = EmbeddedOptions {
-                accept_damaged_logs: settings.accept_damaged_logs,
-                observer,
-                ..EmbeddedOptions::default()
-            };
-            let open = move || -> Result<Opened, RunError> {
-                match own {
-                    Some(open) => match open(&dir) {
-                        Ok(store) => Ok(Opened::of(store)),
-                        Err(source) => Err(RunError::OwnStore { dir, source }),
-                    },
-                    None => {
-                        let store = EmbeddedStore::open(dir, options)?;
-                        for (job, damage) in store.damaged_jobs() {
-                            tracing::error!(%job, %damage, "a job is damaged, and is not run");
-                        }
-                        let store = Arc::new(store);
-                        Ok(Opened {
-                            store: store.clone(),
-                            embedded: Some(store),
-                            shared: None,
-                        })
-                    }
-                }
-            };
-            let opened = tokio::task::spawn_blocking(open).await;
-            let opened = opened.map_err(|error| system("open the store")(error.into()))??;
-            if let Some(store) = &opened.embedded {
-                metrics.set_store(store);
-            }
-            Ok(opened)
-        }
-    }
-}
-
 /// Logs when the disk gets full, and when there is room again.
 async fn tell_of_room(mut full: watch::Receiver<bool>) {
     let mut was_full = false;
@@ -584,7 +508,7 @@ fn announce(url: &str) {
     tracing::info!(%url, "listening");
 }
 
-fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
+pub(crate) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { doing, source }
 }
 

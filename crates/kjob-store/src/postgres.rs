@@ -32,7 +32,7 @@ mod turns;
 mod url;
 mod usage;
 
-pub use describe::{Connections, Description};
+pub use describe::{Connections, Description, ShardPlace};
 pub use error::OpenError;
 pub use options::PostgresOptions;
 pub use shards::{MigratedShards, ShardsError};

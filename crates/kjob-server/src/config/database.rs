@@ -22,6 +22,15 @@ impl DatabaseUrl {
         Self(SecretString::from(url))
     }
 
+    /// All that a text names, with commas between; `None` if it is anything else.
+    pub(super) fn all_of(text: &str) -> Option<Vec<Self>> {
+        let urls = split(text);
+        let is_url = |url: &&str| SCHEMES.iter().any(|scheme| url.starts_with(scheme));
+        urls.iter()
+            .all(is_url)
+            .then(|| urls.into_iter().map(Self::new).collect())
+    }
+
     /// The whole URL, with its password.
     pub fn reveal(&self) -> &str {
         self.0.expose_secret()
@@ -48,9 +57,37 @@ impl PartialEq for DatabaseUrl {
 
 impl Eq for DatabaseUrl {}
 
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// The URLs of a text. As a URL may have commas between its hosts, it ends where another one begins.
+fn split(text: &str) -> Vec<&str> {
+    let mut urls = Vec::new();
+    let mut rest = text;
+    while let Some(end) = rest.match_indices(',').map(|(at, _)| at).find(|at| {
+        let next = rest[at + 1..].trim_start();
+        SCHEMES.iter().any(|scheme| next.starts_with(scheme))
+    }) {
+        urls.push(rest[..end].trim());
+        rest = &rest[end + 1..];
+    }
+    urls.push(if urls.is_empty() { rest } else { rest.trim() });
+    urls
+}
+
 /// The text as it may be shown; one that has no password is as it was. Whatever a driver might take for a
 /// password is left out, also where its characters should have been escaped.
 pub(super) fn without_password(text: &str) -> String {
+    match split(text)[..] {
+        [one] => of_one(one),
+        ref several => several
+            .iter()
+            .map(|url| of_one(url))
+            .collect::<Vec<_>>()
+            .join(","),
+    }
+}
+
+fn of_one(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         // Not a URL: words with values, perhaps, or a URL with a slip in it.
         let may_have_one = text.contains(['@', '=']);
@@ -120,8 +157,18 @@ mod tests {
             ),
             ("user=u password=x host=h", "***"),
             ("postgres:/u:x@h/db", "***"),
+            (
+                "postgres://u:x@a,b/db, postgresql://u:y@c/db?password=z",
+                "postgres://u:***@a,b/db,postgresql://u:***@c/db?password=***",
+            ),
         ] {
             assert_eq!(without_password(url), shown);
+        }
+        let several = DatabaseUrl::all_of("postgres://a,b:5/j,postgresql://c/j").unwrap();
+        let several: Vec<&str> = several.iter().map(DatabaseUrl::reveal).collect();
+        assert_eq!(several, ["postgres://a,b:5/j", "postgresql://c/j"]);
+        for bad in ["", "embedded,postgres://a/j", "postgres:/a", "mysql://a/j"] {
+            assert_eq!(DatabaseUrl::all_of(bad), None, "{bad}");
         }
         let url = DatabaseUrl::new("postgres://ann:secret@db");
         assert!(!format!("{url:?}").contains("secret"));

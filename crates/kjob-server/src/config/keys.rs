@@ -223,7 +223,8 @@ keys! {
     /// How long it counts what the upstream said of somebody's credentials; then it is asked again.
     upstream_accounts_hold: Duration, "KJOB_UPSTREAM_ACCOUNTS_HOLD", value::duration, "DURATION", default "60s";
     /// Where jobs live: "embedded" in the data directory, "memory", which ends with the process, or a
-    /// postgres:// URL: in a database, for as many nodes as use it (kjob-server migrate makes its tables).
+    /// postgres:// URL: in a database, for as many nodes as use it (kjob-server migrate makes its tables). Several
+    /// URLs with commas between: spread over these databases, which are always given in the same order.
     store: StoreKind, "KJOB_STORE", value::store, "KIND", default "embedded";
     /// How long other nodes on the same database take this one for alive without hearing of it; then they
     /// take over what it ran.

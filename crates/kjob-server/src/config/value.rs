@@ -92,8 +92,8 @@ pub enum StoreKind {
     Embedded,
     /// In memory: they end with the process.
     Memory,
-    /// In a database, which other nodes may use as well.
-    Postgres(DatabaseUrl),
+    /// In a database, which other nodes may use as well; or in several, each of which is a shard.
+    Postgres(Vec<DatabaseUrl>),
 }
 
 /// Whether clients show certificates.
@@ -307,17 +307,16 @@ pub(super) fn upstream_accounts(text: &str) -> Result<AccountsOfUpstream, BadVal
 }
 
 pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {
-    let is_url = ["postgres://", "postgresql://"];
     match text {
         "embedded" => Ok(StoreKind::Embedded),
         "memory" => Ok(StoreKind::Memory),
-        url if is_url.iter().any(|scheme| url.starts_with(scheme)) => {
-            Ok(StoreKind::Postgres(DatabaseUrl::new(url)))
-        }
-        _ => Err(BadValue::new(
-            &without_password(text),
-            "embedded, memory, or the postgres:// URL of a database",
-        )),
+        _ => match DatabaseUrl::all_of(text) {
+            Some(urls) => Ok(StoreKind::Postgres(urls)),
+            None => Err(BadValue::new(
+                &without_password(text),
+                "embedded, memory, or the postgres:// URL of a database, or those of several with commas between",
+            )),
+        },
     }
 }
 
@@ -395,7 +394,10 @@ impl fmt::Display for StoreKind {
         match self {
             Self::Embedded => f.write_str("embedded"),
             Self::Memory => f.write_str("memory"),
-            Self::Postgres(url) => url.fmt(f),
+            Self::Postgres(urls) => {
+                let shown: Vec<String> = urls.iter().map(DatabaseUrl::to_string).collect();
+                f.write_str(&shown.join(","))
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kjob_store::postgres::{Description, OpenError, PostgresOptions, PostgresStore};
+use kjob_store::postgres::{Description, OpenError, PostgresOptions, PostgresStore, ShardPlace};
 use tokio::time::timeout;
 
 use crate::config::DatabaseUrl;
@@ -18,12 +18,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A round trip above this makes every step of a job slow.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(5);
 
-/// Whether it can be reached, what it is, its tables, its clock, and whether it has room for a node.
-pub(super) async fn look(url: &DatabaseUrl) -> Vec<Finding> {
+/// Whether it can be reached, what it is, its tables, its place among so many, its clock, and whether it has room
+/// for a node.
+pub(super) async fn look(url: &DatabaseUrl, number: usize, count: usize) -> Vec<Finding> {
     let options = PostgresOptions::default();
     let asked = PostgresStore::describe(url.reveal(), &options);
     let (found, advice) = match timeout(PATIENCE, asked).await {
-        Ok(Ok(found)) => return judged(url, &found, options.connections_max() as u64),
+        Ok(Ok(found)) => {
+            let mut findings = judged(url, &found, options.connections_max() as u64);
+            if found.tables.is_ok() {
+                findings.extend(place(url, found.shard, number, count));
+            }
+            return findings;
+        }
         Ok(Err(error)) => (error.to_string(), advice(&error)),
         Err(_) => {
             let seconds = PATIENCE.as_secs();
@@ -65,6 +72,34 @@ fn judged(url: &DatabaseUrl, found: &Description, connections: u64) -> Vec<Findi
     findings.push(clock(found));
     findings.extend(room(found, connections));
     findings
+}
+
+/// Not told of a database that is alone and is meant to be.
+fn place(
+    url: &DatabaseUrl,
+    found: Option<ShardPlace>,
+    number: usize,
+    count: usize,
+) -> Option<Finding> {
+    let shown = match found {
+        Some(found) => format!("{url} is shard {} of {}", found.shard, found.size),
+        None if count == 1 => return None,
+        None => format!("{url} is no shard"),
+    };
+    let expected = match count {
+        1 => "a database that holds jobs alone".to_owned(),
+        _ => format!("shard {number} of {count}"),
+    };
+    let is_right = found.is_some_and(|it| (it.shard, it.size) == (number as u64, count as u64));
+    let finding = Finding::new("shard", shown, expected);
+    Some(if is_right {
+        finding.ok()
+    } else {
+        finding.fail(
+            "give all databases of the set in the order of their shards; if they are not a set yet, stop all nodes \
+             and run kjob-server migrate",
+        )
+    })
 }
 
 fn reached(url: &DatabaseUrl, found: &Description) -> Finding {

@@ -110,7 +110,11 @@ table! {
     NODES: GAUGE "kjob_nodes" [],
         "Nodes that share the store, this one included, as it has heard last; 0 where the store is not shared.";
     LEASE_HELD: GAUGE "kjob_lease_held" [],
-        "1 while this node can prove its lease, without which it starts nothing; always 1 where the store is not shared.";
+        "1 while this node can prove its lease, of one shard at least, without which it starts nothing; always 1 where the store is not shared.";
+    SHARDS: GAUGE "kjob_shards" [],
+        "Shards of a store that nodes share, each a database; 0 where the store is not shared.";
+    SHARDS_WITHOUT_LEASE: GAUGE "kjob_shards_without_lease" [],
+        "Those of them on which this node cannot prove its lease: none of their jobs start here.";
     LEASE_EVENTS: COUNTER "kjob_lease_events_total" ["event"],
         "What became of this node's lease: joined, not_renewed (tried again until it ends), lost (what ran was let go of) or left.";
     LEASE_RENEWAL: COMMIT_SECONDS "kjob_lease_renewal_seconds" [],

@@ -24,6 +24,7 @@ mod routes;
 #[cfg(target_os = "linux")]
 mod service;
 mod settings;
+mod shards;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod small_disk;
 mod sockets;

@@ -15,6 +15,8 @@ pub struct Description {
     pub version: String,
     /// The version of the tables, or why this program cannot work with them.
     pub tables: Result<i64, OpenError>,
+    /// Its place among several databases that hold jobs together, if it is one of them.
+    pub shard: Option<ShardPlace>,
     /// By how many milliseconds its clock is ahead of this host's, give or take half of the
     /// [round trip](Self::round_trip).
     pub clock_ahead_ms: i64,
@@ -22,6 +24,16 @@ pub struct Description {
     pub round_trip: Duration,
     /// The connections that it takes, if it tells.
     pub connections: Option<Connections>,
+}
+
+/// The place of a database in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardPlace {
+    /// Its number, from 0 on.
+    pub shard: u64,
+    /// How many there are.
+    pub size: u64,
 }
 
 /// The connections of a database server.
@@ -59,9 +71,18 @@ pub(crate) async fn describe(client: &Client) -> Result<Description, OpenError> 
             clock_ahead_ms = row.get::<_, i64>(0).saturating_sub(at.saturating_add(half));
         }
     }
+    let schema = schema::check(client).await;
+    let place = |(shard, size)| {
+        let (shard, size) = (u64::try_from(shard).ok()?, u64::try_from(size).ok()?);
+        Some(ShardPlace { shard, size })
+    };
+    let known = schema.as_ref().ok();
     Ok(Description {
         version,
-        tables: schema::check(client).await.map(|schema| schema.version),
+        shard: known
+            .and_then(|it| it.shards.set.among_others())
+            .and_then(place),
+        tables: schema.map(|schema| schema.version),
         clock_ahead_ms,
         round_trip,
         connections: connections(client).await,
