@@ -139,14 +139,15 @@ impl Placement {
 
     /// Where the job with this id is.
     pub fn shard_of_id(&self, id: JobId) -> Shard {
-        if id.get() <= self.alone_until {
+        if self.size() == 1 || id.get() <= self.alone_until {
             return Shard::FIRST;
         }
         // Six bits fit.
         Shard((id.get() & (Shard::COUNT_MAX as i64 - 1)) as u8)
     }
 
-    /// The smallest id that `shard` may give and that is at least `from`; `None` once they are used up.
+    /// The smallest id that `shard`, one of several, may give and that is at least `from`; `None` once they are
+    /// used up.
     pub fn first_id(&self, shard: Shard, from: i64) -> Option<JobId> {
         let from = from.max(self.alone_until + 1);
         let step = Shard::COUNT_MAX as i64;
@@ -214,6 +215,7 @@ mod tests {
         fn an_id_tells_the_shard_that_gave_it(
             sizes in sizes(), shard in 0..Shard::COUNT_MAX, from in 0..JobId::MAX - 64, alone in 0..JobId::MAX - 64,
         ) {
+            prop_assume!(sizes.last() > Some(&1));
             let placement = Placement::new(&sizes, alone).unwrap();
             let shard = Shard::new(shard).unwrap();
             let id = placement.first_id(shard, from).unwrap();

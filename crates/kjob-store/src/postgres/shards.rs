@@ -103,7 +103,7 @@ pub struct MigratedShards {
 }
 
 impl PostgresStore {
-    /// Opens all databases of a set, in the order of their shards.
+    /// Opens all databases of a set, in the order of their shards; or one that is in no set, which is all there is.
     ///
     /// # Errors
     /// [`ShardsError`]: all have to be there, and to agree.
@@ -120,7 +120,10 @@ impl PostgresStore {
             .iter()
             .map(|store| &store.shared.shards.set)
             .collect();
-        let placement = agreed(&sets)?;
+        let placement = match sets[..] {
+            [alone] if alone.newest().is_none() => Placement::alone(),
+            _ => agreed(&sets)?,
+        };
         let shards = stores
             .into_iter()
             .map(|store| Arc::new(store) as Arc<dyn SharedStore>);
@@ -130,8 +133,8 @@ impl PostgresStore {
     }
 
     /// Brings the tables of all these databases to the version that this program works with, and makes a set of
-    /// them, or lets the one that the first of them is in grow. Only the first may have had jobs before it was in
-    /// a set. No node may be at work meanwhile.
+    /// them, or lets the one that the first of them is in grow; one is no set. Only the first may have had jobs
+    /// before it was in a set. No node may be at work meanwhile.
     ///
     /// # Errors
     /// [`ShardsError`]. Where it was interrupted, it has to be done anew.
@@ -236,6 +239,9 @@ async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
         Some(first) => grown(&first.set, first.next_job, size)?,
         None => return Err(PlacementError::None.into()),
     };
+    if size == 1 && found[0].set.newest().is_none() {
+        return Ok((0, 1));
+    }
     let before = found[0].set.newest().map_or(0, |newest| newest.size);
     let before = usize::try_from(before).unwrap_or(0);
     check(&found, before)?;

@@ -141,7 +141,15 @@ async fn a_set_is_opened_whole_and_in_order_or_not_at_all() {
         .await
         .unwrap();
     let urls = databases.urls(3);
-    let not_yet = open(&urls[2..]).await.unwrap_err();
+    // One that is alone is all there is, and no set.
+    assert_eq!(migrate(&urls[2..]).await.unwrap(), (0, 1));
+    let store = open(&urls[2..]).await.unwrap();
+    let ids = [submit(&store, "a").await, submit(&store, "b").await];
+    assert_eq!(ids[1].get(), ids[0].get() + 1);
+    assert_eq!(listed(&store).await, ids.into());
+    store.close().await.unwrap();
+    let twice = [urls[2].clone(), urls[2].clone()];
+    let not_yet = open(&twice).await.unwrap_err();
     assert!(
         matches!(not_yet, ShardsError::NotYet { number: 0 }),
         "{not_yet}"
