@@ -1,7 +1,7 @@
 //! Whole jobs a second on one database, and spread over several, each of which has a small part of a processor.
 //!
-//! Two engines share the databases, as two nodes do. Callers submit a job with a tag of its own to one of them, wait
-//! for its end, and submit the next. Each database is a PostgreSQL server of its own, with the settings that it comes
+//! Two engines share the databases, as two nodes do. Callers, so many for each database, submit a job with a tag of
+//! its own to one of them, wait for its end, and submit the next. Each database is a PostgreSQL server of its own, with the settings that it comes
 //! with but for its buffers, in a group that the kernel gives so much of a processor: so that what is short is the
 //! databases, as it is where each has a machine, and not this machine. Without such groups (Linux, as root) they share what
 //! there is, and more of them give nothing.
@@ -33,11 +33,8 @@ const DATA_LEN: usize = 256;
 /// Engines over the databases.
 const NODES: usize = 2;
 
-/// Jobs that run at once on an engine.
-const WORKERS: usize = 256;
-
 /// Of the kernel's accounting of groups, in microseconds.
-const PERIOD: u64 = 20_000;
+const PERIOD: u64 = 10_000;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
@@ -55,22 +52,30 @@ fn main() {
     let counts = after("--databases").unwrap_or(&default).split(',');
     let counts: Vec<usize> = counts.map(|it| it.parse().expect("a number")).collect();
 
-    println!("| databases | jobs/s | × one | p50 ms | p99 ms | µs of a database's | µs of ours |");
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| databases | jobs/s | × one | p50 ms | p99 ms | µs of a database's | µs of ours | bytes of log | bytes stored |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     let mut one = None;
     for count in counts {
         let databases: Vec<Database> = (0..count).map(|_| Database::start(percent)).collect();
         let runtime = Runtime::new().expect("a runtime");
-        let found = runtime.block_on(measure(&databases, callers, Duration::from_secs(seconds)));
+        let found = runtime.block_on(measure(
+            &databases,
+            callers * count,
+            Duration::from_secs(seconds),
+        ));
         let first = *one.get_or_insert(found.rate);
         println!(
-            "| {count} | {:.0} | {:.2} | {:.1} | {:.1} | {:.0} | {:.0} |",
+            "| {count} | {:.0} | {:.2} | {:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {:.0} |",
             found.rate,
             found.rate / first,
             found.p50 * 1e3,
             found.p99 * 1e3,
             found.of_databases,
-            found.of_ours
+            found.of_ours,
+            found.logged,
+            found.stored
         );
     }
     if databases_are_free() {
@@ -84,6 +89,8 @@ struct Found {
     p99: f64,
     of_databases: f64,
     of_ours: f64,
+    logged: f64,
+    stored: f64,
 }
 
 async fn measure(databases: &[Database], callers: usize, time: Duration) -> Found {
@@ -102,7 +109,7 @@ async fn measure(databases: &[Database], callers: usize, time: Duration) -> Foun
         let routed = registry.route("/echo", echo, RouteOptions::default());
         routed.expect("a route");
         let mut config = EngineConfig::default();
-        config.workers = WORKERS;
+        config.workers = callers;
         let node = ClusterConfig::new(format!("http://{number}"));
         let (clock, seed) = (Arc::new(SystemClock), number as u64);
         let engine = Engine::open_sharded(store, registry, config, node, clock, seed).await;
@@ -129,12 +136,14 @@ async fn measure(databases: &[Database], callers: usize, time: Duration) -> Foun
     }
     tokio::time::sleep(time / 5).await;
     let before = spent(databases);
+    let log_before = sum(databases, LOG).await;
     is_counted.store(true, Ordering::Relaxed);
     let began = Instant::now();
     tokio::time::sleep(time).await;
     is_counted.store(false, Ordering::Relaxed);
     let took = began.elapsed().as_secs_f64();
     let after = spent(databases);
+    let log_after = sum(databases, LOG).await;
     is_over.store(true, Ordering::Relaxed);
     let mut times: Vec<f64> = tasks.join_all().await.into_iter().flatten().collect();
     for engine in engines {
@@ -143,6 +152,8 @@ async fn measure(databases: &[Database], callers: usize, time: Duration) -> Foun
             .await
             .expect("closed");
     }
+    let all = next.load(Ordering::Relaxed) as f64;
+    let stored = sum(databases, STORED).await / all;
     times.sort_by(f64::total_cmp);
     let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied();
     let each = |before: f64, after: f64| 1e6 * (after - before) / times.len() as f64;
@@ -152,7 +163,30 @@ async fn measure(databases: &[Database], callers: usize, time: Duration) -> Foun
         p99: at(0.99).unwrap_or_default(),
         of_databases: each(before.0, after.0),
         of_ours: each(before.1, after.1),
+        logged: (log_after - log_before) / times.len() as f64,
+        stored,
     }
+}
+
+/// Bytes that were written to the log since the server was made.
+const LOG: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
+
+/// Bytes of the tables that have a row for each job, and of their indexes.
+const STORED: &str = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+    WHERE relkind = 'r' AND (relname LIKE 'kjob_ended%' OR relname = 'kjob_tags')";
+
+async fn sum(databases: &[Database], query: &str) -> f64 {
+    let mut sum = 0;
+    for database in databases {
+        let url = database.cluster.url();
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+            .await
+            .expect("a connection");
+        tokio::spawn(connection);
+        let row = client.query_one(query, &[]).await.expect("a number");
+        sum += row.get::<_, i64>(0);
+    }
+    sum as f64
 }
 
 async fn echo(_: JobContext, payload: Payload) -> Result<Payload, HandlerError> {
