@@ -54,8 +54,12 @@ impl Inner {
     /// Tells a shared store of the routes.
     async fn serve_anew(self: Arc<Self>) {
         let each = self.clusters().iter().map(|cluster| async {
+            let mut is_failing = false;
             while let Err(error) = self.serve(cluster).await {
-                tracing::warn!(shard = %cluster.shard, %error, "the store cannot be told of the routes; will try again");
+                // Said once: a shard may be away for long.
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(shard = %cluster.shard, %error, "the store cannot be told of the routes; will try again");
+                }
                 self.pause_between_tries(super::RETRY_AFTER).await;
             }
             cluster.work.notify_one();
