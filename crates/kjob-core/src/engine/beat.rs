@@ -1,15 +1,19 @@
 //! Being alive for other nodes, and taking over from those that are not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Inner;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Clusters};
 use super::live::Stop;
 use super::observer::LeaseEvent;
+use super::store_clock::Reading;
 use crate::{Beat, Hint, JobId, Lease, Phase, Shard, State, StoreError};
 
 /// Jobs that are taken over at a time.
@@ -28,6 +32,17 @@ const CLOCK_ERROR_MAX: Duration = Duration::from_millis(100);
 /// How many beats a node that joins makes for one that is as quick, before it takes what it has.
 const BEATS_TO_SET_A_CLOCK: u32 = 4;
 
+/// Once one shard is joined, the others may take this part of its lease, which nobody renews so long.
+const JOINED_WITHIN: u32 = 4;
+
+/// What a beat tells of a lease that lasts.
+struct Alive {
+    /// What is to stop.
+    cancelling: Vec<(JobId, Lease)>,
+    /// What the store's clock showed.
+    reading: Reading,
+}
+
 /// The lease ended before the node heard that it had begun.
 fn too_late() -> StoreError {
     StoreError::Io {
@@ -45,12 +60,15 @@ impl Inner {
         let node = self.step(node).await?;
         self.serve(cluster).await?;
         // Before anything is begun under this lease: who does not come to that joins anew, which ends it.
-        let mut proved = None;
+        let (mut proved, mut readings) = (None, Vec::new());
         for _ in 0..BEATS_TO_SET_A_CLOCK {
             let asked = Instant::now();
             let until = proved.unwrap_or(called) + config.lease_time;
             match timeout_at(until, self.beat(cluster)).await {
-                Ok(Ok(Some(_))) => proved = Some(asked),
+                Ok(Ok(Some(alive))) => {
+                    proved = Some(asked);
+                    readings.push(alive.reading);
+                }
                 // The clock is as well set as it can be for now.
                 Ok(Err(_)) | Err(_) if proved.is_some() => break,
                 Ok(Err(error)) => return Err(error),
@@ -63,12 +81,60 @@ impl Inner {
         }
         let lasts = |proved: &Instant| proved.elapsed() < config.lease_time;
         let proved = proved.filter(lasts).ok_or_else(too_late)?;
-        // Not before: by now others may have been at work here for a while, and would begin under it.
-        cluster.trust(proved);
+        // Not before: by now others may have been at work here for a while, and would begin under it. And what
+        // cannot be joined sets no clock.
+        if let Some(clusters) = &self.clusters {
+            clusters.hear(cluster, &readings, Some(proved));
+        }
         self.tell_of_lease(LeaseEvent::Joined);
         tracing::info!(shard = %cluster.shard, node = node.0, url = %config.url, "joined the nodes of the store");
         self.look_around(cluster).await;
         Ok(())
+    }
+
+    /// Becomes a node of all shards at the same time, of one at least. Those that cannot be joined now, or let the
+    /// others wait, are joined by [`keep_alive`] when they can be.
+    pub(super) async fn join_some(&self) -> Result<(), StoreError> {
+        let join = |cluster| async move { (cluster, self.join(cluster).await) };
+        let mut joining: FuturesUnordered<_> = self.clusters().iter().map(join).collect();
+        let (mut failed, mut wait_until) = (BTreeMap::new(), None);
+        loop {
+            let next = match wait_until {
+                None => joining.next().await,
+                Some(until) => timeout_at(until, joining.next()).await.unwrap_or(None),
+            };
+            match next {
+                Some((cluster, Ok(()))) => {
+                    let long = cluster.config.lease_time / JOINED_WITHIN;
+                    wait_until.get_or_insert_with(|| Instant::now() + long);
+                }
+                Some((cluster, Err(error))) => drop(failed.insert(cluster.shard, error)),
+                None => break,
+            }
+        }
+        drop(joining);
+        if wait_until.is_none() {
+            let first = failed.into_values().next();
+            return Err(first.unwrap_or_else(too_late));
+        }
+        for cluster in self.clusters().iter().filter(|it| !it.has_lease()) {
+            let error = failed.remove(&cluster.shard).unwrap_or_else(too_late);
+            tracing::warn!(
+                shard = %cluster.shard,
+                %error,
+                "the shard cannot be joined yet: its jobs wait until it can be"
+            );
+        }
+        Ok(())
+    }
+
+    /// Becomes a node of a shard as soon as that can be.
+    async fn join_in_time(&self, cluster: &Cluster) {
+        while let Err(error) = self.join(cluster).await {
+            tracing::debug!(shard = %cluster.shard, %error, "the nodes of the store cannot be joined yet");
+            tokio::time::sleep(super::RETRY_AFTER).await;
+        }
+        cluster.work.notify_one();
     }
 
     /// Says which jobs this node runs.
@@ -88,6 +154,9 @@ impl Inner {
     }
 
     async fn leave_shard(self: &Arc<Self>, cluster: &Cluster) {
+        let was_node = cluster.has_lease();
+        // From here on nobody takes it for lost, or joins.
+        cluster.left.cancel();
         let left = async {
             if cluster.is_trusted() {
                 self.give_back_unheard(cluster).await?;
@@ -97,10 +166,14 @@ impl Inner {
         let left: Result<(), StoreError> = left.await;
         cluster.lose();
         match left {
-            Ok(()) => self.tell_of_lease(LeaseEvent::Left),
+            Ok(()) if was_node => self.tell_of_lease(LeaseEvent::Left),
+            Ok(()) => {}
             // Its lease ends by itself.
-            Err(error) => {
+            Err(error) if was_node => {
                 tracing::warn!(shard = %cluster.shard, %error, "the other nodes cannot be told that this one leaves");
+            }
+            Err(error) => {
+                tracing::debug!(shard = %cluster.shard, %error, "it was no node, and cannot leave")
             }
         }
     }
@@ -119,18 +192,18 @@ impl Inner {
         }
     }
 
-    /// Renews the lease, and sets the clock right. What is to stop; `None` if the lease is lost.
-    async fn beat(&self, cluster: &Cluster) -> Result<Option<Vec<(JobId, Lease)>>, StoreError> {
-        let clocks = self.clusters.as_ref().filter(|it| it.is_heard(cluster));
-        let clock = clocks.map(|it| (&it.clock, it.clock.own_now()));
+    /// Renews the lease; `None` if it is lost.
+    async fn beat(&self, cluster: &Cluster) -> Result<Option<Alive>, StoreError> {
+        let Some(Clusters { clock, .. }) = &self.clusters else {
+            return Ok(None);
+        };
+        let called = clock.own_now();
         match self.step(cluster.store.beat()).await? {
             Beat::Lost => Ok(None),
-            Beat::Alive { cancelling, now } => {
-                if let Some((clock, called)) = clock {
-                    clock.hear(called, now);
-                }
-                Ok(Some(cancelling))
-            }
+            Beat::Alive { cancelling, now } => Ok(Some(Alive {
+                cancelling,
+                reading: clock.reading(called, now),
+            })),
         }
     }
 
@@ -141,8 +214,14 @@ impl Inner {
         while let Some(until) = cluster.trusted_until() {
             let called = Instant::now();
             match timeout_at(until, self.beat(cluster)).await {
-                Ok(Ok(Some(cancelling))) => {
+                Ok(Ok(Some(Alive {
+                    cancelling,
+                    reading,
+                }))) => {
                     cluster.trust(called);
+                    if let Some(clusters) = &self.clusters {
+                        clusters.hear(cluster, &[reading], None);
+                    }
                     let took = called.elapsed();
                     self.tell_of_lease(LeaseEvent::Renewed { took });
                     if std::mem::take(&mut is_failing) {
@@ -211,20 +290,23 @@ impl Inner {
     }
 }
 
-/// Keeps this engine's node of a shard alive; when its lease is lost, becomes another one.
+/// Keeps this engine's node of a shard alive until it leaves; when its lease is lost, becomes another one.
 pub(super) async fn keep_alive(inner: Arc<Inner>, shard: Shard) {
     let Some(cluster) = inner.cluster(shard) else {
         return;
     };
-    loop {
-        inner.keep_lease(cluster).await;
-        inner.let_go_of_all(cluster).await;
-        while let Err(error) = inner.join(cluster).await {
-            tracing::debug!(%error, "the nodes of the store cannot be joined yet");
-            tokio::time::sleep(super::RETRY_AFTER).await;
+    let keep = async {
+        // What could not be joined at the start has no lease that could be lost.
+        if !cluster.has_lease() {
+            inner.join_in_time(cluster).await;
         }
-        cluster.work.notify_one();
-    }
+        loop {
+            inner.keep_lease(cluster).await;
+            inner.let_go_of_all(cluster).await;
+            inner.join_in_time(cluster).await;
+        }
+    };
+    cluster.left.run_until_cancelled(keep).await;
 }
 
 /// Takes over from nodes of a shard whose lease has ended: each of their jobs ends by its route's rule.

@@ -16,10 +16,11 @@ use std::time::Duration;
 use kjob_proto::Text;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::store_clock::StoreClock;
+use super::store_clock::{Reading, StoreClock};
 use super::watching::Watching;
 use super::{Engine, EngineConfig, Inner, Registry, beat, claim, watching};
 use crate::{Clock, JobId, Node, Placement, Shard, ShardedStore, SharedStore, Store, StoreError};
@@ -61,6 +62,8 @@ pub(super) struct Clusters {
     each: Vec<Cluster>,
     /// What all of this engine goes by.
     pub(super) clock: Arc<StoreClock>,
+    /// Held while the clock is set, as shards answer at the same time.
+    setting_clock: Mutex<()>,
     /// Whose turn it is, where any shard will do.
     turn: AtomicUsize,
 }
@@ -77,6 +80,8 @@ pub(super) struct Cluster {
     pub(super) watching: Watching,
     /// Until when the lease is proved; `None` if it is lost.
     trusted_until: Mutex<Option<Instant>>,
+    /// Told when this engine is to be a node no more.
+    pub(super) left: CancellationToken,
     nodes: RwLock<Arc<[Node]>>,
 }
 
@@ -90,6 +95,7 @@ impl Cluster {
             work: Notify::new(),
             watching: Watching::default(),
             trusted_until: Mutex::new(None),
+            left: CancellationToken::new(),
             nodes: RwLock::new(Arc::new([])),
         }
     }
@@ -107,6 +113,11 @@ impl Cluster {
     /// Until when the lease is proved.
     pub(super) fn trusted_until(&self) -> Option<Instant> {
         *self.trusted()
+    }
+
+    /// Whether there is a lease that was not given up; it may have ended since it was last proved.
+    pub(super) fn has_lease(&self) -> bool {
+        self.trusted_until().is_some()
     }
 
     /// Whether the lease is proved now.
@@ -158,6 +169,7 @@ impl Clusters {
             placement,
             each: shards.iter().enumerate().map(cluster).collect(),
             clock,
+            setting_clock: Mutex::new(()),
             turn: AtomicUsize::new(0),
         }
     }
@@ -180,10 +192,22 @@ impl Clusters {
         any.map(|cluster| cluster.shard).unwrap_or_default()
     }
 
-    /// Whether this shard's clock is the one that the engine goes by: the first of those that can be heard.
-    pub(super) fn is_heard(&self, cluster: &Cluster) -> bool {
+    /// Takes in what this shard's clock showed, if that is the one which the engine goes by: the first of those
+    /// whose lease is proved. Looked at now and not when the shard was asked, as one before it may have been
+    /// joined since. A lease that is new, by a call that began at `joined`, is trusted from here on, and not
+    /// before the clock is right: others may be at work here, and would begin by the old one.
+    pub(super) fn hear(&self, cluster: &Cluster, readings: &[Reading], joined: Option<Instant>) {
+        let setting = self.setting_clock.lock();
+        let _setting = setting.unwrap_or_else(PoisonError::into_inner);
         let mut before = self.each.iter().take(cluster.shard.number());
-        !before.any(Cluster::is_trusted)
+        if !before.any(Cluster::is_trusted) {
+            for reading in readings {
+                self.clock.hear(*reading);
+            }
+        }
+        if let Some(called) = joined {
+            cluster.trust(called);
+        }
     }
 }
 
@@ -208,7 +232,10 @@ impl Engine {
         let shards = [store.clone()];
         let clusters = Clusters::new(Placement::alone(), &shards, &cluster, clock.clone());
         let inner = Inner::new(store, registry, config, Some(clusters), clock, seed);
-        Self::begin_shared(inner).await
+        for cluster in inner.clusters() {
+            inner.join(cluster).await?;
+        }
+        Ok(Self::begin_shared(inner))
     }
 
     /// As [`open_shared`](Self::open_shared), on a store of several shards.
@@ -217,8 +244,10 @@ impl Engine {
     /// a tag of their own go to shards whose leases are proved. Times are of the clock of the first shard; of the
     /// next for as long as there is no lease on that.
     ///
+    /// It starts where one shard at least can be joined, and joins the others as soon as they can be.
+    ///
     /// # Errors
-    /// The store's: of the first shard that cannot be joined.
+    /// The store's, of the first shard, if none can be joined.
     pub async fn open_sharded(
         store: ShardedStore,
         registry: Registry,
@@ -232,13 +261,11 @@ impl Engine {
         let clusters = Clusters::new(placement, store.shards(), &cluster, clock.clone());
         let store: Arc<dyn Store> = Arc::new(store);
         let inner = Inner::new(store, registry, config, Some(clusters), clock, seed);
-        Self::begin_shared(inner).await
+        inner.join_some().await?;
+        Ok(Self::begin_shared(inner))
     }
 
-    async fn begin_shared(inner: Arc<Inner>) -> Result<Self, StoreError> {
-        for cluster in inner.clusters() {
-            inner.join(cluster).await?;
-        }
+    fn begin_shared(inner: Arc<Inner>) -> Self {
         for shard in inner.clusters().iter().map(|cluster| cluster.shard) {
             let with = || inner.clone();
             with().in_background(beat::keep_alive(with(), shard));
@@ -247,7 +274,7 @@ impl Engine {
             with().in_background(watching::keep_watch(with(), shard));
         }
         inner.clone().in_background(super::expire(inner.clone()));
-        Ok(Self { inner })
+        Self { inner }
     }
 
     /// The nodes that share the store, this one included, as far as was heard last; none if it shares it

@@ -21,6 +21,14 @@ pub(super) struct StoreClock {
     ahead: AtomicI64,
 }
 
+/// What the store's clock showed at some moment of a call, which began and ended then by the own clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    called: Timestamp,
+    answered: Timestamp,
+    shown: Timestamp,
+}
+
 impl StoreClock {
     pub(super) fn new(own: Arc<dyn Clock>) -> Self {
         Self {
@@ -34,11 +42,24 @@ impl StoreClock {
         self.own.now()
     }
 
-    /// Takes in that the store's clock showed `shown` at some moment from `called` on, by the own clock,
-    /// until now. As that says no more than from where to where the difference goes, it stays as it is
-    /// inside of that, and clocks which agree are left alone.
-    pub(super) fn hear(&self, called: Timestamp, shown: Timestamp) {
-        let least = shown.as_millis().saturating_sub(self.own_now().as_millis());
+    /// That the store's clock showed `shown` at some moment from `called` on, by the own clock, until now.
+    pub(super) fn reading(&self, called: Timestamp, shown: Timestamp) -> Reading {
+        Reading {
+            called,
+            answered: self.own_now(),
+            shown,
+        }
+    }
+
+    /// Takes in what the store's clock showed. As that says no more than from where to where the difference
+    /// goes, it stays as it is inside of that, and clocks which agree are left alone.
+    pub(super) fn hear(&self, reading: Reading) {
+        let Reading {
+            called,
+            answered,
+            shown,
+        } = reading;
+        let least = shown.as_millis().saturating_sub(answered.as_millis());
         let most = shown.as_millis().saturating_sub(called.as_millis());
         // The own clock was set back meanwhile.
         if least > most {
@@ -88,7 +109,7 @@ mod tests {
     fn hear(own: &ManualClock, clock: &StoreClock, shown: i64) -> i64 {
         let called = own.now();
         own.advance(Duration::from_millis(100));
-        clock.hear(called, at(shown));
+        clock.hear(clock.reading(called, at(shown)));
         clock.now().as_millis() - own.now().as_millis()
     }
 
@@ -107,7 +128,7 @@ mod tests {
     fn a_clock_that_is_set_back_during_a_call_says_nothing() {
         let own = ManualClock::at(at(1_000_000));
         let clock = StoreClock::new(Arc::new(own.clone()));
-        clock.hear(at(2_000_000), at(1_500_000));
+        clock.hear(clock.reading(at(2_000_000), at(1_500_000)));
         assert_eq!(clock.now(), at(1_000_000));
     }
 
@@ -115,7 +136,7 @@ mod tests {
     async fn sleepers_wake_by_the_clock_of_the_store() {
         let own = ManualClock::at(at(1_000_000));
         let clock = StoreClock::new(Arc::new(own.clone()));
-        clock.hear(at(1_000_000), at(6_000_000));
+        clock.hear(clock.reading(at(1_000_000), at(6_000_000)));
         let mut sleep = clock.sleep_until(at(6_005_000));
         let mut woken = || is_ready(&mut sleep);
         assert!(!woken());
