@@ -98,6 +98,7 @@ struct Own {
     node: Option<NodeId>,
     patterns: Vec<Text>,
     is_cut: bool,
+    is_silent: bool,
     is_closed: bool,
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
@@ -153,6 +154,19 @@ impl MemoryNode {
     /// Has every call of this handle fail from now on, as if the way to the store were cut; or no longer.
     pub fn set_cut(&self, is_cut: bool) {
         self.own().is_cut = is_cut;
+    }
+
+    /// Has submits, claims, ends, beats and what is asked for callbacks of this handle get no answer from now on,
+    /// as from a store that hangs; or no longer.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.own().is_silent = is_silent;
+    }
+
+    /// Completes when the store is not silent.
+    async fn heard(&self) {
+        while self.own().is_silent {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Has reads take so long to reach the store, and answers to ends so long to come back, as over a slow way.
@@ -246,6 +260,7 @@ impl SharedStore for MemoryNode {
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
+        self.heard().await;
         self.store()?;
         if let Some(node) = self.own().node.take() {
             self.book().nodes.remove(&node);
@@ -266,6 +281,7 @@ impl SharedStore for MemoryNode {
         ageing: Duration,
         now: Timestamp,
     ) -> Result<Vec<Claimed>, StoreError> {
+        self.heard().await;
         if self.alive().is_none() {
             return Ok(Vec::new());
         }
@@ -311,6 +327,7 @@ impl SharedStore for MemoryNode {
     }
 
     async fn beat(&self) -> Result<Beat, StoreError> {
+        self.heard().await;
         self.store()?;
         let fate = self.own().beats.pop_front();
         let Some(delay) = fate.unwrap_or(Some(Duration::ZERO)) else {

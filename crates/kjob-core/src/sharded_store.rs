@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -79,6 +80,13 @@ impl ShardedStore {
         })
     }
 
+    /// With ids that begin at this one at least: where others have given ids already, so that new jobs are not
+    /// listed before theirs.
+    pub fn beginning_at(self, id: JobId) -> Self {
+        self.newest.fetch_max(id.get(), Ordering::Relaxed);
+        self
+    }
+
     /// Which job is where.
     pub fn placement(&self) -> &Placement {
         &self.placement
@@ -98,6 +106,22 @@ impl ShardedStore {
         self.of(id).ok_or(StepError::Unknown(id))
     }
 
+    /// Asks all shards at the same time, each for no longer than that; their answers by their numbers.
+    async fn ask_each<'a, T, F>(
+        &'a self,
+        patience: Duration,
+        ask: impl Fn(&'a dyn SharedStore) -> F,
+    ) -> Vec<Result<T, StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let within = |shard| async {
+            let answer = tokio::time::timeout(patience, shard).await;
+            answer.unwrap_or_else(|_| Err(no_answer()))
+        };
+        join_all(self.shards.iter().map(|shard| within(ask(&**shard)))).await
+    }
+
     /// Asks all shards at the same time; their answers by their numbers.
     async fn ask_all<'a, T, F>(
         &'a self,
@@ -107,6 +131,22 @@ impl ShardedStore {
         F: Future<Output = Result<T, StoreError>>,
     {
         join_all(self.shards.iter().map(|shard| ask(&**shard))).await
+    }
+}
+
+/// How long a shard may take for its callbacks, of which those of the others may be due.
+const CALLBACKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a shard may take to give back a piece of its space.
+const EXPIRED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a shard may take to close.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+
+fn no_answer() -> StoreError {
+    StoreError::Io {
+        doing: "hear from a shard",
+        source: Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)),
     }
 }
 
@@ -143,8 +183,9 @@ fn merged(pages: Vec<Page>, filter: &Filter) -> Page {
     if let Some(next) = next {
         jobs.retain(|job| rank(job.header.id) <= rank(next));
     }
-    if jobs.len() > filter.limit {
-        jobs.truncate(filter.limit);
+    let limit = filter.limit.max(1);
+    if jobs.len() > limit {
+        jobs.truncate(limit);
         next = jobs.last().map(|job| job.header.id);
     }
     Page { jobs, next }
@@ -315,7 +356,9 @@ impl Store for ShardedStore {
                 answers.push(Ok(Some(now)));
                 break;
             }
-            let claimed = shard.claim_callbacks(now, until, left).await;
+            let claimed = shard.claim_callbacks(now, until, left);
+            let claimed = tokio::time::timeout(CALLBACKS_WITHIN, claimed).await;
+            let claimed = claimed.unwrap_or_else(|_| Err(no_answer()));
             answers.push(claimed.map(|claimed| {
                 jobs.extend(claimed.jobs);
                 claimed.next_at
@@ -353,7 +396,9 @@ impl Store for ShardedStore {
 
     /// Of those shards that can be reached.
     async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
-        let answers = self.ask_all(|shard| shard.expire(now)).await;
+        let answers = self
+            .ask_each(EXPIRED_WITHIN, |shard| shard.expire(now))
+            .await;
         let mut sum = Expired::default();
         for expired in some_of(answers, "give back the space of expired jobs")? {
             sum.jobs += expired.jobs;
@@ -380,7 +425,7 @@ impl Store for ShardedStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        let answers = self.ask_all(|shard| shard.close()).await;
+        let answers = self.ask_each(CLOSED_WITHIN, |shard| shard.close()).await;
         answers.into_iter().collect()
     }
 }

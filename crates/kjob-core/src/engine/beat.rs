@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Inner;
 use super::cluster::{Cluster, Clusters};
@@ -45,8 +45,12 @@ struct Alive {
 
 /// The lease ended before the node heard that it had begun.
 fn too_late() -> StoreError {
+    too_late_to("join the nodes of the store")
+}
+
+fn too_late_to(doing: &'static str) -> StoreError {
     StoreError::Io {
-        doing: "join the nodes of the store",
+        doing,
         source: Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)),
     }
 }
@@ -163,7 +167,10 @@ impl Inner {
             }
             self.step(cluster.store.leave()).await
         };
-        let left: Result<(), StoreError> = left.await;
+        // Whoever does not answer takes the lease for ended in as long.
+        let left = timeout(cluster.config.lease_time, left).await;
+        let left: Result<(), StoreError> =
+            left.unwrap_or_else(|_| Err(too_late_to("leave the nodes of the store")));
         cluster.lose();
         match left {
             Ok(()) if was_node => self.tell_of_lease(LeaseEvent::Left),
@@ -232,7 +239,9 @@ impl Inner {
                     }
                     beats += 1;
                     if beats % BEATS_TO_A_LOOK == 0 {
-                        self.look_around(cluster).await;
+                        let until = Instant::now() + cluster.config.beat_interval;
+                        // One that takes longer is given up: the lease comes first.
+                        let _ = timeout_at(until, self.look_around(cluster)).await;
                     }
                 }
                 Ok(Err(error)) => {

@@ -105,7 +105,8 @@ impl Inner {
                 () = self.closed.cancelled() => return false,
                 () = self.clock.sleep(LOOK_AGAIN) => {}
             }
-            if self.store.failure().is_some() {
+            // What a shard that is away is to say may be long in coming, and holds up no others.
+            if self.store.failure().is_some() || !self.has_lease_for(id) {
                 return false;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kjob_proto::Text;
 use tokio::time::Instant;
@@ -85,7 +86,9 @@ impl Inner {
         let routes: HashMap<RouteId, Text> = self.registry().routes().collect();
         let mut reserved = Reserved {
             inner: self,
-            places: self.room.reserve(routes.keys().copied(), self.claimants()),
+            places: self
+                .room
+                .reserve(routes.keys().copied(), self.clusters().len()),
         };
         let wanted = reserved.places.routes.iter().filter_map(|(id, limit)| {
             let pattern = routes.get(id)?.clone();
@@ -94,13 +97,21 @@ impl Inner {
         });
         let wanted: Vec<Wanted> = wanted.collect();
         let limit = reserved.places.total;
-        if wanted.is_empty() || limit == 0 {
+        let is_denied = wanted.is_empty() || limit == 0;
+        cluster.was_denied.store(is_denied, Ordering::Relaxed);
+        if is_denied {
             return Ok(Looked::Not);
         }
         let claimed = cluster
             .store
             .claim(&wanted, limit, self.config.ageing, self.now());
-        let claimed = self.step(claimed).await?;
+        // A store that does not answer keeps the places no longer than the lease lasts; what it has claimed all the
+        // same is nobody's to begin then.
+        let claimed = tokio::select! {
+            biased;
+            claimed = self.step(claimed) => claimed?,
+            () = cluster.lost() => return Ok(Looked::Not),
+        };
         let looked = match claimed.len() {
             0 => Looked::Nothing,
             some if some < limit => Looked::Some,
@@ -201,6 +212,13 @@ struct Reserved<'a> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.inner.room.release(std::mem::take(&mut self.places));
+        let places = std::mem::take(&mut self.places);
+        let are_left = places.total > 0;
+        self.inner.room.release(places);
+        if are_left && self.inner.is_sharded() {
+            // Another shard may have found none while these were kept.
+            let was_denied = |it: &Cluster| it.was_denied.swap(false, Ordering::Relaxed);
+            self.inner.look_for_work(was_denied);
+        }
     }
 }

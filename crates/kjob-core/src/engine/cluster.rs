@@ -9,7 +9,7 @@
 //! old node's runs still bring to the store is accepted or refused by the job's lease number alone.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub(super) struct Cluster {
     /// Told when there may be something to claim.
     pub(super) work: Notify,
     pub(super) watching: Watching,
+    /// Whether there was no place when it last looked for jobs.
+    pub(super) was_denied: AtomicBool,
     /// Until when the lease is proved; `None` if it is lost.
     trusted_until: Mutex<Option<Instant>>,
     /// Told when this engine is to be a node no more.
@@ -94,6 +96,7 @@ impl Cluster {
             runs: TaskTracker::new(),
             work: Notify::new(),
             watching: Watching::default(),
+            was_denied: AtomicBool::new(false),
             trusted_until: Mutex::new(None),
             left: CancellationToken::new(),
             nodes: RwLock::new(Arc::new([])),
@@ -124,6 +127,13 @@ impl Cluster {
     pub(super) fn is_trusted(&self) -> bool {
         self.trusted_until()
             .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Completes when the lease can no longer be proved.
+    pub(super) async fn lost(&self) {
+        while let Some(until) = self.trusted_until().filter(|it| *it > Instant::now()) {
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// What is held by whoever may begin, or runs, a job of this shard.
@@ -185,11 +195,19 @@ impl Clusters {
 
     /// Any shard, in turns; one whose lease is proved if there is one.
     fn any(&self) -> Shard {
+        if let [alone] = &self.each[..] {
+            return alone.shard;
+        }
+        let mut in_turn = self.in_turn();
+        let first = in_turn.clone().next();
+        let trusted = in_turn.find(|cluster| cluster.is_trusted());
+        trusted.or(first).map(|it| it.shard).unwrap_or_default()
+    }
+
+    /// All of them, a different one first each time.
+    fn in_turn(&self) -> impl Iterator<Item = &Cluster> + Clone {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.each.len().max(1);
-        let in_turn = || self.each.iter().cycle().skip(turn).take(self.each.len());
-        let trusted = in_turn().find(|cluster| cluster.is_trusted());
-        let any = trusted.or_else(|| in_turn().next());
-        any.map(|cluster| cluster.shard).unwrap_or_default()
+        self.each.iter().cycle().skip(turn).take(self.each.len())
     }
 
     /// Takes in what this shard's clock showed, if that is the one which the engine goes by: the first of those
@@ -285,8 +303,11 @@ impl Engine {
             [one] => one.nodes(),
             // Each shard knows a node by another id, and those alone that have a lease on it.
             several => {
+                let is_current = |it: &&Cluster| it.is_trusted();
+                let any = several.iter().any(|it| is_current(&it));
+                let current = several.iter().filter(|it| !any || is_current(it));
                 let mut nodes: Vec<Node> = Vec::new();
-                for node in several.iter().flat_map(|it| it.nodes().to_vec()) {
+                for node in current.flat_map(|it| it.nodes().to_vec()) {
                     if !nodes.iter().any(|known| known.url == node.url) {
                         nodes.push(node);
                     }
@@ -332,10 +353,24 @@ impl Inner {
         self.clusters.as_ref().and_then(|clusters| clusters.of(id))
     }
 
-    /// On how many shards jobs can be claimed now.
-    pub(super) fn claimants(&self) -> usize {
-        let trusted = self.clusters().iter().filter(|it| it.is_trusted());
-        trusted.count()
+    /// How long others take this node for alive, if there are others.
+    pub(super) fn lease_time(&self) -> Option<Duration> {
+        self.clusters().first().map(|it| it.config.lease_time)
+    }
+
+    /// Whether jobs are spread over several shards, each of which may be away by itself.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.clusters().len() > 1
+    }
+
+    /// Has shards look for jobs, a different one first each time.
+    pub(super) fn look_for_work<'a>(&'a self, among: impl Fn(&'a Cluster) -> bool) {
+        let Some(clusters) = &self.clusters else {
+            return;
+        };
+        for cluster in clusters.in_turn().filter(|it| among(it)) {
+            cluster.work.notify_one();
+        }
     }
 
     /// Where a job goes for which any shard will do.

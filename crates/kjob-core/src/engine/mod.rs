@@ -209,7 +209,12 @@ impl Engine {
             () = inner.clock.sleep(timeout) => {
                 inner.interrupting.cancel();
                 inner.table.for_each(|live| live.stop(Stop::Drain));
-                inner.room.idle().await;
+                match inner.lease_time() {
+                    None => inner.room.idle().await,
+                    // A store that does not answer holds up nobody for longer than its lease: what has not come
+                    // to its end by then is for others to take over.
+                    Some(long) => drop(tokio::time::timeout(long, inner.room.idle()).await),
+                }
             }
         }
     }

@@ -295,6 +295,11 @@ impl Room {
         inner.take(route);
     }
 
+    /// Takes a place where there may be none, for a job that is started already.
+    pub(super) fn take_beyond(&self, route: RouteId) {
+        self.lock().take(route);
+    }
+
     /// Gives back what was kept and not taken.
     pub(super) fn release(&self, reservation: Reservation) {
         let mut inner = self.lock();

@@ -18,8 +18,8 @@ use super::recovery;
 use super::registry::{Interrupted, Route};
 use super::schemas::{Schemas, Side};
 use crate::{
-    Finish, JobId, OnInterrupt, Output, Parts, Payload, Phase, Refused, RouteId, Started, State,
-    StepError, StoreError, Timestamp, Waiting,
+    Finish, JobId, Lease, OnInterrupt, Output, Parts, Payload, Phase, Refused, RouteId, Started,
+    State, StepError, StoreError, Timestamp, Waiting,
 };
 
 /// How long a handler whose future was to be dropped may take to let go of its thread.
@@ -30,6 +30,8 @@ pub(super) struct Place {
     inner: Arc<Inner>,
     route: RouteId,
     stuck: bool,
+    /// Whether others may have the room that it took, before it is over.
+    has_left: bool,
     /// Where the store is shared: what keeps this node from taking another lease before the run is over.
     under_lease: Option<TaskTrackerToken>,
 }
@@ -45,7 +47,24 @@ impl Place {
             inner: inner.clone(),
             route,
             stuck: false,
+            has_left: false,
             under_lease: inner.cluster_of(id).map(Cluster::running),
+        }
+    }
+
+    /// Takes the room again that it has left, though there may be none: its job is started already.
+    pub(super) fn come_back(&mut self) {
+        if std::mem::take(&mut self.has_left) {
+            self.inner.room.take_beyond(self.route);
+        }
+    }
+
+    /// Gives back the room, and only that: what waits for a shard that is away is not to keep the jobs of others
+    /// from running.
+    pub(super) fn leave_room(&mut self) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.inner.room.free(self.route, false);
+            self.inner.dispatch();
         }
     }
 
@@ -64,8 +83,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.inner.room.free(self.route, self.stuck);
-        self.inner.dispatch();
+        if !self.has_left {
+            self.inner.room.free(self.route, self.stuck);
+            self.inner.dispatch();
+        }
     }
 }
 
@@ -73,8 +94,7 @@ impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
         if self.is_shared() {
-            let clusters = self.clusters().iter();
-            return clusters.for_each(|cluster| cluster.work.notify_one());
+            return self.look_for_work(|_| true);
         }
         while let Some(job) = self.room.next(self.now()) {
             let place = Place::taken(self, job.route, job.id);
@@ -212,7 +232,7 @@ impl Inner {
         route: Route,
         state: State,
         payload: Payload,
-        place: Place,
+        mut place: Place,
     ) {
         if !self.has_lease_for(live.header.id) || (self.is_shared() && self.is_draining()) {
             // It may be another node's by now, or is to be soon.
@@ -223,10 +243,35 @@ impl Inner {
         live.end_run();
         let now = self.now();
         route.observer.returned(&live.header, &state, &finish, now);
-        self.finish(&live, state.lease, finish).await;
+        self.finish_in(&mut place, &live, state.lease, finish).await;
         match stuck {
-            Some(call) => place.held_by(call),
-            None => drop(place),
+            Some(call) if !place.has_left => place.held_by(call),
+            _ => drop(place),
+        }
+    }
+
+    /// Makes the end of a run durable, which a shard that is away may hold up for long.
+    async fn finish_in(
+        self: &Arc<Self>,
+        place: &mut Place,
+        live: &Arc<Live>,
+        lease: Lease,
+        finish: Finish,
+    ) {
+        let finished = self.finish(live, lease, finish);
+        let cluster = self.cluster_of(live.header.id);
+        match cluster.filter(|_| self.is_sharded()) {
+            None => finished.await,
+            Some(cluster) => {
+                let mut finished = std::pin::pin!(finished);
+                tokio::select! {
+                    biased;
+                    () = &mut finished => return,
+                    () = cluster.lost() => {}
+                }
+                place.leave_room();
+                finished.await;
+            }
         }
     }
 

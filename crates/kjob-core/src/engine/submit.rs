@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 use kjob_proto::{Encoding, Text};
 
 use super::budget::UnderWay;
+use super::cluster::Cluster;
 use super::live::Live;
 use super::log::job_log;
 use super::payload::{is_text, unpack, unpacked_len};
@@ -17,7 +18,7 @@ use super::to_end::ToEnd;
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
     Finish, Header, JobOptions, JobTag, LiveJob, NewJob, Owner, Parts, Payload, Phase, QueryId,
-    State, Submitted, TagReuse, Waiting, WaitingCounts,
+    Shard, State, StoreError, Submitted, TagReuse, Waiting, WaitingCounts,
 };
 
 impl Engine {
@@ -172,6 +173,10 @@ impl Inner {
                 })
             }
             Err(error) if error.leaves_unknown() => {
+                let mut begun = begun;
+                if let Some((place, _)) = begun.as_mut().filter(|_| self.is_sharded()) {
+                    place.leave_room();
+                }
                 tokio::spawn(self.clone().find_out(live, route, begun));
                 return Err(error.into());
             }
@@ -195,7 +200,8 @@ impl Inner {
         }
         self.table.name(&live);
         match begun {
-            Some((place, payload)) if state.phase == Phase::Running => {
+            Some((mut place, payload)) if state.phase == Phase::Running => {
+                place.come_back();
                 self.no_longer_waits(&live);
                 let cooperative = route.options.cooperative;
                 let run = self.clone().run(live, route, state, payload, place);
@@ -260,6 +266,10 @@ impl Inner {
             }
             _ => self.any_shard(),
         };
+        // Where each submit would wait for a shard that is away, there would soon be no room for those of others.
+        if self.is_sharded() && !self.cluster(shard).is_some_and(Cluster::is_trusted) {
+            return Err(away(shard).into());
+        }
         let id = self.step(self.ids.next(shard)).await?;
         let (tag, query_id) = self.with_rng(|rng| {
             let tag = submission.tag.unwrap_or_else(|| JobTag::generate(id, rng));
@@ -348,6 +358,15 @@ fn begin_here(run: impl Future<Output = ()> + Send + 'static) {
     let mut nobody = Context::from_waker(Waker::noop());
     if run.as_mut().poll(&mut nobody).is_pending() {
         tokio::spawn(run);
+    }
+}
+
+/// The shard that a submit has to go to cannot be reached.
+fn away(shard: Shard) -> StoreError {
+    let why = format!("there is no lease on shard {shard} for now");
+    StoreError::Io {
+        doing: "store a job",
+        source: Arc::new(std::io::Error::new(std::io::ErrorKind::NotConnected, why)),
     }
 }
 

@@ -257,7 +257,9 @@ impl LiveTable {
     }
 
     fn ids_of(&self, id: JobId) -> MutexGuard<'_, HashMap<JobId, Entry>> {
-        lock(&self.ids[id.get() as usize % STRIPES])
+        // The lowest bits may tell the shard.
+        let id = id.get() as usize;
+        lock(&self.ids[(id ^ (id >> 6)) % STRIPES])
     }
 
     fn tags_of(&self, key: &(Owner, JobTag)) -> MutexGuard<'_, HashMap<(Owner, JobTag), JobId>> {

@@ -16,6 +16,7 @@ impl Store for MemoryNode {
     }
 
     async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
+        self.heard().await;
         let id = job.header.id;
         let submitted = self.store()?.submit(job, start).await?;
         match &submitted {
@@ -49,6 +50,7 @@ impl Store for MemoryNode {
         finish: Finish,
         at: Timestamp,
     ) -> Result<State, StepError> {
+        self.heard().await;
         let state = self.store()?.finish(id, lease, finish, at).await?;
         self.say(match state.phase.is_terminal() {
             true => Hint::Ends,
@@ -98,6 +100,7 @@ impl Store for MemoryNode {
         until: Timestamp,
         limit: usize,
     ) -> Result<ClaimedCallbacks, StoreError> {
+        self.heard().await;
         self.store()?.claim_callbacks(now, until, limit).await
     }
 

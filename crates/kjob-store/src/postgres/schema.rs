@@ -5,7 +5,7 @@ use tokio_postgres::error::SqlState;
 
 use super::OpenError;
 use super::error::sql;
-use super::shard_set::{CHANGES, KNOWN, ShardSet};
+use super::shard_set::{CHANGES, KNOWN, NEXT_JOB, ShardSet};
 
 /// The version of the tables that this program works with.
 pub(crate) const VERSION: i64 = 3;
@@ -73,6 +73,8 @@ pub(crate) struct Schema {
 pub(crate) struct Shards {
     pub(crate) set: ShardSet,
     pub(crate) changes: i64,
+    /// The first id that was not given.
+    pub(crate) next_job: i64,
 }
 
 /// Brings the tables to [`VERSION`]; gives the versions that were made.
@@ -184,12 +186,14 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
     // This first: if the other changes in between, what was known before counts, and that is refused.
     let changes = client.query_one(CHANGES, &[]).await.map_err(failed)?;
     let known = client.query(KNOWN, &[]).await.map_err(failed)?;
+    let next_job = client.query_one(NEXT_JOB, &[]).await.map_err(failed)?;
     Ok(Schema {
         version: found,
         is_partitioned: row.get(2),
         shards: Shards {
             set: ShardSet::read(&known),
             changes: changes.get(0),
+            next_job: next_job.get(0),
         },
     })
 }

@@ -13,6 +13,9 @@ pub(crate) const KNOWN: &str =
 /// How often the rows were changed.
 pub(crate) const CHANGES: &str = "SELECT next FROM kjob_counters WHERE name = 'shards'";
 
+/// The first id that a database has not given.
+pub(crate) const NEXT_JOB: &str = "SELECT next FROM kjob_counters WHERE name = 'job'";
+
 /// What a database knows of the set that it is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ShardSet {

@@ -8,14 +8,13 @@
 use futures_util::future::join_all;
 use kjob_core::{Placement, PlacementError, ShardedStore, SharedStore, StoreError};
 use kjob_proto::Text;
-use rand::RngExt as _;
 use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::connect::{Connector, Purpose};
 use super::error::sql;
 use super::row::text;
-use super::shard_set::{Generation, KNOWN, ShardSet};
+use super::shard_set::{Generation, KNOWN, NEXT_JOB, ShardSet};
 use super::store::Background;
 use super::{OpenError, PostgresOptions, PostgresStore};
 
@@ -210,10 +209,14 @@ fn agreed(sets: &[&ShardSet]) -> Result<Placement, ShardsError> {
 /// Whoever joins, or takes ids, waits for this; and this for whoever does so at the moment.
 const LOCK: &str = "UPDATE kjob_counters SET next = next + 1 WHERE name = 'shards'";
 
+/// Waits for beats that are under way, so that a lease which was renewed just now is seen.
+const BURY: &str =
+    "UPDATE kjob_nodes SET is_gone = true WHERE NOT is_gone AND alive_until <= now()";
+
 const ALIVE: &str =
     "SELECT url FROM kjob_nodes WHERE NOT is_gone AND alive_until > now() ORDER BY id LIMIT 1";
 
-const NEXT_JOB: &str = "SELECT next FROM kjob_counters WHERE name = 'job'";
+const SELF: &str = "SELECT value FROM kjob_agreed WHERE name = 'database'";
 
 const NOTE: &str = "INSERT INTO kjob_shards (generation, set_id, shard, size, alone_until)
     VALUES ($1, $2, $3, $4, $5)";
@@ -223,9 +226,13 @@ const NEWER_ONLY: &str = "UPDATE kjob_schema SET works_with = 3 WHERE works_with
 
 /// A database in a transaction that is to change the set.
 struct Found {
+    /// Who it is.
+    own_id: Vec<u8>,
     set: ShardSet,
     /// The first id that it has not given.
     next_job: i64,
+    /// Where a node of it is reached that is at work.
+    node: Option<Text>,
 }
 
 /// Makes the set; how many databases it had before and has now.
@@ -236,7 +243,7 @@ async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
     }
     let size = found.len();
     let rows = match found.first() {
-        Some(first) => grown(&first.set, first.next_job, size)?,
+        Some(first) => grown(first, size)?,
         None => return Err(PlacementError::None.into()),
     };
     if size == 1 && found[0].set.newest().is_none() {
@@ -244,9 +251,15 @@ async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
     }
     let before = found[0].set.newest().map_or(0, |newest| newest.size);
     let before = usize::try_from(before).unwrap_or(0);
-    check(&found, before)?;
+    check(&found, before, &rows)?;
     if before == size && found.iter().all(|it| it.set.agrees_with(&found[0].set)) {
         return Ok((before, size));
+    }
+    // Not before: tables may be brought up to date while nodes work.
+    for (number, it) in found.iter().enumerate() {
+        if let Some(url) = it.node.clone() {
+            return Err(ShardsError::InUse { number, url });
+        }
     }
     for (number, client) in clients.iter().enumerate() {
         let noted = note(client, number, &rows).await;
@@ -268,7 +281,7 @@ async fn lock(number: usize, client: &Client) -> Result<Found, ShardsError> {
     let doing = "look at the set of databases";
     let fail = |error| failed(number, doing, error);
     // One that was given twice waits for itself.
-    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'";
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '2s'";
     client.batch_execute(begin).await.map_err(fail)?;
     if let Err(error) = client.execute(LOCK, &[]).await {
         let is_locked = error.code() == Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE);
@@ -277,36 +290,35 @@ async fn lock(number: usize, client: &Client) -> Result<Found, ShardsError> {
             false => fail(error),
         });
     }
+    client.execute(BURY, &[]).await.map_err(fail)?;
     let alive = client.query(ALIVE, &[]).await.map_err(fail)?;
-    if let Some(row) = alive.first() {
-        let url = text(row.get(0)).map_err(|error| ShardsError::Open {
-            number,
-            source: error.into(),
-        })?;
-        return Err(ShardsError::InUse { number, url });
-    }
+    let node = alive.first().map(|row| text(row.get(0))).transpose();
     let rows = client.query(KNOWN, &[]).await.map_err(fail)?;
     let next = client.query_one(NEXT_JOB, &[]).await.map_err(fail)?;
+    let own_id = client.query_one(SELF, &[]).await.map_err(fail)?;
     Ok(Found {
+        own_id: own_id.get(0),
         set: ShardSet::read(&rows),
         next_job: next.get(0),
+        node: node.map_err(|error| ShardsError::Open {
+            number,
+            source: error.into(),
+        })?,
     })
 }
 
 /// What the set is to be, for its first database.
-fn grown(first: &ShardSet, next_job: i64, size: usize) -> Result<Vec<Generation>, ShardsError> {
-    let mut rows = first.rows.clone();
+fn grown(first: &Found, size: usize) -> Result<Vec<Generation>, ShardsError> {
+    let mut rows = first.set.rows.clone();
     if rows.is_empty() {
-        let mut set_id = vec![0; 16];
-        rand::rng().fill(&mut set_id[..]);
         let row = |number, size| Generation {
             number,
-            set_id: set_id.clone(),
+            set_id: first.own_id.clone(),
             shard: 0,
             size,
-            alone_until: next_job - 1,
+            alone_until: first.next_job - 1,
         };
-        if next_job > 1 {
+        if first.next_job > 1 {
             // What it has so far was placed when it was the only one.
             rows.push(row(1, 1));
         }
@@ -331,33 +343,25 @@ fn grown(first: &ShardSet, next_job: i64, size: usize) -> Result<Vec<Generation>
     Ok(set.rows)
 }
 
-/// Whether each may be in the set: those that are have their places, and those that come are empty.
-fn check(found: &[Found], before: usize) -> Result<(), ShardsError> {
-    let first = &found[0].set;
-    if let Some(newest) = first.newest()
-        && newest.shard != 0
-    {
-        let found = newest.shard;
-        return Err(ShardsError::Order { number: 0, found });
-    }
-    for (number, it) in found.iter().enumerate().skip(1) {
-        if number >= before {
-            // What it knows of a set is of one that was never made to its end.
-            if it.next_job > 1 {
-                return Err(ShardsError::HasJobs { number });
-            }
-            continue;
+/// Whether each may be in the set that is to have these rows: those that are have their places, and those that come
+/// are empty.
+fn check(found: &[Found], before: usize, rows: &[Generation]) -> Result<(), ShardsError> {
+    let set_id = rows.first().map(|row| &row.set_id);
+    for (number, it) in found.iter().enumerate() {
+        if let Some(newest) = it.set.newest()
+            && usize::try_from(newest.shard) != Ok(number)
+        {
+            let found = newest.shard;
+            return Err(ShardsError::Order { number, found });
         }
-        let known = it.set.rows.iter().take(first.rows.len()).cloned().collect();
-        if !(ShardSet { rows: known }).agrees_with(first) {
+        // Of this set it may know more or less than the first, where a change of it was not made to its end, or was
+        // lost with the database's last moments.
+        if it.set.rows.iter().any(|row| Some(&row.set_id) != set_id) {
             return Err(ShardsError::OtherSet { number });
         }
-        let place = it.set.newest().map_or(0, |newest| newest.shard);
-        if usize::try_from(place) != Ok(number) {
-            return Err(ShardsError::Order {
-                number,
-                found: place,
-            });
+        let is_known = number < before && !it.set.rows.is_empty();
+        if number > 0 && !is_known && it.next_job > 1 {
+            return Err(ShardsError::HasJobs { number });
         }
     }
     Ok(())

@@ -28,10 +28,10 @@ const JOIN: &str = "INSERT INTO kjob_nodes (id, url, lease_ms, alive_until, is_g
     FROM (SELECT next FROM kjob_counters WHERE name = 'shards' FOR UPDATE) AS s WHERE s.next = $4
     RETURNING id";
 
-/// As of [`JOIN`].
-const TAKE_IDS: &str = "UPDATE kjob_counters SET next = GREATEST(next, $1) + $2
-    WHERE name = 'job' AND (SELECT s.next FROM kjob_counters s WHERE s.name = 'shards') = $3
-    RETURNING next - $2";
+/// As of [`JOIN`]: as that row is locked, its value is the one after whoever changes it.
+const TAKE_IDS: &str = "UPDATE kjob_counters c SET next = GREATEST(c.next, $1) + $2
+    FROM (SELECT next FROM kjob_counters WHERE name = 'shards' FOR SHARE) AS s
+    WHERE c.name = 'job' AND s.next = $3 RETURNING c.next - $2";
 
 const LEAVE: &str = "UPDATE kjob_nodes SET is_gone = true WHERE id = $1";
 

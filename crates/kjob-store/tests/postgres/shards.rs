@@ -311,3 +311,48 @@ async fn a_set_that_was_made_in_part_is_made_to_its_end() {
     let store = databases.open(2).await.unwrap();
     assert_eq!(listed(&store).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_set_that_is_whole_is_brought_up_to_date_while_nodes_work() {
+    let databases = Databases::new(2).await;
+    databases.migrate(2).await.unwrap();
+    let store = databases.open(2).await.unwrap();
+    let url = "http://1".into();
+    store.shards()[1]
+        .join(&url, crate::sharing::MINUTE)
+        .await
+        .unwrap();
+    assert_eq!(databases.migrate(2).await.unwrap(), (2, 2));
+    let error = databases.migrate(1).await.unwrap_err();
+    assert!(matches!(error, ShardsError::Size(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_of_another_set_is_not_taken_though_it_has_had_no_jobs() {
+    let (ours, theirs) = (Databases::new(1).await, Databases::new(2).await);
+    theirs.migrate(2).await.unwrap();
+    let mixed = [ours.urls(1)[0].clone(), theirs.urls(2)[1].clone()];
+    let error = migrate(&mixed).await.unwrap_err();
+    assert!(
+        matches!(error, ShardsError::OtherSet { number: 1 }),
+        "{error}"
+    );
+    theirs.open(2).await.unwrap();
+}
+
+#[tokio::test]
+async fn ids_that_are_taken_while_a_set_is_made_are_waited_for_or_refused() {
+    let schema = Schema::new();
+    schema.prepare(true);
+    let store = Arc::new(schema.open(PostgresOptions::default()).await);
+    let maker = schema.client().await;
+    let change = "BEGIN; UPDATE kjob_counters SET next = next + 1 WHERE name = 'shards'";
+    maker.batch_execute(change).await.unwrap();
+    let taker = store.clone();
+    let taken = tokio::spawn(async move { taker.reserve_ids(1).await });
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(!taken.is_finished());
+    maker.batch_execute("COMMIT").await.unwrap();
+    let error = taken.await.unwrap().map(drop).unwrap_err();
+    assert!(error.to_string().contains("was changed"), "{error}");
+}

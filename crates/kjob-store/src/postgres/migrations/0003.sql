@@ -8,3 +8,6 @@ CREATE TABLE kjob_shards (
 );
 -- How often that was changed. Who joins or takes ids of jobs must know of the last change.
 INSERT INTO kjob_counters (name, next) VALUES ('shards', 0);
+-- Who this database is: a set is called after its first one.
+INSERT INTO kjob_agreed (name, value)
+    VALUES ('database', decode(md5(random()::text || clock_timestamp()::text || random()::text), 'hex'));
