@@ -12,6 +12,7 @@ mod expiry;
 mod finish;
 mod hints;
 mod lanes;
+mod late_shard;
 mod lookup;
 mod nodes;
 mod options;

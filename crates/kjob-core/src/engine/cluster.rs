@@ -62,8 +62,8 @@ pub(super) struct Clusters {
     each: Vec<Cluster>,
     /// What all of this engine goes by.
     pub(super) clock: Arc<StoreClock>,
-    /// Held while the clock is set, as shards answer at the same time.
-    setting_clock: Mutex<()>,
+    /// The shard whose clock that is set by. Held while it is set, as shards answer at the same time.
+    heard: Mutex<Option<Shard>>,
     /// Whose turn it is, where any shard will do.
     turn: AtomicUsize,
 }
@@ -179,7 +179,7 @@ impl Clusters {
             placement,
             each: shards.iter().enumerate().map(cluster).collect(),
             clock,
-            setting_clock: Mutex::new(()),
+            heard: Mutex::new(None),
             turn: AtomicUsize::new(0),
         }
     }
@@ -210,15 +210,14 @@ impl Clusters {
         self.each.iter().cycle().skip(turn).take(self.each.len())
     }
 
-    /// Takes in what this shard's clock showed, if that is the one which the engine goes by: the first of those
-    /// whose lease is proved. Looked at now and not when the shard was asked, as one before it may have been
-    /// joined since. A lease that is new, by a call that began at `joined`, is trusted from here on, and not
+    /// Takes in what this shard's clock showed, if that is the one which the engine goes by: the first that was
+    /// ever heard. While that is away its difference to the own clock stays as it was, as clocks of shards may be
+    /// far apart. Looked at now and not when the shard was asked, as one before it may have been joined since. A lease that is new, by a call that began at `joined`, is trusted from here on, and not
     /// before the clock is right: others may be at work here, and would begin by the old one.
     pub(super) fn hear(&self, cluster: &Cluster, readings: &[Reading], joined: Option<Instant>) {
-        let setting = self.setting_clock.lock();
-        let _setting = setting.unwrap_or_else(PoisonError::into_inner);
-        let mut before = self.each.iter().take(cluster.shard.number());
-        if !before.any(Cluster::is_trusted) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.is_none_or(|heard| cluster.shard <= heard) && !readings.is_empty() {
+            *heard = Some(cluster.shard);
             for reading in readings {
                 self.clock.hear(*reading);
             }
@@ -260,7 +259,7 @@ impl Engine {
     ///
     /// It has a lease on each. One that it cannot prove stops the jobs of that shard and no others. Jobs without
     /// a tag of their own go to shards whose leases are proved. Times are of the clock of the first shard; of the
-    /// next for as long as there is no lease on that.
+    /// next until that was joined once.
     ///
     /// It starts where one shard at least can be joined, and joins the others as soon as they can be.
     ///

@@ -14,6 +14,8 @@ use super::tls::MakeTls;
 use super::url::Target;
 use super::{OpenError, PostgresOptions, tls, url};
 
+const CONNECTING: &str = "connect to the database";
+
 /// How long a peer may be silent before it is asked whether it lives.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,10 @@ const READER: &str = "SET jit = off; SET enable_seqscan = off; SET enable_hashjo
 /// What is acknowledged is on disk, also where the server's default says otherwise.
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
      WHERE current_setting('synchronous_commit') = 'off'";
+
+/// How many times as long as its connect timeout says a host may take until it has let us in: its addresses are
+/// tried in turn, and what answers there may be silent.
+const PATIENCE: u32 = 4;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,25 +99,41 @@ impl Connector {
 
     /// Hears what other handles say, over a connection of its own, until that ends. On our runtime.
     pub(crate) async fn attend(&self, hints: &Hints, own: i64) -> Result<(), StoreError> {
-        let failed = sql("connect to the database");
         match &self.tls {
             Some(tls) => {
-                let made = self.config.connect(tls.clone()).await.map_err(failed)?;
+                let made = self.in_time(self.config.connect(tls.clone())).await?;
                 hints::attend(made.0, made.1, hints, own).await
             }
             None => {
-                let made = self.config.connect(NoTls).await.map_err(failed)?;
+                let made = self.in_time(self.config.connect(NoTls)).await?;
                 hints::attend(made.0, made.1, hints, own).await
             }
         }
     }
 
+    /// What comes of making a connection. The driver bounds only how long an address takes to answer at all.
+    async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        let hosts = self.config.get_hosts().len();
+        let hosts = u32::try_from(hosts.max(1)).unwrap_or(u32::MAX);
+        let of_host = self.config.get_connect_timeout().copied();
+        let long = of_host.unwrap_or_default().saturating_mul(PATIENCE);
+        match tokio::time::timeout(long.saturating_mul(hosts), connecting).await {
+            Ok(made) => made.map_err(sql(CONNECTING)),
+            Err(elapsed) => Err(StoreError::Io {
+                doing: CONNECTING,
+                source: Arc::new(std::io::Error::from(elapsed)),
+            }),
+        }
+    }
+
     async fn here(&self, purpose: Purpose) -> Result<Client, StoreError> {
-        let failed = sql("connect to the database");
         // The two kinds of connection are of different types, and do the same.
         macro_rules! connect {
             ($tls:expr) => {{
-                let (client, connection) = self.config.connect($tls).await.map_err(&failed)?;
+                let (client, connection) = self.in_time(self.config.connect($tls)).await?;
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!("a connection to the database has ended: {error}");
@@ -133,7 +155,7 @@ impl Connector {
             if let Err(error) = client.batch_execute(settings).await
                 && error.is_closed()
             {
-                return Err(failed(error));
+                return Err(sql(CONNECTING)(error));
             }
         }
         Ok(client)

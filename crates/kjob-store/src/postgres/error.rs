@@ -90,6 +90,47 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+impl OpenError {
+    /// Whether the database could not be reached, or takes no writes for now, and another try may find it as it
+    /// should be. What says no by its own word, such as a password that is wrong, does not count.
+    pub(crate) fn is_away(&self) -> bool {
+        let OpenError::Store(StoreError::Io { source, .. }) = self else {
+            return false;
+        };
+        match source.downcast_ref() {
+            Some(Said(error)) => is_of_the_way(error),
+            None => source.downcast_ref().is_some_and(is_of_the_network),
+        }
+    }
+}
+
+/// Whether a server did not come to an answer, or has none for now.
+fn is_of_the_way(error: &tokio_postgres::Error) -> bool {
+    if let Some(code) = error.code() {
+        // Those of connections, as programs between us and the server say them too.
+        let is_of_connections = code.code().starts_with("08");
+        let is_full = *code == SqlState::TOO_MANY_CONNECTIONS;
+        return is_of_connections || is_full || is_of_the_server(error);
+    }
+    let cause = std::error::Error::source(error);
+    error.is_closed()
+        || cause
+            .and_then(|it| it.downcast_ref())
+            .is_some_and(is_of_the_network)
+}
+
+/// Whether it is the network's, or the driver's of a server that takes no writes. What the driver and TLS make of
+/// what they were told has other kinds.
+fn is_of_the_network(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    let others = [
+        ErrorKind::InvalidInput,
+        ErrorKind::InvalidData,
+        ErrorKind::Other,
+    ];
+    !others.contains(&error.kind())
+}
+
 /// A [`StoreError`] of a failed statement.
 pub(crate) fn sql(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> StoreError {
     move |error| match error.code() {

@@ -6,13 +6,14 @@
 //! databases do not agree and nobody opens them as a set until it is done anew.
 
 use futures_util::future::join_all;
-use kjob_core::{Placement, PlacementError, ShardedStore, SharedStore, StoreError};
+use kjob_core::{JobId, Placement, PlacementError, ShardedStore, SharedStore, StoreError};
 use kjob_proto::Text;
 use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::connect::{Connector, Purpose};
 use super::error::sql;
+use super::late_shard::{LateShard, Seat, is_away};
 use super::row::text;
 use super::shard_set::{Generation, KNOWN, NEXT_JOB, ShardSet};
 use super::store::Background;
@@ -51,7 +52,7 @@ pub enum ShardsError {
         found: i64,
     },
     /// One is of another set.
-    #[error("database {number} is a shard of another set than database 0")]
+    #[error("database {number} is a shard of another set than those before it")]
     OtherSet {
         /// Which.
         number: usize,
@@ -104,31 +105,46 @@ pub struct MigratedShards {
 impl PostgresStore {
     /// Opens all databases of a set, in the order of their shards; or one that is in no set, which is all there is.
     ///
+    /// Those that cannot be reached for now, where at least one can be, are opened in the background as soon as
+    /// they can be; until then all steps in their shards fail. One that does not fit the others when it comes
+    /// stays away, and the log says why.
+    ///
     /// # Errors
-    /// [`ShardsError`]: all have to be there, and to agree.
+    /// [`ShardsError`]: none can be reached, or one says no, or they do not agree.
     pub async fn open_shards(
         urls: &[&str],
         options: &PostgresOptions,
     ) -> Result<ShardedStore, ShardsError> {
         let opening = urls.iter().map(|url| Self::open_any(url, options.clone()));
-        let mut stores: Vec<Self> = Vec::new();
-        for (number, opened) in join_all(opening).await.into_iter().enumerate() {
-            stores.push(opened.map_err(|source| ShardsError::Open { number, source })?);
+        let opened = join_all(opening).await.into_iter().enumerate();
+        let opened = opened
+            .map(|(number, opened)| opened.map_err(|source| ShardsError::Open { number, source }));
+        let opened = all_or_away(opened.collect())?;
+        let sets = opened.iter().map(|it| it.as_ref().ok().map(Self::set));
+        let sets: Vec<Option<&ShardSet>> = sets.collect();
+        let (set, placement) = agreed(&sets)?;
+        let given = opened.iter().flatten().map(|it| it.shared.shards.next_job);
+        let next = given.max().and_then(JobId::new).unwrap_or(JobId::FIRST);
+        let mut shards: Vec<Arc<dyn SharedStore>> = Vec::new();
+        for (number, (opened, url)) in opened.into_iter().zip(urls).enumerate() {
+            shards.push(match opened {
+                Ok(store) => Arc::new(store),
+                Err(why) => {
+                    let seat = Seat {
+                        url: (*url).to_owned(),
+                        options: options.clone(),
+                        number,
+                        set: set.clone(),
+                    };
+                    let late = LateShard::new(seat, why);
+                    Arc::new(late.map_err(|source| ShardsError::Open { number, source })?)
+                }
+            });
         }
-        let sets: Vec<&ShardSet> = stores
-            .iter()
-            .map(|store| &store.shared.shards.set)
-            .collect();
-        let placement = match sets[..] {
-            [alone] if alone.newest().is_none() => Placement::alone(),
-            _ => agreed(&sets)?,
-        };
-        let shards = stores
-            .into_iter()
-            .map(|store| Arc::new(store) as Arc<dyn SharedStore>);
-        let shards: Vec<_> = shards.collect();
         let (found, wanted) = (shards.len(), placement.size() as i64);
-        ShardedStore::new(placement, shards).map_err(|_| ShardsError::Missing { found, wanted })
+        let store = ShardedStore::new(placement, shards);
+        let store = store.map_err(|_| ShardsError::Missing { found, wanted })?;
+        Ok(store.beginning_at(next))
     }
 
     /// Brings the tables of all these databases to the version that this program works with, and makes a set of
@@ -174,36 +190,77 @@ impl PostgresStore {
     }
 }
 
-/// The placement that all of them have, each as the shard of its number.
-fn agreed(sets: &[&ShardSet]) -> Result<Placement, ShardsError> {
-    for (number, set) in sets.iter().enumerate() {
-        let Some(newest) = set.newest() else {
-            return Err(ShardsError::NotYet { number });
-        };
-        if usize::try_from(newest.shard) != Ok(number) {
-            let found = newest.shard;
-            return Err(ShardsError::Order { number, found });
-        }
-        let first = sets[0].newest().map(|row| &row.set_id);
-        if first != Some(&newest.set_id) {
-            return Err(ShardsError::OtherSet { number });
+/// As it is, if at least one was opened and the others cannot be reached for now.
+fn all_or_away(
+    opened: Vec<Result<PostgresStore, ShardsError>>,
+) -> Result<Vec<Result<PostgresStore, ShardsError>>, ShardsError> {
+    let is_any_there = opened.iter().any(Result::is_ok);
+    let mut kept = Vec::with_capacity(opened.len());
+    for it in opened {
+        match it {
+            Err(error) if !is_any_there || !is_away(&error) => return Err(error),
+            it => kept.push(it),
         }
     }
-    let largest = sets
-        .iter()
-        .filter_map(|set| set.newest().map(|row| row.size));
+    Ok(kept)
+}
+
+/// The set that all of those have that were reached, each as the shard of its number, and its placement.
+fn agreed(sets: &[Option<&ShardSet>]) -> Result<(ShardSet, Placement), ShardsError> {
+    let reached = || {
+        let numbered = sets.iter().enumerate();
+        numbered.filter_map(|(number, set)| Some((number, (*set)?)))
+    };
+    let Some((first, set)) = reached().next() else {
+        return Err(PlacementError::None.into());
+    };
+    if sets.len() == 1 && set.newest().is_none() {
+        return Ok((set.clone(), Placement::alone()));
+    }
+    for (number, found) in reached() {
+        check_seat(number, found, set)?;
+    }
+    let largest = reached().filter_map(|(_, set)| set.newest().map(|row| row.size));
     let wanted = largest.max().unwrap_or(0);
     let found = sets.len();
     if usize::try_from(wanted) != Ok(found) {
         return Err(ShardsError::Missing { found, wanted });
     }
-    for (number, set) in sets.iter().enumerate() {
-        if !set.agrees_with(sets[0]) {
-            return Err(ShardsError::NotYet { number });
-        }
+    for (number, found) in reached() {
+        check_place(number, found, set)?;
     }
-    let placement = sets[0].placement();
-    placement.map_err(|source| ShardsError::Open { number: 0, source })
+    let placement = set.placement();
+    let number = first;
+    let placement = placement.map_err(|source| ShardsError::Open { number, source })?;
+    Ok((set.clone(), placement))
+}
+
+/// Whether a database is the shard of its number in the same set as another is.
+fn check_seat(number: usize, found: &ShardSet, other: &ShardSet) -> Result<(), ShardsError> {
+    let Some(newest) = found.newest() else {
+        return Err(ShardsError::NotYet { number });
+    };
+    if usize::try_from(newest.shard) != Ok(number) {
+        let found = newest.shard;
+        return Err(ShardsError::Order { number, found });
+    }
+    if other.newest().map(|row| &row.set_id) != Some(&newest.set_id) {
+        return Err(ShardsError::OtherSet { number });
+    }
+    Ok(())
+}
+
+/// Whether that is so, and both know the set by the same sizes.
+pub(super) fn check_place(
+    number: usize,
+    found: &ShardSet,
+    other: &ShardSet,
+) -> Result<(), ShardsError> {
+    check_seat(number, found, other)?;
+    match found.agrees_with(other) {
+        true => Ok(()),
+        false => Err(ShardsError::NotYet { number }),
+    }
 }
 
 /// Whoever joins, or takes ids, waits for this; and this for whoever does so at the moment.

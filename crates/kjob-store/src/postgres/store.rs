@@ -17,6 +17,7 @@ use super::connect::{Connector, Purpose};
 use super::hints;
 use super::lanes::Lane;
 use super::session::Link;
+use super::shard_set::ShardSet;
 use super::shared::{Shared, TALLIES};
 use super::{Description, OpenError, PostgresOptions, describe, schema};
 
@@ -53,10 +54,15 @@ impl PostgresStore {
     /// An [`OpenError`] that says what is in the way.
     pub async fn open(url: &str, options: PostgresOptions) -> Result<Self, OpenError> {
         let store = Self::open_any(url, options).await?;
-        match store.shared.shards.set.among_others() {
+        match store.set().among_others() {
             Some((shard, size)) => Err(OpenError::OneOfSeveral { shard, size }),
             None => Ok(store),
         }
+    }
+
+    /// The set that it was in when it was opened.
+    pub(super) fn set(&self) -> &ShardSet {
+        &self.shared.shards.set
     }
 
     /// As [`open`](Self::open), of a set or of none.

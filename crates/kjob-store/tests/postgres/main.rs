@@ -13,6 +13,7 @@ mod faults;
 mod guards;
 mod hints;
 mod jobs;
+mod late_shards;
 mod schema;
 mod shards;
 mod sharing;

@@ -15,10 +15,10 @@ use crate::sharing::join;
 use crate::support::{Schema, block_on};
 
 /// Databases, which are schemas of one server here.
-struct Databases(Vec<Schema>);
+pub(crate) struct Databases(pub(crate) Vec<Schema>);
 
 impl Databases {
-    async fn new(count: usize) -> Self {
+    pub(crate) async fn new(count: usize) -> Self {
         let schemas: Vec<_> = (0..count).map(|_| Schema::new()).collect();
         for schema in &schemas {
             schema.make().await;
@@ -26,15 +26,15 @@ impl Databases {
         Self(schemas)
     }
 
-    fn urls(&self, count: usize) -> Vec<String> {
+    pub(crate) fn urls(&self, count: usize) -> Vec<String> {
         self.0[..count].iter().map(Schema::url).collect()
     }
 
-    async fn migrate(&self, count: usize) -> Result<(usize, usize), ShardsError> {
+    pub(crate) async fn migrate(&self, count: usize) -> Result<(usize, usize), ShardsError> {
         migrate(&self.urls(count)).await
     }
 
-    async fn open(&self, count: usize) -> Result<ShardedStore, ShardsError> {
+    pub(crate) async fn open(&self, count: usize) -> Result<ShardedStore, ShardsError> {
         open(&self.urls(count)).await
     }
 }
@@ -45,7 +45,7 @@ async fn migrate(urls: &[String]) -> Result<(usize, usize), ShardsError> {
     Ok((made.before, made.size))
 }
 
-async fn open(urls: &[String]) -> Result<ShardedStore, ShardsError> {
+pub(crate) async fn open(urls: &[String]) -> Result<ShardedStore, ShardsError> {
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     PostgresStore::open_shards(&urls, &PostgresOptions::default()).await
 }
@@ -78,7 +78,7 @@ mod by_two_databases {
 }
 
 /// Submits a job with a tag of its own, and gives its id.
-async fn submit(store: &dyn Store, tag: &str) -> JobId {
+pub(crate) async fn submit(store: &dyn Store, tag: &str) -> JobId {
     let (owner, now) = (Owner::new("ann"), Timestamp::default());
     let parsed: JobTag = tag.parse().unwrap();
     let shard = store.shard_for(&owner, &parsed, now).await.unwrap();
@@ -91,7 +91,7 @@ async fn submit(store: &dyn Store, tag: &str) -> JobId {
     }
 }
 
-async fn listed(store: &dyn Store) -> BTreeSet<JobId> {
+pub(crate) async fn listed(store: &dyn Store) -> BTreeSet<JobId> {
     let page = store.list(&Filter::ALL, Timestamp::default()).await;
     page.unwrap().jobs.iter().map(|it| it.header.id).collect()
 }
