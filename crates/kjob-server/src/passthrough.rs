@@ -5,6 +5,7 @@ mod ask;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use kjob_core::SharedStore;
+use kjob_core::{SharedStore, StoreError};
 use kjob_proto::{
     Encoding, Limits, Record as _, Reply, Segments, ShowSystemPropertiesRequest,
     ShowSystemPropertiesResponse, StringMap, Text, reply_error, reply_ok,
@@ -36,6 +37,12 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How writes are spread over the clusters of a ring (docs/protocol.md section 2).
 const GROUP: HeaderName = HeaderName::from_static("x-kinetica-group");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// By what name nodes agree on the key of owners.
+const OWNER_KEY: &str = "owner.key";
+
+/// Between two tries to ask a database that is away.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long making a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -157,19 +164,55 @@ pub(crate) async fn accounts(
         StoreKind::Embedded | StoreKind::Postgres(_) => OwnerKey::of_dir(&settings.data_dir)?,
     };
     // Whoever has a copy of the database is not to have the key with it, so its file is to be brought to
-    // each node; that it was is what they agree on.
-    for shared in shared {
-        let print = owners.print();
-        if shared.agree("owner.key", &print).await? != print[..] {
-            if !was_there {
-                // It was just made, and is of no use; whoever copies the right one here finds no other.
-                let _ = std::fs::remove_file(&path);
+    // each node; that it was is what they agree on. One after the other, so that a key which the first knows
+    // for wrong is told to no other.
+    let print = owners.print();
+    let (mut away, mut first) = (Vec::new(), None);
+    for store in shared {
+        match store.agree(OWNER_KEY, &print).await {
+            Ok(agreed) if agreed == print[..] => {}
+            Ok(_) => {
+                if !was_there {
+                    // It was just made, and is of no use; whoever copies the right one here finds no other.
+                    let _ = std::fs::remove_file(&path);
+                }
+                return Err(OwnerKeyError::Differs { path }.into());
             }
-            return Err(OwnerKeyError::Differs { path }.into());
+            Err(error) => {
+                away.push(store.clone());
+                first.get_or_insert(error);
+            }
         }
+    }
+    match first {
+        Some(error) if away.len() == shared.len() => return Err(error.into()),
+        _ => {}
+    }
+    // A node starts without a database that is away.
+    for store in away {
+        tokio::spawn(agree_late(store, print.to_vec(), path.clone()));
     }
     let accounts = UpstreamAccounts::new(upstream, owners)?;
     Ok(Some(accounts.hold_for(settings.upstream_accounts_hold)))
+}
+
+/// Asks a database that was away at the start, until it answers, whether it knows the key of owners by another
+/// print. What runs by then is not stopped for it: the other databases know this one.
+async fn agree_late(store: Arc<dyn SharedStore>, print: Vec<u8>, path: PathBuf) {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        match store.agree(OWNER_KEY, &print).await {
+            Ok(agreed) if agreed == print[..] => return,
+            Ok(_) => {
+                let error = OwnerKeyError::Differs { path };
+                return tracing::error!(%error, "a database that was away at the start knows another key");
+            }
+            Err(StoreError::Closed) => return,
+            Err(error) => {
+                tracing::debug!(%error, "a database cannot be asked for the key of owners yet")
+            }
+        }
+    }
 }
 
 impl Passing {

@@ -107,6 +107,119 @@ async fn jobs_are_spread_over_databases_and_any_node_answers_for_them() {
     assert_eq!(shards(&late), [0, 1, 2].into());
 }
 
+/// Submits jobs whose callers give no tag, which go where they can: to this shard.
+async fn run_untagged(server: &Running, shard: i64) {
+    for _ in 0..10 {
+        let (code, reply) = call(server, "", "/create/job", UNTAGGED);
+        assert_eq!(code, 200, "{reply}");
+        let begin = reply.find("job_id\\\":").unwrap() + "job_id\\\":".len();
+        let digits: String = reply[begin..]
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        let id: i64 = digits.parse().unwrap();
+        assert_eq!(id % 64, shard);
+        let job = server.client().wait(id, LONG).await.unwrap();
+        assert_eq!(job.status, Status::Done);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_started_while_a_database_is_down_takes_it_in_when_it_is_back() {
+    let dir = tempdir().unwrap();
+    let stays = bare_database();
+    let mut goes = Cluster::start(&Settings::for_tests()).unwrap();
+    // The first of the set is the one that is down.
+    let both = format!("{},{stays}", goes.url());
+    let (code, _, log) = run(["migrate", "--store", &both]);
+    assert_eq!(code, 0, "{log}");
+    goes.stop(Stop::Immediate).unwrap();
+
+    let server = node(&dir, &both, 1);
+    let client = server.client();
+    let (code, ready) = server.get("/readyz");
+    assert_eq!(code, 200, "{ready}");
+    let gauge = |name: &str| metric(&server, name);
+    assert_eq!(gauge("kjob_shards"), "kjob_shards 2");
+    let gone = "kjob_shards_without_lease";
+    assert_eq!(gauge(gone), format!("{gone} 1"));
+    let impatient = Client::builder(server.url.as_str()).tries(1).build();
+    let impatient = impatient.unwrap();
+    let (mut jobs, mut refused) = (Vec::new(), Vec::new());
+    for number in 0..20 {
+        let tag = format!("early-{number}");
+        match impatient.submit(&echo(tag.clone())).await {
+            Ok(submitted) => jobs.push((submitted.id, tag)),
+            Err(_) => refused.push(tag),
+        }
+    }
+    assert_eq!(shards(&jobs), [1].into());
+    assert!(!refused.is_empty());
+    run_untagged(&server, 1).await;
+
+    goes.resume().unwrap();
+    let begin = Instant::now();
+    while gauge(gone) != format!("{gone} 0") {
+        assert!(begin.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for tag in refused {
+        let submitted = client.submit(&echo(tag.clone())).await.unwrap();
+        assert_eq!(submitted.id % 64, 0);
+        jobs.push((submitted.id, tag));
+    }
+    for (id, _) in &jobs {
+        assert_eq!(client.wait(*id, LONG).await.unwrap().status, Status::Done);
+    }
+    server.signal("TERM");
+    let (status, _, log) = server.end();
+    assert!(status.success(), "{log}");
+    let told = log.matches("the shard cannot be joined yet").count();
+    assert_eq!(told, 1, "{log}");
+    assert!(!log.contains("the lease is lost"), "{log}");
+}
+
+#[test]
+fn a_database_that_comes_late_is_asked_for_the_key_of_owners() {
+    let dir = tempdir().unwrap();
+    let stays = bare_database();
+    let mut goes = Cluster::start(&Settings::for_tests()).unwrap();
+    let both = format!("{stays},{}", goes.url());
+    let (code, _, log) = run(["migrate", "--store", &both]);
+    assert_eq!(code, 0, "{log}");
+    let upstream = Running::start(&dir, &["--store", "memory"]);
+    let front = |number: u8| {
+        let mut command = program();
+        command
+            .args(["--listen", &format!("127.0.0.{number}:0"), "--demo=false"])
+            .args(["--store", &both, "--upstream", &upstream.url, "--data-dir"])
+            .arg(dir.path().join(format!("data-{number}")));
+        command
+    };
+    let first = Running::spawn(front(1), &dir.path().join("log-1"));
+    first.signal("TERM");
+    let (status, _, log) = first.end();
+    assert!(status.success(), "{log}");
+
+    goes.stop(Stop::Immediate).unwrap();
+    let refused = front(2).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("data-2/owner.key is not the key"), "{said}");
+    let again = Running::spawn(front(1), &dir.path().join("log-again"));
+    again.signal("TERM");
+    let (status, _, log) = again.end();
+    assert!(status.success(), "{log}");
+    // Where no other database knows it, nobody but the one that is away can tell.
+    let forgotten = kjob_test_postgres::tool("psql", None)
+        .args(["--quiet", "--dbname", &stays, "--command"])
+        .arg("DELETE FROM kjob_agreed")
+        .status();
+    assert!(forgotten.unwrap().success());
+    let other = Running::spawn(front(2), &dir.path().join("log-2"));
+    goes.resume().unwrap();
+    other.wait_logged("a database that was away at the start knows another key", 1);
+}
+
 #[tokio::test]
 async fn a_database_that_is_away_takes_its_own_jobs_along_and_no_others() {
     let dir = tempdir().unwrap();
@@ -141,19 +254,7 @@ async fn a_database_that_is_away_takes_its_own_jobs_along_and_no_others() {
         let again = impatient.submit(&echo(tag.clone())).await;
         assert_eq!(again.is_ok(), is_there, "{tag}: {again:?}");
     }
-    // Those whose caller gives no tag go where they can.
-    for _ in 0..10 {
-        let (code, reply) = call(&server, "", "/create/job", UNTAGGED);
-        assert_eq!(code, 200, "{reply}");
-        let begin = reply.find("job_id\\\":").unwrap() + "job_id\\\":".len();
-        let digits: String = reply[begin..]
-            .chars()
-            .take_while(char::is_ascii_digit)
-            .collect();
-        let id: i64 = digits.parse().unwrap();
-        assert_eq!(id % 64, 0);
-        assert_eq!(client.wait(id, LONG).await.unwrap().status, Status::Done);
-    }
+    run_untagged(&server, 0).await;
     goes.resume().unwrap();
     for (id, _) in &jobs {
         assert_eq!(client.wait(*id, LONG).await.unwrap().status, Status::Done);
