@@ -9,9 +9,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::checksum::Checksum;
-use super::error::sql;
+use super::error::{self, in_catalogue};
 use super::schema::{self, APPLICATION_ID, FORMAT, Schema};
-use super::segment::{checkpoint, log_ahead, settle};
+use super::segment::{self, checkpoint, log_ahead};
 use super::totals::Sum;
 
 /// The catalogue's connection; the writer's alone.
@@ -57,6 +57,16 @@ pub(crate) enum CatalogueError {
     Missing,
     Version(i64),
     Store(StoreError),
+}
+
+/// As [`error::sql`]: what fails here is about the catalogue.
+fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| in_catalogue(error::sql(doing)(error))
+}
+
+/// As [`segment::settle`], of the catalogue.
+fn settle(connection: &Connection) -> Result<(), StoreError> {
+    segment::settle(connection).map_err(in_catalogue)
 }
 
 /// A second connection to the catalogue, which changes nothing.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kjob_core::{Expired, StoreError, Timestamp};
 
 use super::EmbeddedStore;
-use super::error::sql;
+use super::error::{in_segment, sql};
 use super::requests::Thoroughness;
 use super::segment::{self, Access};
 use super::shared::Shared;
@@ -76,7 +76,7 @@ fn shorten_logs(shared: &Shared) -> Result<(), StoreError> {
         if done.is_err() && !path.exists() {
             continue;
         }
-        shared.noted(done)?;
+        shared.noted(done.map_err(in_segment(entry.number)))?;
     }
     Ok(())
 }

@@ -124,27 +124,62 @@ fn is_conversion(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// As [`sql`], with the name of the record or file that is damaged, if it is that.
+/// As [`sql`], with the name of the record or file that it is about.
 pub(crate) fn sql_of(
     doing: &'static str,
     name: impl FnOnce() -> String,
 ) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |error| match sql(doing)(error) {
+    move |error| named(name, sql(doing)(error))
+}
+
+/// Says of what went wrong in which segment it is, where that is not said already.
+pub(crate) fn in_segment(number: u32) -> impl Fn(StoreError) -> StoreError {
+    move |error| match error {
+        StoreError::Corrupt { what } if what.starts_with("segment ") => {
+            StoreError::Corrupt { what }
+        }
+        error => named(|| format!("segment {number}"), error),
+    }
+}
+
+/// Says of what went wrong that it is in the catalogue.
+pub(crate) fn in_catalogue(error: StoreError) -> StoreError {
+    named(|| "catalogue.sqlite".to_owned(), error)
+}
+
+/// Gives a name to what is damaged, or to what SQLite could not work on.
+fn named(name: impl FnOnce() -> String, error: StoreError) -> StoreError {
+    match error {
         StoreError::Corrupt { what } => StoreError::Corrupt {
             what: format!("{}: {what}", name()),
         },
+        StoreError::Io { doing, source } if source.is::<rusqlite::Error>() => {
+            let name = name();
+            let source = Arc::new(Named { name, source });
+            StoreError::Io { doing, source }
+        }
         other => other,
     }
 }
 
-/// Says of damage in which segment it is, where that is not said already.
-pub(crate) fn in_segment(number: u32) -> impl Fn(StoreError) -> StoreError {
-    move |error| match error {
-        StoreError::Corrupt { what } if !what.starts_with("segment ") => StoreError::Corrupt {
-            what: format!("segment {number}: {what}"),
-        },
-        other => other,
-    }
+/// An error of SQLite, with what it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {source}")]
+struct Named {
+    name: String,
+    source: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+/// SQLite's own error, if a failure comes from it.
+fn sqlite_error(error: &StoreError) -> Option<&rusqlite::Error> {
+    let StoreError::Io { source, .. } = error else {
+        return None;
+    };
+    let source = match source.downcast_ref::<Named>() {
+        Some(named) => &named.source,
+        None => source,
+    };
+    source.downcast_ref()
 }
 
 /// A [`StoreError`] of a failed file operation.
@@ -178,12 +213,8 @@ pub(crate) fn sync(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -
 /// Whether there may have been no room for what failed, and SQLite does not say so: a write that
 /// failed, or a file that could not be made.
 pub(crate) fn may_lack_room(error: &StoreError) -> bool {
-    let StoreError::Io { source, .. } = error else {
-        return false;
-    };
-    let error = source.downcast_ref::<rusqlite::Error>();
     let write = Some(ffi::SQLITE_IOERR_WRITE);
-    error.is_some_and(|error| {
+    sqlite_error(error).is_some_and(|error| {
         extended_code(error) == write || error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
     })
 }
@@ -192,12 +223,57 @@ pub(crate) fn may_lack_room(error: &StoreError) -> bool {
 /// acknowledged any more. A failed write leaves the old state; a failed sync may have dropped
 /// dirty pages, and asking again would wrongly succeed.
 pub(crate) fn is_fatal(error: &StoreError) -> bool {
-    let StoreError::Io { source, .. } = error else {
-        return false;
-    };
-    source.is::<SyncFailed>()
-        || source
-            .downcast_ref::<rusqlite::Error>()
+    matches!(error, StoreError::Io { source, .. } if source.is::<SyncFailed>())
+        || sqlite_error(error)
             .and_then(rusqlite::Error::sqlite_error_code)
             .is_some_and(|code| code == ErrorCode::SystemIoFailure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(code: i32) -> StoreError {
+        let message = Some("no more".to_owned());
+        sql("commit")(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(code),
+            message,
+        ))
+    }
+
+    #[test]
+    fn what_went_wrong_in_a_database_is_said_with_its_name_once() {
+        let in_seven = |error| in_segment(7)(in_segment(7)(error)).to_string();
+        assert_eq!(
+            in_seven(failed(ffi::SQLITE_CORRUPT)),
+            "the store is damaged: segment 7: while trying to commit: no more"
+        );
+        assert_eq!(
+            in_seven(failed(ffi::SQLITE_READONLY)),
+            "the store cannot commit: segment 7: no more"
+        );
+        assert_eq!(
+            in_catalogue(failed(ffi::SQLITE_READONLY)).to_string(),
+            "the store cannot commit: catalogue.sqlite: no more"
+        );
+        assert_eq!(in_seven(StoreError::Full), StoreError::Full.to_string());
+    }
+
+    #[test]
+    fn a_failure_with_a_name_is_judged_as_without() {
+        for (code, fatal, may_lack) in [
+            (ffi::SQLITE_IOERR_FSYNC, true, false),
+            (ffi::SQLITE_IOERR_WRITE, true, true),
+            (ffi::SQLITE_CANTOPEN, false, true),
+            (ffi::SQLITE_READONLY, false, false),
+        ] {
+            for error in [failed(code), in_segment(7)(failed(code))] {
+                assert_eq!(is_fatal(&error), fatal, "{error}");
+                assert_eq!(may_lack_room(&error), may_lack, "{error}");
+            }
+        }
+        let path = Path::new("catalogue.sqlite");
+        let unsynced = sync("commit", path)(io::Error::other("it failed"));
+        assert!(is_fatal(&in_catalogue(unsynced)));
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use kjob_core::{Expired, StoreError, Timestamp};
 
+use super::error::in_segment;
 use super::layout::{self, Layout, ignore_missing};
 use super::requests::{Swept, Thoroughness};
 use super::rewrite::{Copied, RewritePlan, cutoff};
@@ -139,7 +140,8 @@ impl Writer {
                 ..Expired::default()
             });
         };
-        let completed = self.shared.noted(copied.complete(&layout, old));
+        let completed = copied.complete(&layout, old).map_err(in_segment(number));
+        let completed = self.shared.noted(completed);
         if let (Err(StoreError::Corrupt { .. }), Some(old)) =
             (&completed, self.segments.get_mut(&number))
         {

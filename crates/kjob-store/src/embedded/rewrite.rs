@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::callback_row;
 use super::counts;
-use super::error::{file, sql};
+use super::error::{file, in_segment, sql};
 use super::filter::Filter;
 use super::layout::{self, Layout};
 use super::ledger::Ledger;
@@ -91,7 +91,9 @@ impl Rewrite {
             let last = "SELECT coalesce(max(seq), 0) FROM old.ends";
             connection.query_row(last, [], |row| row.get(0))
         };
-        let last_end = attach().map_err(sql("rewrite a segment"))?;
+        let last_end = attach()
+            .map_err(sql("rewrite a segment"))
+            .map_err(in_segment(plan.number))?;
         Ok(Self {
             plan,
             connection,
@@ -104,12 +106,14 @@ impl Rewrite {
 
     /// Looks at up to `jobs` more jobs.
     pub(crate) fn advance(mut self, jobs: u64) -> Result<Progress, StoreError> {
-        if !self.copy(jobs.max(1)).map_err(sql("rewrite a segment"))? {
+        let number = self.plan.number;
+        let failed = |error| in_segment(number)(sql("rewrite a segment")(error));
+        if !self.copy(jobs.max(1)).map_err(failed)? {
             return Ok(Progress::Going(self));
         }
         self.complete()
             .map(|copied| Progress::Copied(Box::new(copied)))
-            .map_err(sql("rewrite a segment"))
+            .map_err(failed)
     }
 
     /// Copies the next jobs; says whether there were none left.

@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::counts::{self, Meta, PAGES};
-use super::error::{is_fatal, sql, sql_of};
+use super::error::{in_segment, is_fatal, sql, sql_of};
 use super::layout::Layout;
 use super::room;
 use super::schema::{self, FORMAT, Schema};
@@ -76,7 +76,9 @@ pub(crate) fn create(
         checkpoint(&connection)?;
         Ok(connection)
     };
-    create().map_err(sql("make a segment"))
+    create()
+        .map_err(sql("make a segment"))
+        .map_err(in_segment(number))
 }
 
 /// Moves the whole log into the file. What is in the file is out of reach of anything that

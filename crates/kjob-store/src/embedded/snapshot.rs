@@ -7,7 +7,7 @@ use kjob_core::StoreError;
 use rusqlite::Connection;
 
 use super::catalogue;
-use super::error::sql;
+use super::error::{in_catalogue, in_segment, sql};
 use super::layout::Layout;
 use super::segment::{self, Access};
 use super::shared::Table;
@@ -75,14 +75,14 @@ impl Writer {
                     Access::Read,
                 )?,
             };
-            hold(&connection)?;
+            hold(&connection).map_err(in_segment(number))?;
             segments.push(HeldSegment {
                 number,
                 generation,
                 connection,
             });
         }
-        hold(&prepared.catalogue)?;
+        hold(&prepared.catalogue).map_err(in_catalogue)?;
         Ok(Snapshot {
             catalogue: prepared.catalogue,
             segments,

@@ -10,7 +10,7 @@ use kjob_core::{Order, Phase, StoreError, Timestamp};
 use rusqlite::Connection;
 
 use super::EmbeddedStore;
-use super::error::{file, sql};
+use super::error::{file, in_segment, sql};
 use super::layout::Layout;
 use super::query::{Segment, Stored};
 use super::requests::Request;
@@ -205,7 +205,8 @@ fn measure(
             other => other?,
         };
         if segment.expired > 0 {
-            segment.expired_bytes = expired_bytes(&connection, now)?;
+            segment.expired_bytes =
+                expired_bytes(&connection, now).map_err(in_segment(segment.number))?;
             stats.expired_bytes += segment.expired_bytes;
         }
         if !is_oldest_known {
@@ -213,7 +214,8 @@ fn measure(
                 connection: &connection,
                 layout,
                 number: segment.number,
-            })?;
+            })
+            .map_err(in_segment(segment.number))?;
         }
     }
     Ok(stats)

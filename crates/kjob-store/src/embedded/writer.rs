@@ -168,7 +168,9 @@ impl Writer {
             let done = match (self.shared.failure(), pending.failed.take()) {
                 (Some(error), _) => Err(error),
                 (None, Some(error)) => Err(error),
-                (None, None) => self.commit_segment(number, &pending),
+                (None, None) => self
+                    .commit_segment(number, &pending)
+                    .map_err(in_segment(number)),
             };
             let observer = &shared.options.observer;
             observer.committed(pending.acks.len(), begun.elapsed(), done.is_ok());
@@ -340,7 +342,7 @@ impl Writer {
         let pending = match self.pending.entry(number) {
             std::collections::btree_map::Entry::Occupied(pending) => pending.into_mut(),
             std::collections::btree_map::Entry::Vacant(vacant) => {
-                execute(connection, "BEGIN IMMEDIATE")?;
+                execute(connection, "BEGIN IMMEDIATE").map_err(in_segment(number))?;
                 vacant.insert(Pending::default())
             }
         };
@@ -441,10 +443,10 @@ impl Writer {
         let _ = wait.recv();
         // Nor is a backup: it sees that the store is closed, and lets go.
         self.shared.deletions.wait_released();
-        for (_, connection) in std::mem::take(&mut self.connections) {
+        for (number, connection) in std::mem::take(&mut self.connections) {
             connection
                 .close()
-                .map_err(|(_, error)| sql("close a segment")(error))?;
+                .map_err(|(_, error)| in_segment(number)(sql("close a segment")(error)))?;
         }
         self.catalogue.close()?;
         drop(self.lock);
