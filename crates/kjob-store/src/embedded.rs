@@ -19,6 +19,7 @@ mod due;
 mod error;
 mod filter;
 mod glance;
+mod header;
 mod job_row;
 mod layout;
 mod ledger;

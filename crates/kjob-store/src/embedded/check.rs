@@ -10,6 +10,7 @@ use super::OpenError;
 use super::catalogue::{self, SegmentRecord};
 use super::check_segment::CheckedSegment;
 use super::filter::Filter;
+use super::header;
 use super::layout::{self, Layout};
 use super::ledger::Ledger;
 use super::lock::DirLock;
@@ -26,8 +27,8 @@ pub struct CheckReport {
     pub jobs: u64,
     /// Blob files read.
     pub blobs: u64,
-    /// Whether somebody had the store open. The logs are not looked at then: they are written to,
-    /// and were looked at when the store was opened.
+    /// Whether somebody had the store open. Logs and what headers say of them are not looked at then:
+    /// they are written to, and were looked at when the store was opened.
     pub in_use: bool,
     /// What is wrong. Empty if all is well.
     pub findings: Vec<Finding>,
@@ -116,7 +117,9 @@ struct Check {
 impl Check {
     fn run(&mut self) -> Result<(), StoreError> {
         let path = self.layout.catalogue();
-        self.log(&path)?;
+        if !self.may_open(&path)? {
+            return Ok(());
+        }
         let read = catalogue::inspect(&path);
         let Some(inspected) = self.take(&path, None, read)? else {
             return Ok(());
@@ -124,7 +127,9 @@ impl Check {
         let layout = self.layout.clone();
         for record in inspected.segments {
             let path = layout.segment(record.number, record.generation);
-            self.log(&path)?;
+            if !self.may_open(&path)? {
+                continue;
+            }
             let mut segment = CheckedSegment::new(&layout, &record);
             let read = segment.read();
             let mut next_id = inspected.next_id;
@@ -205,9 +210,11 @@ impl Check {
         }
     }
 
-    fn log(&mut self, database: &Path) -> Result<(), StoreError> {
+    /// Looks at a database before SQLite does: at its log, and at its header, with which SQLite would
+    /// change a file that is damaged there.
+    fn may_open(&mut self, database: &Path) -> Result<bool, StoreError> {
         if self.report.in_use {
-            return Ok(());
+            return Ok(true);
         }
         let path = layout::log_of(database);
         let damage = log_file::verify(&path).map_err(super::error::file("read a log"))?;
@@ -215,7 +222,8 @@ impl Check {
             let what = format!("damaged at byte {}: {}", damage.offset, damage.how);
             self.find(&path, None, None, what);
         }
-        Ok(())
+        let header = header::verify(database);
+        Ok(self.take(database, None, header)?.is_some())
     }
 
     /// Turns damage into a finding.

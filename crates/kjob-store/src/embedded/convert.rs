@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use super::OpenError;
 use super::catalogue::{Catalogue, CatalogueError};
 use super::error::{in_segment, sql};
+use super::header;
 use super::layout::Layout;
 use super::open::{open_error, refuse_damaged_log};
 use super::schema::{FORMAT, Schema};
@@ -51,6 +52,7 @@ fn convert_segment(path: &Path) -> Result<(), StoreError> {
         let what = "its file is missing".to_owned();
         return Err(StoreError::Corrupt { what });
     }
+    header::verify(path)?;
     let connection = segment::connect(path, Access::Older).map_err(doing())?;
     let schema = Schema::read(&connection).map_err(doing())?;
     if schema.format() == FORMAT {

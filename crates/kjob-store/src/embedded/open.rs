@@ -13,7 +13,7 @@ use super::blobs;
 use super::callback_row;
 use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
 use super::counts::Meta;
-use super::error::{file, in_segment, sql};
+use super::error::{file, in_catalogue, in_segment, sql};
 use super::filter::Filter;
 use super::layout::{self, Layout, ignore_missing};
 use super::ledger::Ledger;
@@ -23,7 +23,7 @@ use super::segment::{self, Access};
 use super::shared::Shared;
 use super::tag_moves::SharedTag;
 use super::totals::{self, Totals};
-use super::{OpenError, convert, counts, log_file, summary, tags, take_up};
+use super::{OpenError, convert, counts, header, log_file, summary, tags, take_up};
 
 /// What was found.
 pub(crate) struct Opened {
@@ -87,6 +87,7 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
     if !accept {
         refuse_damaged_log(&layout.catalogue())?;
     }
+    header::verify(&layout.catalogue()).map_err(|error| open_error(layout, in_catalogue(error)))?;
     let found = match Catalogue::open(&layout.catalogue(), is_empty) {
         Err(CatalogueError::Version(convert::OLD_FORMAT)) => convert::directory(layout, accept)?,
         found => found,
@@ -322,6 +323,7 @@ fn read_segment(
     } else {
         Access::Newest
     };
+    header::verify(&path)?;
     let connection = segment::open(&path, access)?;
     let mut ledger = new_ledger(record);
     read_counts(&connection, &mut ledger)?;
