@@ -14,11 +14,12 @@ pub(crate) const PAGES: [(&str, &str); 2] = [
     ("callbacks_due", "callbacks_due_page"),
 ];
 
-/// What `meta` says of a segment, with 0 and `None` where it does not.
+/// What `meta` says of a segment, with `None` where it does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
-    pub(crate) number: u32,
-    pub(crate) generation: u32,
+    pub(crate) number: Option<u32>,
+    pub(crate) generation: Option<u32>,
+    /// 0 where none is noted.
     pub(crate) low_water: i64,
     pub(crate) opened_at: Option<i64>,
     /// Where the tables begin that a converted file has in other places than a new one.
@@ -149,8 +150,8 @@ impl Meta {
         };
         let small = |value: Option<i64>| value.and_then(|v| u32::try_from(v).ok());
         Ok(Self {
-            number: small(one("number")?).unwrap_or(0),
-            generation: small(one("generation")?).unwrap_or(0),
+            number: small(one("number")?),
+            generation: small(one("generation")?),
             low_water: one("low_water")?.unwrap_or(0),
             opened_at: one("opened_at")?,
             pages: [one(PAGES[0].1)?, one(PAGES[1].1)?],

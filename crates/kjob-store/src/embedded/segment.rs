@@ -44,8 +44,10 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StoreError
     if meta.pages != PAGES.map(|(table, _)| schema.page_of(table)) {
         return Err(other());
     }
-    if Layout::parse_segment(path) != Some((meta.number, meta.generation)) {
-        let (number, generation) = (meta.number, meta.generation);
+    let (Some(number), Some(generation)) = (meta.number, meta.generation) else {
+        return Err(damaged("it does not say which segment it is"));
+    };
+    if Layout::parse_segment(path) != Some((number, generation)) {
         return Err(damaged(&format!(
             "it is that of segment {number}, generation {generation}"
         )));
