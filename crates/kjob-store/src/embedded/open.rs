@@ -348,7 +348,8 @@ fn read_segment(
     })?;
     shared.live_mut().extend(found.live);
     remove_orphans(shared, &connection, record.number, &found.damaged)?;
-    damaged.extend(found.damaged);
+    let named = |(id, what)| (id, format!("segment {}: {what}", record.number));
+    damaged.extend(found.damaged.into_iter().map(named));
     // What was read here counts as committed. A process that was killed may not have synced it yet,
     // and after a failed sync it may be in the system's memory only, where no later sync looks for
     // it. Copied from the log to the file, it is written and synced anew.

@@ -110,10 +110,11 @@ fn hold_to_jobs(
     if missing.rows == 0
         && let [false_id] = false_ids[..]
     {
-        let what = found.damaged.remove(&false_id).unwrap_or_default();
+        found.damaged.remove(&false_id);
         missing.rows = 1;
         missing.ids = missing.ids.wrapping_add(false_id.get());
         if let Some(id) = JobId::new(missing.ids) {
+            let what = format!("the row of job {id}: its id reads as {false_id}");
             found.damaged.insert(id, what);
             return Ok(());
         }
