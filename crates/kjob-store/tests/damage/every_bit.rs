@@ -4,7 +4,7 @@
 //! `KJOB_FLIP_FIRST` from 0 to 11 does it in twelve. Without either, all of the small files, and one in a thousand
 //! of the others.
 
-use crate::image::{Image, block_on, flip};
+use crate::image::{Image, Wrong, block_on, flip};
 use crate::stores::smallest;
 
 /// A prime, so that every bit of a byte has its turn.
@@ -12,10 +12,11 @@ const ONE_IN: usize = 997;
 
 #[test]
 fn a_flipped_bit_of_the_smallest_store_gives_the_right_answer_or_an_error_that_names_it() {
-    for image in [
+    let images = [
         block_on(async { Image::closed(smallest().await).await }),
         block_on(async { Image::killed(smallest().await).await }),
-    ] {
+    ];
+    let tried = images.iter().map(|image| {
         let every = number("KJOB_FLIP_EVERY");
         let first = number("KJOB_FLIP_FIRST").unwrap_or(0);
         let mut bits = Vec::new();
@@ -34,8 +35,9 @@ fn a_flipped_bit_of_the_smallest_store_gives_the_right_answer_or_an_error_that_n
         image.try_each(bits.len(), |number| {
             let (name, bit) = bits[number];
             flip(name, bit)
-        });
-    }
+        })
+    });
+    Wrong::fail_if_any(tried);
 }
 
 fn number(variable: &str) -> Option<usize> {

@@ -66,6 +66,24 @@ pub fn flip(name: &Path, bit: usize) -> Case {
     Case { at, ..case }
 }
 
+/// What was wrong, a line each. Kept until all images were tried, so that one run tells everything.
+#[must_use]
+pub struct Wrong(Vec<String>);
+
+impl Wrong {
+    /// Fails if anything was wrong with any of them.
+    pub fn fail_if_any(all: impl IntoIterator<Item = Self>) {
+        let wrong: Vec<String> = all.into_iter().flat_map(|wrong| wrong.0).collect();
+        let shown = wrong.iter().take(80).cloned().collect::<Vec<_>>();
+        assert!(
+            wrong.is_empty(),
+            "{} wrong:\n{}",
+            wrong.len(),
+            shown.join("\n")
+        );
+    }
+}
+
 /// What came of the damage to a kind of file.
 #[derive(Default, Clone)]
 struct Tally {
@@ -221,9 +239,9 @@ impl Image {
         answers
     }
 
-    /// Tries cases, prints what came of them, and fails if anything was wrong.
-    pub fn try_all(&self, cases: &[Case]) {
-        self.try_each(cases.len(), |number| &cases[number]);
+    /// Tries cases, prints what came of them, and gives what was wrong.
+    pub fn try_all(&self, cases: &[Case]) -> Wrong {
+        self.try_each(cases.len(), |number| &cases[number])
     }
 
     /// As [`try_all`](Self::try_all), of cases that are made when they are tried: for very many.
@@ -231,7 +249,7 @@ impl Image {
         &self,
         count: usize,
         case: impl Fn(usize) -> C + Sync,
-    ) {
+    ) -> Wrong {
         let next = AtomicUsize::new(0);
         let tallies: Mutex<BTreeMap<String, Tally>> = Mutex::default();
         let wrong: Mutex<Vec<String>> = Mutex::default();
@@ -253,11 +271,9 @@ impl Image {
                 }));
                 let tried = tried.unwrap_or_else(|_| Err("a panic".to_owned()));
                 if let Err(error) = tried {
-                    let name = case.name.display();
-                    wrong
-                        .lock()
-                        .unwrap()
-                        .push(format!("{name}, {}: {error}", case.what));
+                    let (image, name) = (self.what, case.name.display());
+                    let what = format!("{image}: {name}, {}: {error}", case.what);
+                    wrong.lock().unwrap().push(what);
                 }
                 let kind = kind(&case.name);
                 let mut tallies = tallies.lock().unwrap();
@@ -289,19 +305,9 @@ impl Image {
             .unwrap();
         }
         println!("{table}");
-        let wrong = wrong.lock().unwrap();
-        assert!(
-            wrong.is_empty(),
-            "{} of {} wrong:\n{}",
-            wrong.len(),
-            count,
-            wrong
-                .iter()
-                .take(40)
-                .cloned()
-                .collect::<Vec<_>>()
-                .join("\n")
-        );
+        let wrong = wrong.into_inner().unwrap();
+        println!("{}: {} of {count} wrong\n", self.what, wrong.len());
+        Wrong(wrong)
     }
 
     async fn try_one(&self, case: &Case, tally: &mut Tally) -> Result<(), String> {

@@ -22,7 +22,7 @@ use std::fs;
 use kjob_core::{Store, StoreError};
 use kjob_store::embedded::check;
 
-use image::{ALL, Case, Image, block_on, flip, is_log};
+use image::{ALL, Case, Image, Wrong, block_on, flip, is_log};
 use stores::everything;
 use trial::{Trial, at, by_count};
 
@@ -30,10 +30,11 @@ const PAGE: usize = 4096;
 
 #[test]
 fn a_flipped_bit_anywhere_gives_the_right_answer_or_an_error_that_names_it() {
-    for image in [
+    let images = [
         block_on(async { Image::closed(everything().await).await }),
         block_on(async { Image::killed(everything().await).await }),
-    ] {
+    ];
+    let tried = images.iter().map(|image| {
         let every: Option<usize> = std::env::var("KJOB_FLIP_EVERY")
             .ok()
             .map(|every| every.parse().unwrap());
@@ -60,8 +61,9 @@ fn a_flipped_bit_anywhere_gives_the_right_answer_or_an_error_that_names_it() {
                 }
             }
         }
-        image.try_all(&cases);
-    }
+        image.try_all(&cases)
+    });
+    Wrong::fail_if_any(tried);
 }
 
 #[test]
@@ -91,7 +93,7 @@ fn lost_and_misplaced_pages_are_found() {
             ));
         }
     }
-    image.try_all(&cases);
+    Wrong::fail_if_any([image.try_all(&cases)]);
 }
 
 #[tokio::test]
