@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, reason = "the table is what people read")]
 
 mod every_bit;
+mod found;
 mod image;
 mod naming;
 mod stores;
