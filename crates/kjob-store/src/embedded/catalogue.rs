@@ -64,6 +64,11 @@ fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |error| in_catalogue(error::sql(doing)(error))
 }
 
+/// As [`error::opening`], of the catalogue.
+fn opening(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| in_catalogue(error::opening(doing)(error))
+}
+
 /// As [`segment::settle`], of the catalogue.
 fn settle(connection: &Connection) -> Result<(), StoreError> {
     segment::settle(connection).map_err(in_catalogue)
@@ -94,8 +99,7 @@ impl Catalogue {
     }
 
     fn open_as(path: &Path, may_be_new: bool, format: i64) -> Result<Self, CatalogueError> {
-        let opening = || sql("open the catalogue");
-        let store = |error| CatalogueError::Store(opening()(error));
+        let store = |error| CatalogueError::Store(opening("open the catalogue")(error));
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -480,7 +484,7 @@ pub(crate) struct Blobs {
 
 /// Reads a catalogue as of one moment, and leaves it as it is.
 pub(crate) fn inspect(path: &Path) -> Result<Inspected, StoreError> {
-    let doing = || sql("read the catalogue");
+    let doing = || opening("read the catalogue");
     let corrupt = |what: String| StoreError::Corrupt {
         what: format!("catalogue.sqlite: {what}"),
     };

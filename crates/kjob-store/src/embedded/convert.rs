@@ -11,13 +11,15 @@ use rusqlite::Connection;
 
 use super::OpenError;
 use super::catalogue::{Catalogue, CatalogueError};
-use super::error::{in_segment, sql};
+use super::error::{in_segment, opening, sql};
 use super::header;
 use super::layout::Layout;
 use super::open::{open_error, refuse_damaged_log};
 use super::schema::{FORMAT, Schema};
 use super::segment::{self, Access};
 use super::totals::Totals;
+
+const DOING: &str = "convert a segment";
 
 /// The format that is converted.
 pub(crate) const OLD_FORMAT: i64 = 2;
@@ -47,14 +49,14 @@ pub(crate) fn directory(
 
 /// Converts a segment, unless it is of this format already.
 fn convert_segment(path: &Path) -> Result<(), StoreError> {
-    let doing = || sql("convert a segment");
+    let doing = || sql(DOING);
     if !path.is_file() {
         let what = "its file is missing".to_owned();
         return Err(StoreError::Corrupt { what });
     }
     header::verify(path)?;
-    let connection = segment::connect(path, Access::Older).map_err(doing())?;
-    let schema = Schema::read(&connection).map_err(doing())?;
+    let connection = segment::connect(path, Access::Older).map_err(opening(DOING))?;
+    let schema = Schema::read(&connection).map_err(opening(DOING))?;
     if schema.format() == FORMAT {
         // What was converted by a process that was killed may not be synced yet, and the catalogue
         // must not say so before it is.

@@ -95,17 +95,28 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreE
         // There is no room for more of the index of a log. It is only ever memory, so nothing is
         // in doubt.
         _ if extended_code(&error) == Some(ffi::SQLITE_IOERR_SHMSIZE) => StoreError::Full,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt {
-            what: format!("while trying to {doing}: {error}"),
-        },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(doing, &error),
         // A value that its column cannot have.
-        None if is_conversion(&error) => StoreError::Corrupt {
-            what: format!("while trying to {doing}: {error}"),
-        },
+        None if is_conversion(&error) => damaged(doing, &error),
         _ => StoreError::Io {
             doing,
             source: Arc::new(error),
         },
+    }
+}
+
+/// As [`sql`], while a file is opened. What is asked then is the same for every file, so where SQLite
+/// takes that for a mistake, it is by what the header or the tables of this one say.
+pub(crate) fn opening(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| match extended_code(&error) {
+        Some(ffi::SQLITE_ERROR) => damaged(doing, &error),
+        _ => sql(doing)(error),
+    }
+}
+
+fn damaged(doing: &'static str, error: &rusqlite::Error) -> StoreError {
+    StoreError::Corrupt {
+        what: format!("while trying to {doing}: {error}"),
     }
 }
 
@@ -130,6 +141,14 @@ pub(crate) fn sql_of(
     name: impl FnOnce() -> String,
 ) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |error| named(name, sql(doing)(error))
+}
+
+/// As [`opening`], with the name of the file.
+pub(crate) fn opening_of(
+    doing: &'static str,
+    name: impl FnOnce() -> String,
+) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |error| named(name, opening(doing)(error))
 }
 
 /// Says of what went wrong in which segment it is, where that is not said already.
@@ -257,6 +276,16 @@ mod tests {
             "the store cannot commit: catalogue.sqlite: no more"
         );
         assert_eq!(in_seven(StoreError::Full), StoreError::Full.to_string());
+    }
+
+    #[test]
+    fn a_file_of_which_sqlite_does_not_know_the_format_is_damaged() {
+        let error = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ERROR), None);
+        let opened = opening_of("open a segment", || "segment file 1".to_owned())(error());
+        assert!(
+            matches!(&opened, StoreError::Corrupt { what } if what.starts_with("segment file 1: "))
+        );
+        assert!(matches!(sql("commit")(error()), StoreError::Io { .. }));
     }
 
     #[test]

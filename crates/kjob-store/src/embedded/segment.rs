@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::counts::{self, Meta, PAGES};
-use super::error::{in_segment, is_fatal, sql, sql_of};
+use super::error::{in_segment, is_fatal, opening_of, sql, sql_of};
 use super::layout::Layout;
 use super::room;
 use super::schema::{self, FORMAT, Schema};
@@ -31,11 +31,11 @@ pub(crate) enum Access {
 pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, StoreError> {
     let file = || path.file_name().unwrap_or_default().display().to_string();
     let name = || format!("segment file {}", file());
-    let connection = connect(path, access).map_err(sql_of("open a segment", name))?;
+    let connection = connect(path, access).map_err(opening_of("open a segment", name))?;
     let damaged = |how: &str| StoreError::Corrupt {
         what: format!("{}: {how}", name()),
     };
-    let schema = Schema::read(&connection).map_err(sql_of("open a segment", name))?;
+    let schema = Schema::read(&connection).map_err(opening_of("open a segment", name))?;
     let right = right_tables().map_err(sql_of("open a segment", name))?;
     let other = || damaged("its tables are not those of a segment of this format");
     if !schema.is(right, &PAGES.map(|(table, _)| table)) {

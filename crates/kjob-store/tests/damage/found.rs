@@ -14,6 +14,8 @@ use crate::stores::smallest;
 
 /// What says of a file that it may be written to, and read with a log.
 const VERSIONS: Range<usize> = 18..20;
+/// By which rules the definitions of the tables are to be read.
+const SCHEMA_FORMAT: Range<usize> = 44..48;
 /// What comes before the pages' own headers in the first page.
 const FILE_HEADER: usize = 100;
 /// The kinds of pages at the ends of trees: of an index or a table without row ids, and of a table.
@@ -37,7 +39,7 @@ fn a_flipped_bit_on_the_way_to_a_row_gives_an_error_that_names_its_file() {
             {
                 continue;
             }
-            let mut places: Vec<Range<usize>> = vec![VERSIONS];
+            let mut places: Vec<Range<usize>> = vec![VERSIONS, SCHEMA_FORMAT];
             for page in pages(bytes) {
                 places.push(page.header());
                 if page.kind() == TABLE_LEAF && page.has(b"runs") {
