@@ -53,6 +53,16 @@ fn metric(server: &Running, name: &str) -> String {
     line.unwrap_or_default().to_owned()
 }
 
+/// Waits until a node has no lease on so many shards.
+async fn without_lease(server: &Running, count: usize) {
+    let wanted = format!("kjob_shards_without_lease {count}");
+    let begin = Instant::now();
+    while metric(server, "kjob_shards_without_lease") != wanted {
+        assert!(begin.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn jobs_are_spread_over_databases_and_any_node_answers_for_them() {
     let dir = tempdir().unwrap();
@@ -235,12 +245,7 @@ async fn a_database_that_is_away_takes_its_own_jobs_along_and_no_others() {
         assert_eq!(client.wait(*id, LONG).await.unwrap().status, Status::Done);
     }
     goes.stop(Stop::Immediate).unwrap();
-    let gone = "kjob_shards_without_lease 1";
-    let begin = Instant::now();
-    while metric(&server, "kjob_shards_without_lease") != gone {
-        assert!(begin.elapsed() < LONG);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    without_lease(&server, 1).await;
     let (code, ready) = server.get("/readyz");
     assert_eq!(code, 200, "{ready}");
     for (id, tag) in &jobs {
@@ -259,6 +264,7 @@ async fn a_database_that_is_away_takes_its_own_jobs_along_and_no_others() {
     for (id, _) in &jobs {
         assert_eq!(client.wait(*id, LONG).await.unwrap().status, Status::Done);
     }
+    without_lease(&server, 0).await;
     let late = submit(&client, "late", 20).await;
     assert_eq!(shards(&late), [0, 1].into());
     for (id, _) in &late {
