@@ -1,5 +1,6 @@
-//! A campaign on several servers over one database: nodes are killed, stand still, are cut off and take the
-//! time for another, and the database is restarted and replaced by its standby, all at the same time.
+//! A campaign on several servers over one database, or over two: nodes are killed, stand still, are cut off from one
+//! of them or from all, and take the time for another, and databases are restarted and replaced by their standbys, all at
+//! the same time.
 
 mod campaign;
 mod database;

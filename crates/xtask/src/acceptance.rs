@@ -20,6 +20,9 @@ const TLS_VARIABLE: &str = "KJOB_TLS_DIR";
 /// Where those in Python look for the program that holds the server against its OpenAPI document.
 const SCHEMATHESIS_VARIABLE: &str = "KJOB_SCHEMATHESIS_BIN";
 
+/// How many tests in Python go at a time: most of their time is waiting.
+const AT_A_TIME: &str = "4";
+
 /// Builds the server and runs the tests of both clients.
 pub(crate) fn run(context: &Context) -> Result<Verdict> {
     let python = tools::OFFICIAL_CLIENT.ensure(&context.workspace, "python")?;
@@ -31,7 +34,7 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     let mut pytest = Tool::At(python).command();
     pytest
         .current_dir(context.workspace.root.join("acceptance/python"))
-        .args(["-m", "pytest"]);
+        .args(["-m", "pytest", "--numprocesses", AT_A_TIME]);
     // The tree stays as it was.
     pytest
         .env(SERVER_VARIABLE, &server)

@@ -231,7 +231,7 @@ impl fmt::Display for Reports {
             writeln!(f, "\n{name}:\n{shipped}")?;
         }
         if nodes.was_run() {
-            let name = "Three nodes with handlers that write a journal, over one database";
+            let name = "Three nodes with handlers that write a journal, over one database or two";
             writeln!(f, "\n{name}:\n{nodes}")?;
         }
         write!(

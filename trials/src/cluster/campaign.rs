@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +30,9 @@ use crate::server::{JOURNAL_VARIABLE, MARKS_VARIABLE, Servers, StoreOf, free_por
 
 /// How many nodes.
 const NODES: u8 = 3;
+
+/// Over how many databases jobs are spread.
+const DATABASES: RangeInclusive<usize> = 1..=2;
 
 /// Processes of clients.
 const CLIENT_PROCESSES: u32 = 1;
@@ -62,6 +65,8 @@ pub struct Outcome {
     pub node_faults: BTreeMap<NodeFault, u64>,
     /// What happened to the database.
     pub database_faults: BTreeMap<DatabaseFault, u64>,
+    /// 1 if jobs were spread over several databases, else 0.
+    pub sharded: u64,
     /// Processes of nodes that took the time for another.
     pub skewed: u64,
     /// Processes of nodes that ended before they were ready, as there was no database.
@@ -78,12 +83,19 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
     let mut rng = StdRng::seed_from_u64(seed);
     let tellings = dir.join("tellings");
     let receiver = Receiver::start(&tellings, rng.random()).await?;
-    let database = spawn_blocking(Database::start).await??;
+    let mut databases = Vec::new();
+    for _ in 0..rng.random_range(DATABASES) {
+        databases.push(spawn_blocking(Database::start).await??);
+    }
     let book = Arc::new(Mutex::new(Book::default()));
     let mut members = Vec::new();
     for number in 1..=NODES {
-        let ways = [Proxy::start().await?, Proxy::start().await?];
-        lead(&ways, &database);
+        let mut ways = Vec::new();
+        for database in &databases {
+            let to_one = [Proxy::start().await?, Proxy::start().await?];
+            lead(&to_one, database);
+            ways.push(Arc::new(to_one));
+        }
         let servers = Servers {
             program: cast.server.clone(),
             dir: dir.to_owned(),
@@ -97,7 +109,7 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
         };
         members.push(Member {
             servers,
-            ways: Arc::new(ways),
+            ways,
             rng: StdRng::seed_from_u64(rng.random()),
             skew: cast.skew.clone(),
             book: book.clone(),
@@ -110,10 +122,13 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
     let urls = urls.join(",");
 
     let over = CancellationToken::new();
-    let ways: Vec<_> = members.iter().map(|it| it.ways.clone()).collect();
-    let troubles = troubles(database, ways, rng.random(), over.clone());
-    // An error of ours ends them, too.
-    let troubles = AbortOnDropHandle::new(tokio::spawn(troubles));
+    let mut troubled = Vec::new();
+    for (number, database) in databases.into_iter().enumerate() {
+        let ways = members.iter().filter_map(|it| it.ways.get(number).cloned());
+        let troubles = troubles(database, ways.collect(), rng.random(), over.clone());
+        // An error of ours ends them, too.
+        troubled.push(AbortOnDropHandle::new(tokio::spawn(troubles)));
+    }
     let mut living = JoinSet::new();
     for mut member in members {
         let over = over.clone();
@@ -139,7 +154,14 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
     }
     over.cancel();
     let pauses = pausing.end().await?;
-    let (database, database_faults) = troubles.await??;
+    let (mut databases, mut database_faults) = (Vec::new(), BTreeMap::new());
+    for troubles in troubled {
+        let (database, faults) = troubles.await??;
+        databases.push(database);
+        for (fault, times) in faults {
+            *database_faults.entry(fault).or_default() += times;
+        }
+    }
     while let Some(ended) = living.join_next().await {
         left.push(ended??);
     }
@@ -148,7 +170,8 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
     for (mut member, life) in left {
         member.end(life).await?;
     }
-    spawn_blocking(move || drop(database)).await?;
+    let sharded = u64::from(databases.len() > 1);
+    spawn_blocking(move || drop(databases)).await?;
 
     let book = std::mem::take(&mut *book.lock().unwrap_or_else(PoisonError::into_inner));
     trial.journals = Some(book.journals.into_values().collect());
@@ -162,18 +185,22 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
         findings,
         node_faults: book.faults,
         database_faults,
+        sharded,
         skewed: book.skewed,
         refused: book.refused,
         pauses,
     })
 }
 
-/// A URL that names both servers of the database.
-fn url(ways: &[Proxy; 2]) -> String {
-    let [a, b] = [ways[0].port(), ways[1].port()];
-    format!(
-        "postgresql://postgres@127.0.0.1:{a},127.0.0.1:{b}/postgres?sslmode=disable&connect_timeout=2"
-    )
+/// The URLs of all databases, each with both of its servers.
+fn url(ways: &[Arc<[Proxy; 2]>]) -> String {
+    let urls = ways.iter().map(|ways| {
+        let [a, b] = [ways[0].port(), ways[1].port()];
+        format!(
+            "postgresql://postgres@127.0.0.1:{a},127.0.0.1:{b}/postgres?sslmode=disable&connect_timeout=2"
+        )
+    });
+    urls.collect::<Vec<_>>().join(",")
 }
 
 fn lead(ways: &[Proxy; 2], database: &Database) {

@@ -42,8 +42,8 @@ pub(crate) struct Book {
 /// A node: one process after the other at one address.
 pub(crate) struct Member {
     pub(crate) servers: Servers,
-    /// To each server of the database.
-    pub(crate) ways: Arc<[Proxy; 2]>,
+    /// To each server of each database.
+    pub(crate) ways: Vec<Arc<[Proxy; 2]>>,
     pub(crate) rng: StdRng,
     /// The library that makes processes take the time for another, where it is there.
     pub(crate) skew: Option<PathBuf>,
@@ -180,14 +180,24 @@ impl Member {
         Ok(false)
     }
 
-    async fn way(&self, way: Way, duration: Duration) {
-        for proxy in &*self.ways {
-            proxy.set_way(way);
-        }
+    /// Has the ways to one database, or to all of them, be so for a while.
+    async fn way(&mut self, way: Way, duration: Duration) {
+        let all = self.ways.len();
+        let troubled = match self.rng.random_bool(0.5) {
+            true => 0..all,
+            false => {
+                let one = self.rng.random_range(0..all);
+                one..one + 1
+            }
+        };
+        let set = |way| {
+            let ways = self.ways.get(troubled.clone()).into_iter().flatten();
+            ways.flat_map(|ways| ways.iter())
+                .for_each(|it| it.set_way(way));
+        };
+        set(way);
         tokio::time::sleep(duration).await;
-        for proxy in &*self.ways {
-            proxy.set_way(Way::Open);
-        }
+        set(Way::Open);
     }
 
     async fn kill(&self, life: &mut Life) -> Result<()> {

@@ -15,6 +15,7 @@ pub struct Report {
     harms: BTreeMap<Harm, u64>,
     counts: Counts,
     campaigns: u64,
+    sharded: u64,
     pauses: u64,
     skewed: u64,
     refused: u64,
@@ -25,6 +26,7 @@ impl Report {
     /// Adds a campaign.
     pub fn add(&mut self, outcome: &Outcome) {
         self.campaigns += 1;
+        self.sharded += outcome.sharded;
         self.pauses += outcome.pauses;
         self.skewed += outcome.skewed;
         self.refused += outcome.refused;
@@ -95,8 +97,11 @@ impl fmt::Display for Report {
             harm(Harm::Changed),
             harm(Harm::RanTwice)
         )?;
-        let (campaigns, pauses) = (self.campaigns, self.pauses);
-        writeln!(f, "{campaigns} campaigns, {pauses} pauses of clients")?;
+        let (campaigns, sharded, pauses) = (self.campaigns, self.sharded, self.pauses);
+        writeln!(
+            f,
+            "{campaigns} campaigns, {sharded} of them over several databases, {pauses} pauses of clients"
+        )?;
         write!(f, "{}", self.counts)?;
         let ambiguous = self.counts.ambiguous;
         writeln!(

@@ -25,6 +25,9 @@ pub(crate) enum Found {
     FreeFromCarrier(i64),
 }
 
+const HAS_JOBS: &str = "SELECT EXISTS (SELECT 1 FROM kjob_live WHERE id <= $1)
+    OR EXISTS (SELECT 1 FROM kjob_ended WHERE id <= $1)";
+
 /// The job that has the name `$1`, if it is there at `$2`, and whether its payload is `$3`.
 static BY_NAME: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -70,6 +73,12 @@ const STATES: &str =
     FROM kjob_ended e WHERE e.id = ANY ($1) AND e.expires_at > $2";
 
 impl Shared {
+    /// Whether there may be a job whose id is no larger than that.
+    pub(crate) async fn has_jobs_until(&self, id: i64) -> Result<bool, StoreError> {
+        let rows = self.query("look for jobs", HAS_JOBS, &[&id]).await?;
+        Ok(rows.first().is_none_or(|row| row.get(0)))
+    }
+
     /// Whom the name of a job belongs to that is to be stored.
     pub(crate) async fn look_up(
         &self,

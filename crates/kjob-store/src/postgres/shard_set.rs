@@ -7,8 +7,7 @@ use super::error::corrupt;
 use crate::postgres::OpenError;
 
 /// The rows, oldest first.
-pub(crate) const KNOWN: &str =
-    "SELECT generation, set_id, shard, size, alone_until FROM kjob_shards ORDER BY generation";
+pub(crate) const KNOWN: &str = "SELECT generation, set_id, shard, size, alone_until, ids_until FROM kjob_shards ORDER BY generation";
 
 /// How often the rows were changed.
 pub(crate) const CHANGES: &str = "SELECT next FROM kjob_counters WHERE name = 'shards'";
@@ -30,7 +29,10 @@ pub(crate) struct Generation {
     pub(crate) set_id: Vec<u8>,
     pub(crate) shard: i64,
     pub(crate) size: i64,
+    /// What the only database had given before there was another.
     pub(crate) alone_until: i64,
+    /// All ids of before it had this size are up to here.
+    pub(crate) ids_until: i64,
 }
 
 impl ShardSet {
@@ -41,6 +43,7 @@ impl ShardSet {
             shard: row.get(2),
             size: row.get(3),
             alone_until: row.get(4),
+            ids_until: row.get(5),
         };
         Self {
             rows: rows.iter().map(read).collect(),
@@ -60,18 +63,20 @@ impl ShardSet {
     /// Whether both are of one set that has had the same sizes.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         let same = |(a, b): (&Generation, &Generation)| {
-            (a.number, &a.set_id, a.size, a.alone_until)
-                == (b.number, &b.set_id, b.size, b.alone_until)
+            let all = |it: &Generation| (it.number, it.size, it.alone_until, it.ids_until);
+            a.set_id == b.set_id && all(a) == all(b)
         };
         self.rows.len() == other.rows.len() && self.rows.iter().zip(&other.rows).all(same)
     }
 
-    /// Which job is where in this set.
-    pub(crate) fn placement(&self) -> Result<Placement, OpenError> {
+    /// Which job is where in this set, if no jobs are left of before it had the first of the sizes from this place
+    /// in its history on.
+    pub(crate) fn placement_from(&self, place: usize) -> Result<Placement, OpenError> {
         let Some(newest) = self.newest() else {
             return Ok(Placement::alone());
         };
-        let sizes = self.rows.iter().map(|row| usize::try_from(row.size));
+        let sizes = self.rows.iter().skip(place);
+        let sizes = sizes.map(|row| usize::try_from(row.size));
         let sizes: Result<Vec<usize>, _> = sizes.collect();
         let damaged = |_| OpenError::Store(corrupt("the table kjob_shards"));
         let sizes = sizes.map_err(|_| OpenError::Store(corrupt("the table kjob_shards")))?;

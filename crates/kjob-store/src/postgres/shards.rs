@@ -122,7 +122,10 @@ impl PostgresStore {
         let opened = all_or_away(opened.collect())?;
         let sets = opened.iter().map(|it| it.as_ref().ok().map(Self::set));
         let sets: Vec<Option<&ShardSet>> = sets.collect();
-        let (set, placement) = agreed(&sets)?;
+        let set = agreed(&sets)?;
+        let history = history(&opened, &set).await?;
+        let placement = set.placement_from(history);
+        let placement = placement.map_err(|source| ShardsError::Open { number: 0, source })?;
         let given = opened.iter().flatten().map(|it| it.shared.shards.next_job);
         let next = given.max().and_then(JobId::new).unwrap_or(JobId::FIRST);
         let mut shards: Vec<Arc<dyn SharedStore>> = Vec::new();
@@ -205,17 +208,47 @@ fn all_or_away(
     Ok(kept)
 }
 
-/// The set that all of those have that were reached, each as the shard of its number, and its placement.
-fn agreed(sets: &[Option<&ShardSet>]) -> Result<(ShardSet, Placement), ShardsError> {
+/// From which of its sizes on there are jobs of a set: where a tag is of an earlier time, nobody has to ask for it. All
+/// of its sizes, where a database is away and may have some.
+async fn history(
+    opened: &[Result<PostgresStore, ShardsError>],
+    set: &ShardSet,
+) -> Result<usize, ShardsError> {
+    for (place, row) in set.rows.iter().enumerate().skip(1).rev() {
+        // Those that came with this size or later have none of before.
+        let before = set.rows.get(place - 1).map_or(0, |row| row.size);
+        let before = usize::try_from(before).unwrap_or(opened.len());
+        let mut has_jobs = false;
+        for (number, shard) in opened.iter().enumerate().take(before) {
+            has_jobs |= match shard {
+                Ok(store) => {
+                    let asked = store.shared.has_jobs_until(row.ids_until).await;
+                    asked.map_err(|error| ShardsError::Open {
+                        number,
+                        source: error.into(),
+                    })?
+                }
+                Err(_) => true,
+            };
+        }
+        if !has_jobs {
+            return Ok(place);
+        }
+    }
+    Ok(0)
+}
+
+/// The set that all of those have that were reached, each as the shard of its number.
+fn agreed(sets: &[Option<&ShardSet>]) -> Result<ShardSet, ShardsError> {
     let reached = || {
         let numbered = sets.iter().enumerate();
         numbered.filter_map(|(number, set)| Some((number, (*set)?)))
     };
-    let Some((first, set)) = reached().next() else {
+    let Some((_, set)) = reached().next() else {
         return Err(PlacementError::None.into());
     };
     if sets.len() == 1 && set.newest().is_none() {
-        return Ok((set.clone(), Placement::alone()));
+        return Ok(set.clone());
     }
     for (number, found) in reached() {
         check_seat(number, found, set)?;
@@ -229,10 +262,7 @@ fn agreed(sets: &[Option<&ShardSet>]) -> Result<(ShardSet, Placement), ShardsErr
     for (number, found) in reached() {
         check_place(number, found, set)?;
     }
-    let placement = set.placement();
-    let number = first;
-    let placement = placement.map_err(|source| ShardsError::Open { number, source })?;
-    Ok((set.clone(), placement))
+    Ok(set.clone())
 }
 
 /// Whether a database is the shard of its number in the same set as another is.
@@ -275,8 +305,9 @@ const ALIVE: &str =
 
 const SELF: &str = "SELECT value FROM kjob_agreed WHERE name = 'database'";
 
-const NOTE: &str = "INSERT INTO kjob_shards (generation, set_id, shard, size, alone_until)
-    VALUES ($1, $2, $3, $4, $5)";
+const NOTE: &str =
+    "INSERT INTO kjob_shards (generation, set_id, shard, size, alone_until, ids_until)
+    VALUES ($1, $2, $3, $4, $5, $6)";
 
 /// Programs that know nothing of sets would take ids of other shards.
 const NEWER_ONLY: &str = "UPDATE kjob_schema SET works_with = 3 WHERE works_with < 3";
@@ -300,7 +331,10 @@ async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
     }
     let size = found.len();
     let rows = match found.first() {
-        Some(first) => grown(first, size)?,
+        Some(first) => {
+            let given = found.iter().map(|it| it.next_job - 1).max();
+            grown(first, given.unwrap_or(0), size)?
+        }
         None => return Err(PlacementError::None.into()),
     };
     if size == 1 && found[0].set.newest().is_none() {
@@ -365,27 +399,29 @@ async fn lock(number: usize, client: &Client) -> Result<Found, ShardsError> {
 }
 
 /// What the set is to be, for its first database.
-fn grown(first: &Found, size: usize) -> Result<Vec<Generation>, ShardsError> {
+fn grown(first: &Found, given: i64, size: usize) -> Result<Vec<Generation>, ShardsError> {
     let mut rows = first.set.rows.clone();
     if rows.is_empty() {
-        let row = |number, size| Generation {
+        let row = |number, size, ids_until| Generation {
             number,
             set_id: first.own_id.clone(),
             shard: 0,
             size,
             alone_until: first.next_job - 1,
+            ids_until,
         };
         if first.next_job > 1 {
             // What it has so far was placed when it was the only one.
-            rows.push(row(1, 1));
+            rows.push(row(1, 1, 0));
         }
-        rows.push(row(rows.len() as i64 + 1, size as i64));
+        rows.push(row(rows.len() as i64 + 1, size as i64, given));
     } else if let Some(newest) = rows.last()
         && newest.size != size as i64
     {
         let next = Generation {
             number: newest.number + 1,
             size: size as i64,
+            ids_until: given,
             ..newest.clone()
         };
         rows.push(next);
@@ -432,9 +468,15 @@ async fn note(
     client.execute("DELETE FROM kjob_shards", &[]).await?;
     let shard = number as i64;
     for row in rows {
-        let (set_id, size, alone) = (&row.set_id, row.size, row.alone_until);
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&row.number, set_id, &shard, &size, &alone];
+        let Generation { set_id, size, .. } = row;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] = [
+            &row.number,
+            set_id,
+            &shard,
+            size,
+            &row.alone_until,
+            &row.ids_until,
+        ];
         client.execute(NOTE, &params).await?;
     }
     client.execute(NEWER_ONLY, &[]).await?;

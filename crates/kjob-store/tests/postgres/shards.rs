@@ -356,3 +356,46 @@ async fn ids_that_are_taken_while_a_set_is_made_are_waited_for_or_refused() {
     let error = taken.await.unwrap().map(drop).unwrap_err();
     assert!(error.to_string().contains("was changed"), "{error}");
 }
+
+#[tokio::test]
+async fn earlier_sizes_are_asked_for_tags_as_long_as_there_are_jobs_of_them() {
+    let databases = Databases::new(3).await;
+    let first = &databases.0[0];
+    let options = PostgresOptions::default();
+    PostgresStore::migrate(&first.url(), &options)
+        .await
+        .unwrap();
+    let alone = first.open(options).await;
+    let early = submit(&alone, "early").await;
+    alone.close().await.unwrap();
+    // How many shards a tag may be in at most.
+    let asked = |store: &ShardedStore| {
+        let tags = (0..50).map(|it| format!("tag-{it}").parse().unwrap());
+        let all = tags.map(|tag| store.placement().shards_of(&Owner::new("ann"), &tag).len());
+        all.max().unwrap()
+    };
+    databases.migrate(2).await.unwrap();
+    let store = databases.open(2).await.unwrap();
+    assert_eq!(asked(&store), 2);
+    let later = [submit(&store, "later").await, submit(&store, "late").await];
+    store.close().await.unwrap();
+    databases.migrate(3).await.unwrap();
+    let store = databases.open(3).await.unwrap();
+    assert_eq!(asked(&store), 3);
+    store.close().await.unwrap();
+
+    first
+        .execute(&format!("DELETE FROM kjob_live WHERE id = {early}"))
+        .await;
+    let store = databases.open(3).await.unwrap();
+    assert_eq!(asked(&store), 2);
+    assert_eq!(listed(&store).await, later.into());
+    store.close().await.unwrap();
+    for schema in &databases.0 {
+        schema.execute("DELETE FROM kjob_live").await;
+    }
+    let store = databases.open(3).await.unwrap();
+    assert_eq!(asked(&store), 1);
+    let new = submit(&store, "new").await;
+    assert!(new > later[0] && new > later[1]);
+}

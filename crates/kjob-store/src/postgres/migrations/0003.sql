@@ -4,7 +4,8 @@ CREATE TABLE kjob_shards (
     set_id bytea NOT NULL,
     shard bigint NOT NULL,
     size bigint NOT NULL,
-    alone_until bigint NOT NULL
+    alone_until bigint NOT NULL,
+    ids_until bigint NOT NULL
 );
 -- How often that was changed. Who joins or takes ids of jobs must know of the last change.
 INSERT INTO kjob_counters (name, next) VALUES ('shards', 0);
