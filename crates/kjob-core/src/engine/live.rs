@@ -32,6 +32,8 @@ struct Cell {
     stop: Option<Stop>,
     run: Option<CancellationToken>,
     ended: Option<Arc<Job>>,
+    /// An end of its run is on its way to the store, or was and had no answer.
+    ending: bool,
     /// The submit made no job after all.
     void: bool,
 }
@@ -80,6 +82,7 @@ impl Live {
             stop: None,
             run: None,
             ended: None,
+            ending: false,
             void: false,
         };
         Arc::new(Self {
@@ -124,6 +127,7 @@ impl Live {
     pub(super) fn begin_run(&self) -> CancellationToken {
         let mut cell = self.cell();
         let token = CancellationToken::new();
+        cell.ending = false;
         if cell.state.phase != Phase::Cancelling {
             // What stopped an earlier run does not stop this one.
             cell.stop = None;
@@ -205,6 +209,16 @@ impl Live {
     /// Says whether this engine has the job.
     pub(super) fn set_local(&self, local: bool) {
         self.cell().local = local;
+    }
+
+    /// Whether the store may know of an end of its run of which nobody here has heard.
+    pub(super) fn is_ending(&self) -> bool {
+        self.cell().ending
+    }
+
+    /// An end of its run goes on its way to the store.
+    pub(super) fn begin_ending(&self) {
+        self.cell().ending = true;
     }
 
     /// Whether all that there is to know of the job is in the store, and nothing is under way.

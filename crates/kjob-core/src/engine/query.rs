@@ -281,9 +281,7 @@ impl Inner {
             () = self.closed.cancelled() => {}
         }
         // What was its own when the wait began may be another node's by now.
-        let job = live
-            .job()
-            .filter(|_| !live.is_local() || self.has_lease_for(live.header.id));
+        let job = live.job().filter(|_| !live.is_local() || self.knows(&live));
         self.doze(&live);
         Ok(job)
     }
@@ -315,9 +313,12 @@ impl Inner {
     }
 
     /// Whether what is in memory of a job is how it stands. A node that cannot prove its lease knows nothing: its
-    /// runs may be others', and have ended there, while it is still about to store an end that will be refused.
+    /// runs may be others', and have ended there, while it is still about to store an end that will be refused. Nor
+    /// does one of several know of a run whose end is on its way to the store: others may have heard of it already,
+    /// and its answer may be lost.
     fn knows(&self, live: &Live) -> bool {
-        live.is_local() && self.has_lease_for(live.header.id)
+        let is_ending = self.is_shared() && live.is_ending() && !live.is_over();
+        live.is_local() && !is_ending && self.has_lease_for(live.header.id)
     }
 
     /// Makes a listed job what is told of it.

@@ -21,6 +21,8 @@ impl Inner {
             _ => None,
         };
         let mut wait = Duration::from_millis(100);
+        // From here on others may hear of the end before this node does.
+        live.begin_ending();
         loop {
             let now = self.now();
             let step = self.store.finish(id, lease, finish.clone(), now);

@@ -13,7 +13,9 @@ use kjob_core::engine::{
     Caller, CancelOutcome, ClusterConfig, Engine, EngineConfig, HandlerError, JobKey, Registry,
     RouteOptions, SubmitError,
 };
-use kjob_core::{Age, Clock, Job, JobId, MemoryCluster, MemoryNode, Owner, Phase, Timestamp};
+use kjob_core::{
+    Age, Clock, Filter, Job, JobId, MemoryCluster, MemoryNode, Owner, Phase, Timestamp,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep};
 
@@ -439,4 +441,26 @@ async fn budgets_count_what_waits_anywhere() {
     }
     let other = Owner::new("bob");
     assert_eq!(a.engine.usage(&other).total.jobs, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_have_heard_of_an_end_its_own_node_does_not_deny() {
+    let cluster = MemoryCluster::at(T0);
+    let mut a = member(&cluster, once()).await;
+    let b = member(&cluster, once()).await;
+    let id = a.submit("1").await;
+    // The end gets to the store, and its answer does not come back for a while.
+    a.handle.set_slow(Duration::ZERO, Duration::from_secs(2));
+    a.run().await.done();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(b.phase(id).await, Phase::Done);
+    let caller = Caller::user(ann());
+    assert_eq!(a.phase(id).await, Phase::Done);
+    assert!(a.job(id).await.ending.is_some());
+    let key = JobKey::Id(id);
+    let news = a.engine.news(&caller, &key, Age::LIVE_MAX, LONG);
+    let news = tokio::time::timeout(Duration::from_millis(500), news).await;
+    assert_eq!(news.unwrap().unwrap().unwrap().state.phase, Phase::Done);
+    let listed = a.engine.list(&caller, Filter::ALL).await.unwrap();
+    assert_eq!(listed.jobs[0].state.phase, Phase::Done);
 }
