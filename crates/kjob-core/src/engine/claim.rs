@@ -11,8 +11,8 @@ use super::Inner;
 use super::cluster::Cluster;
 use super::live::Live;
 use super::log::job_log;
+use super::place::Place;
 use super::room::Reservation;
-use super::run::Place;
 use crate::{
     Claimed, Finish, Header, Hint, OnInterrupt, Orphan, Parts, Phase, RouteId, Shard, Started,
     State, StoreError, Wanted,

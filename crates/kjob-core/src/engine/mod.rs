@@ -54,6 +54,7 @@ mod live;
 mod log;
 mod observer;
 mod payload;
+mod place;
 mod progress;
 mod query;
 mod recovery;

@@ -15,6 +15,8 @@ mod routes;
 #[cfg(feature = "dynamic")]
 mod schemas;
 mod shards;
+mod shards_away;
+mod shards_joined;
 mod support;
 mod trouble;
 mod troubled;
