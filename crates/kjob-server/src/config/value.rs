@@ -501,7 +501,7 @@ mod tests {
         assert_eq!(store("memory"), Ok(StoreKind::Memory));
         assert_eq!(
             store("disk").unwrap_err().to_string(),
-            "\"disk\" is not embedded, memory, or the postgres:// URL of a database"
+            "\"disk\" is not embedded, memory, or the postgres:// URL of a database, or those of several with commas between"
         );
         assert_eq!(log_format("json"), Ok(LogFormat::Json));
     }

@@ -2,10 +2,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::time::{Duration, Instant};
 
 use super::OpenError;
 use super::glance::Holder;
 use super::layout::Layout;
+
+/// How long a lock that this process had may outlive it: a child that was just made has it until it becomes another
+/// program.
+const OWN_MAX: Duration = Duration::from_millis(200);
 
 /// The lock; let go when dropped.
 #[derive(Debug)]
@@ -29,15 +34,19 @@ impl DirLock {
             .truncate(false)
             .open(&path)
             .map_err(|error| io("open the lock file", error))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Locked {
-                    dir: layout.root().to_owned(),
-                    pid: pid_in(file),
-                });
+        let began = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(io("lock", error)),
             }
-            Err(TryLockError::Error(error)) => return Err(io("lock", error)),
+            let pid = pid_in(&mut file);
+            if pid != Some(std::process::id()) || began.elapsed() > OWN_MAX {
+                let dir = layout.root().to_owned();
+                return Err(OpenError::Locked { dir, pid });
+            }
+            std::thread::sleep(OWN_MAX / 20);
         }
         // Not needed for the lock, and a full disk is no reason not to open.
         let _ = file
@@ -57,22 +66,50 @@ pub(crate) fn holder(layout: &Layout) -> Result<Option<Holder>, OpenError> {
         path: path.clone(),
         source,
     };
-    let file = match File::open(&path) {
+    let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io("open the lock file", error)),
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(Holder { pid: pid_in(file) })),
+        Err(TryLockError::WouldBlock) => Ok(Some(Holder {
+            pid: pid_in(&mut file),
+        })),
         Err(TryLockError::Error(error)) => Err(io("lock", error)),
     }
 }
 
 /// The id that whoever has the lock wrote. It is a courtesy: where it cannot be read, messages go
 /// without.
-fn pid_in(file: File) -> Option<u32> {
+fn pid_in(file: &mut File) -> Option<u32> {
     let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
     file.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_child_has_for_a_moment_is_waited_for_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let lock = DirLock::take(&layout).unwrap();
+        let other = DirLock::take(&layout).map(drop);
+        assert!(matches!(other, Err(OpenError::Locked { .. })), "{other:?}");
+        // As a child has it between its making and the start of its program.
+        let copy = lock._file.try_clone().unwrap();
+        drop(lock);
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(OWN_MAX / 4);
+            drop(copy);
+        });
+        DirLock::take(&layout).unwrap();
+        child.join().unwrap();
+    }
 }
