@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kjob_benches::processes;
 use kjob_core::{
     Claimed, Finish, Header, IdBlock, JobId, JobOptions, JobTag, Lease, NewJob, Output, Owner,
     QueryId, SharedStore, Store, Submitted, TagReuse, Timestamp, Wanted,
@@ -181,34 +182,7 @@ impl Bench {
 
     /// Seconds that the database's processes and this one had of the processors so far.
     fn processor(&self) -> (f64, f64) {
-        let server = self.cluster.id().expect("a server").to_string();
-        let own = std::process::id().to_string();
-        let (mut database, mut ours) = (0.0, 0.0);
-        for entry in std::fs::read_dir("/proc").expect("Linux").flatten() {
-            let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
-                continue;
-            };
-            let id = entry.file_name().to_string_lossy().into_owned();
-            let Some((_, fields)) = stat.rsplit_once(") ") else {
-                continue;
-            };
-            let fields: Vec<&str> = fields.split(' ').collect();
-            // Clock ticks, of which a second has a hundred.
-            let ticks = |places: &[usize]| -> f64 {
-                let each = places
-                    .iter()
-                    .filter_map(|place| fields.get(*place)?.parse::<f64>().ok());
-                each.sum::<f64>() / 100.0
-            };
-            if id == server {
-                database += ticks(&[11, 12, 13, 14]);
-            } else if fields.get(1) == Some(&server.as_str()) {
-                database += ticks(&[11, 12]);
-            } else if id == own {
-                ours += ticks(&[11, 12]);
-            }
-        }
-        (database, ours)
+        processes::spent(&[self.cluster.id().expect("a server")])
     }
 
     /// Rows of the two tables that a job goes through, without their indexes but for the key.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kjob_benches::processes;
 use kjob_core::engine::{
     Caller, ClusterConfig, Engine, EngineConfig, HandlerError, JobContext, JobKey, Registry,
     RouteOptions, Submission, SystemClock,
@@ -287,64 +288,13 @@ impl Drop for Group {
 
 /// A process and its children.
 fn family(server: u32) -> Vec<u32> {
-    let stats = processes().into_iter();
-    let kin = stats.filter(|it| it.id == server || it.parent == server);
+    let all = processes::all().into_iter();
+    let kin = all.filter(|it| it.id == server || it.parent == server);
     kin.map(|it| it.id).collect()
 }
 
-/// Seconds that the databases' processes and this one had of the processors so far.
+/// As [`processes::spent`], of the databases.
 fn spent(databases: &[Database]) -> (f64, f64) {
-    let servers: Vec<u32> = databases
-        .iter()
-        .filter_map(|it| it.cluster.id().ok())
-        .collect();
-    let (mut of_databases, mut of_ours) = (0.0, 0.0);
-    for process in processes() {
-        if servers.contains(&process.id) {
-            of_databases += process.own + process.ended_children;
-        } else if servers.contains(&process.parent) {
-            of_databases += process.own;
-        } else if process.id == std::process::id() {
-            of_ours += process.own;
-        }
-    }
-    (of_databases, of_ours)
-}
-
-struct Process {
-    id: u32,
-    parent: u32,
-    /// In seconds.
-    own: f64,
-    ended_children: f64,
-}
-
-fn processes() -> Vec<Process> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").expect("Linux").flatten() {
-        let Ok(id) = entry.file_name().to_string_lossy().parse() else {
-            continue;
-        };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        let Some((_, fields)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let fields: Vec<&str> = fields.split(' ').collect();
-        // Clock ticks, of which a second has a hundred.
-        let ticks = |places: [usize; 2]| -> f64 {
-            let each = places
-                .iter()
-                .filter_map(|place| fields.get(*place)?.parse::<f64>().ok());
-            each.sum::<f64>() / 100.0
-        };
-        found.push(Process {
-            id,
-            parent: fields.get(1).and_then(|it| it.parse().ok()).unwrap_or(0),
-            own: ticks([11, 12]),
-            ended_children: ticks([13, 14]),
-        });
-    }
-    found
+    let servers = databases.iter().filter_map(|it| it.cluster.id().ok());
+    processes::spent(&servers.collect::<Vec<u32>>())
 }

@@ -106,22 +106,6 @@ impl ShardedStore {
         self.of(id).ok_or(StepError::Unknown(id))
     }
 
-    /// Asks all shards at the same time, each for no longer than that; their answers by their numbers.
-    async fn ask_each<'a, T, F>(
-        &'a self,
-        patience: Duration,
-        ask: impl Fn(&'a dyn SharedStore) -> F,
-    ) -> Vec<Result<T, StoreError>>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let within = |shard| async {
-            let answer = tokio::time::timeout(patience, shard).await;
-            answer.unwrap_or_else(|_| Err(no_answer()))
-        };
-        join_all(self.shards.iter().map(|shard| within(ask(&**shard)))).await
-    }
-
     /// Asks all shards at the same time; their answers by their numbers.
     async fn ask_all<'a, T, F>(
         &'a self,
@@ -143,11 +127,18 @@ const EXPIRED_WITHIN: Duration = Duration::from_secs(60);
 /// How long a shard may take to close.
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
-fn no_answer() -> StoreError {
-    StoreError::Io {
-        doing: "hear from a shard",
-        source: Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)),
-    }
+/// What a shard answers, if it does so in time.
+async fn within<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(patience, answer).await;
+    answered.unwrap_or_else(|_| {
+        Err(StoreError::Io {
+            doing: "hear from a shard",
+            source: Arc::new(std::io::Error::from(std::io::ErrorKind::TimedOut)),
+        })
+    })
 }
 
 /// The answers that there are, unless there is none at all.
@@ -357,8 +348,7 @@ impl Store for ShardedStore {
                 break;
             }
             let claimed = shard.claim_callbacks(now, until, left);
-            let claimed = tokio::time::timeout(CALLBACKS_WITHIN, claimed).await;
-            let claimed = claimed.unwrap_or_else(|_| Err(no_answer()));
+            let claimed = within(CALLBACKS_WITHIN, claimed).await;
             answers.push(claimed.map(|claimed| {
                 jobs.extend(claimed.jobs);
                 claimed.next_at
@@ -397,7 +387,7 @@ impl Store for ShardedStore {
     /// Of those shards that can be reached.
     async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
         let answers = self
-            .ask_each(EXPIRED_WITHIN, |shard| shard.expire(now))
+            .ask_all(|shard| within(EXPIRED_WITHIN, shard.expire(now)))
             .await;
         let mut sum = Expired::default();
         for expired in some_of(answers, "give back the space of expired jobs")? {
@@ -425,7 +415,9 @@ impl Store for ShardedStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        let answers = self.ask_each(CLOSED_WITHIN, |shard| shard.close()).await;
+        let answers = self
+            .ask_all(|shard| within(CLOSED_WITHIN, shard.close()))
+            .await;
         answers.into_iter().collect()
     }
 }

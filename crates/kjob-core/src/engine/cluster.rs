@@ -212,8 +212,10 @@ impl Clusters {
 
     /// Takes in what this shard's clock showed, if that is the one which the engine goes by: the first that was
     /// ever heard. While that is away its difference to the own clock stays as it was, as clocks of shards may be
-    /// far apart. Looked at now and not when the shard was asked, as one before it may have been joined since. A lease that is new, by a call that began at `joined`, is trusted from here on, and not
-    /// before the clock is right: others may be at work here, and would begin by the old one.
+    /// far apart. Looked at now and not when the shard was asked, as one before it may have been joined since.
+    ///
+    /// A lease that is new, by a call that began at `joined`, is trusted from here on, and not before the clock is
+    /// right: others may be at work here, and would begin by the old one.
     pub(super) fn hear(&self, cluster: &Cluster, readings: &[Reading], joined: Option<Instant>) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         if heard.is_none_or(|heard| cluster.shard <= heard) && !readings.is_empty() {
@@ -302,9 +304,8 @@ impl Engine {
             [one] => one.nodes(),
             // Each shard knows a node by another id, and those alone that have a lease on it.
             several => {
-                let is_current = |it: &&Cluster| it.is_trusted();
-                let any = several.iter().any(|it| is_current(&it));
-                let current = several.iter().filter(|it| !any || is_current(it));
+                let is_any_held = several.iter().any(Cluster::is_trusted);
+                let current = several.iter().filter(|it| !is_any_held || it.is_trusted());
                 let mut nodes: Vec<Node> = Vec::new();
                 for node in current.flat_map(|it| it.nodes().to_vec()) {
                     if !nodes.iter().any(|known| known.url == node.url) {

@@ -15,7 +15,7 @@ pub(super) struct Place {
     pub(super) route: RouteId,
     stuck: bool,
     /// Whether others may have the room that it took, before it is over.
-    pub(super) has_left: bool,
+    has_left: bool,
     /// Where the store is shared: what keeps this node from taking another lease before the run is over.
     under_lease: Option<TaskTrackerToken>,
 }
@@ -52,8 +52,11 @@ impl Place {
         }
     }
 
-    /// Holds the place until the run's thread is free again.
+    /// Holds the place until the run's thread is free again, unless others have its room already.
     pub(super) fn held_by(mut self, mut call: Call) {
+        if self.has_left {
+            return;
+        }
         self.stuck = true;
         // Its job has ended, so that it takes nothing of anybody's.
         self.under_lease = None;

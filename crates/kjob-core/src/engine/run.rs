@@ -179,8 +179,8 @@ impl Inner {
         route.observer.returned(&live.header, &state, &finish, now);
         self.finish_in(&mut place, &live, state.lease, finish).await;
         match stuck {
-            Some(call) if !place.has_left => place.held_by(call),
-            _ => drop(place),
+            Some(call) => place.held_by(call),
+            None => drop(place),
         }
     }
 

@@ -154,7 +154,7 @@ impl Inner {
             Place::try_take(self, route.id, id)
         };
         // Kept only for a run that begins now: a job that waits has its payload in the store.
-        let begun = place.map(|place| (place, unpacked));
+        let mut begun = place.map(|place| (place, unpacked));
         let submitted = self.step(self.store.submit(job, begun.is_some())).await;
         let refusal = match submitted {
             Ok(Submitted::Created(state)) => {
@@ -173,7 +173,6 @@ impl Inner {
                 })
             }
             Err(error) if error.leaves_unknown() => {
-                let mut begun = begun;
                 if let Some((place, _)) = begun.as_mut().filter(|_| self.is_sharded()) {
                     place.leave_room();
                 }
@@ -260,7 +259,7 @@ impl Inner {
     ) -> Result<(Header, Payload, TagReuse), SubmitError> {
         let now = self.now();
         let shard = match &submission.tag {
-            Some(tag) if self.clusters().len() > 1 => {
+            Some(tag) if self.is_sharded() => {
                 let shard = self.store.shard_for(&submission.owner, tag, now);
                 self.step(shard).await?
             }

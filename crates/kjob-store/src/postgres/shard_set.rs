@@ -78,8 +78,9 @@ impl ShardSet {
         let sizes = self.rows.iter().skip(place);
         let sizes = sizes.map(|row| usize::try_from(row.size));
         let sizes: Result<Vec<usize>, _> = sizes.collect();
-        let damaged = |_| OpenError::Store(corrupt("the table kjob_shards"));
-        let sizes = sizes.map_err(|_| OpenError::Store(corrupt("the table kjob_shards")))?;
-        Placement::new(&sizes, newest.alone_until.min(JobId::MAX)).map_err(damaged)
+        let damaged = || OpenError::Store(corrupt("the table kjob_shards"));
+        let sizes = sizes.map_err(|_| damaged())?;
+        let placement = Placement::new(&sizes, newest.alone_until.min(JobId::MAX));
+        placement.map_err(|_| damaged())
     }
 }

@@ -5,10 +5,11 @@
 //! first is committed; that of the first database is committed last. Where this is interrupted in between, the
 //! databases do not agree and nobody opens them as a set until it is done anew.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use kjob_core::{JobId, Placement, PlacementError, ShardedStore, SharedStore, StoreError};
 use kjob_proto::Text;
-use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::connect::{Connector, Purpose};
