@@ -3,14 +3,26 @@
 
 use std::sync::Arc;
 
-use kjob_core::{Ending, Header, Job, JobId, Output, Parts, Payload, State, Timestamp};
+use bytes::Bytes;
+use kjob_core::{
+    Ending, Header, Job, JobId, JobTag, Output, Owner, Parts, Payload, State, Timestamp,
+};
+use quick_cache::sync::Cache as Ids;
 
 use super::blobs::Content;
 use super::cache::{Cache, Kept};
 use super::state_row::NewEnding;
+use super::tags;
 
 /// The jobs that ended last, each without its payload.
-pub(crate) type Recent = Cache<Arc<Job>>;
+pub(crate) struct Recent {
+    jobs: Cache<Arc<Job>>,
+    /// Of those that are done, by the hashes of their tags: until they expire nobody else gets these.
+    ids: Option<Ids<u64, JobId>>,
+}
+
+/// Tags of jobs that are found without asking the files, some 32 bytes each.
+const IDS_MAX: usize = 32 << 10;
 
 impl Kept for Arc<Job> {
     const LEAST: usize = 512;
@@ -24,20 +36,57 @@ impl Kept for Arc<Job> {
     }
 }
 
-/// The job, unless it is not at hand or has expired, which the files tell.
-pub(crate) fn get(recent: &Recent, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
-    if parts.payload {
-        return None;
+impl Recent {
+    /// With 0 bytes, nothing is kept.
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self {
+            jobs: Cache::new(bytes),
+            ids: (bytes > 0).then(|| Ids::new(IDS_MAX)),
+        }
     }
-    let job = recent.get(id)?;
-    if job.expires_at.is_none_or(|at| at <= now) {
-        return None;
+
+    pub(crate) fn put(&self, job: Arc<Job>) {
+        let header = &job.header;
+        if let Some(ids) = &self.ids
+            && matches!(job.ending, Some(Ending::Done(_)))
+        {
+            ids.insert(tags::hash_of(&header.tag, &header.owner), header.id);
+        }
+        self.jobs.put(header.id, job);
     }
-    let mut job = Job::clone(&job);
-    if let (false, Some(Ending::Done(output))) = (parts.result, &mut job.ending) {
-        *output = output.without_bytes();
+
+    pub(crate) fn remove(&self, id: JobId) {
+        self.jobs.remove(id);
     }
-    Some(job)
+
+    /// The job, unless it is not at hand or has expired, which the files tell.
+    pub(crate) fn get(&self, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
+        if parts.payload {
+            return None;
+        }
+        let job = self.jobs.get(id)?;
+        if job.expires_at.is_none_or(|at| at <= now) {
+            return None;
+        }
+        let mut job = Job::clone(&job);
+        if let (false, Some(Ending::Done(output))) = (parts.result, &mut job.ending) {
+            *output = output.without_bytes();
+        }
+        Some(job)
+    }
+
+    /// The job with a tag, if it is done and at hand, and has not expired.
+    pub(crate) fn find(&self, owner: &Owner, tag: &JobTag, now: Timestamp) -> Option<JobId> {
+        let id = self.ids.as_ref()?.get(&tags::hash_of(tag, owner))?;
+        let job = self.jobs.get(id)?;
+        let header = &job.header;
+        let is_it = header.tag == *tag && header.owner == *owner;
+        (is_it && job.expires_at.is_some_and(|at| at > now)).then_some(id)
+    }
+
+    fn copy(&self, data: &[u8]) -> Option<Bytes> {
+        self.jobs.copy(data)
+    }
 }
 
 /// The job as it ended, if it is worth keeping. One that somebody is to be told of changes yet.
@@ -76,7 +125,6 @@ pub(crate) fn ended(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use kjob_proto::Encoding;
 
     use super::super::cache::LEN_MAX;
@@ -97,8 +145,8 @@ mod tests {
     #[test]
     fn a_job_is_there_until_it_expires_with_what_was_asked_for() {
         let recent = Recent::new(1 << 20);
-        recent.put(JobId::FIRST, done(&recent, 10).unwrap());
-        let get = |parts, now| get(&recent, JobId::FIRST, parts, now);
+        recent.put(done(&recent, 10).unwrap());
+        let get = |parts, now| recent.get(JobId::FIRST, parts, now);
         assert_eq!(get(Parts::RESULT, NOW).unwrap().result_len(), 10);
         assert_eq!(get(Parts::NONE, NOW).unwrap().result_len(), 0);
         let payload = Parts {
@@ -117,12 +165,37 @@ mod tests {
         assert!(done(&recent, LEN_MAX + 1).is_none());
         let ids = (1..=100).filter_map(JobId::new);
         for id in ids.clone() {
-            recent.put(id, done(&recent, LEN_MAX).unwrap());
+            let mut job = Job::clone(&done(&recent, LEN_MAX).unwrap());
+            job.header.id = id;
+            recent.put(Arc::new(job));
         }
-        let kept = ids.filter(|id| get(&recent, *id, Parts::NONE, NOW).is_some());
+        let kept = ids.filter(|id| recent.get(*id, Parts::NONE, NOW).is_some());
         assert!((1..=16).contains(&kept.count()));
         let none = Recent::new(0);
-        none.put(JobId::FIRST, done(&recent, 1).unwrap());
-        assert_eq!(get(&none, JobId::FIRST, Parts::NONE, NOW), None);
+        none.put(done(&recent, 1).unwrap());
+        assert_eq!(none.get(JobId::FIRST, Parts::NONE, NOW), None);
+    }
+
+    #[test]
+    fn a_done_job_is_found_by_its_tag_and_owner_until_it_expires() {
+        let recent = Recent::new(1 << 20);
+        let job = done(&recent, 10).unwrap();
+        let (owner, tag) = (job.header.owner.clone(), job.header.tag.clone());
+        let other_owner = Owner::new("another");
+        let other_tag: JobTag = "another".parse().unwrap();
+        recent.put(job.clone());
+        assert_eq!(recent.find(&owner, &tag, NOW), Some(JobId::FIRST));
+        assert_eq!(recent.find(&owner, &tag, LATER), None);
+        assert_eq!(recent.find(&other_owner, &tag, NOW), None);
+        assert_eq!(recent.find(&owner, &other_tag, NOW), None);
+        recent.remove(JobId::FIRST);
+        assert_eq!(recent.find(&owner, &tag, NOW), None);
+
+        // Another may have the tag of one that failed at any time.
+        let mut failed = Job::clone(&job);
+        failed.ending = Some(Ending::Failed("no".into()));
+        let recent = Recent::new(1 << 20);
+        recent.put(Arc::new(failed));
+        assert_eq!(recent.find(&owner, &tag, NOW), None);
     }
 }

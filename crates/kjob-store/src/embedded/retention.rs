@@ -8,6 +8,7 @@ use kjob_core::{Expired, StoreError, Timestamp};
 
 use super::error::in_segment;
 use super::layout::{self, Layout, ignore_missing};
+use super::pool::Length;
 use super::requests::{Swept, Thoroughness};
 use super::rewrite::{Copied, RewritePlan, cutoff};
 use super::segment::{self, Access};
@@ -188,7 +189,7 @@ impl Writer {
     fn delete_unnamed(&self, delete: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
         self.readers.submit_to_each(super::reader::Reader::purge);
         if let Some(delete) = self.shared.deletions.admit(Box::new(delete)) {
-            self.background.submit(move |()| delete());
+            self.background.submit(Length::Long, move |()| delete());
         }
     }
 }

@@ -21,9 +21,8 @@ use super::error::is_fatal;
 use super::layout::Layout;
 use super::live::detached;
 use super::lock::DirLock;
-use super::pool::Pool;
+use super::pool::{Length, Pool};
 use super::reader::Reader;
-use super::recent;
 use super::requests::{Action, NewFinish, Reply, Request, Step, Submit, Thoroughness};
 use super::reserve::Reserve;
 use super::rewrite::{Progress, Rewrite, RewritePlan};
@@ -222,20 +221,39 @@ impl EmbeddedStore {
         &self,
         read: impl Fn(&mut Reader) -> Result<T, StoreError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.read_in(Length::Short, read).await
+    }
+
+    /// Likewise something that takes long, such as a list: others do not wait for it.
+    async fn read_long<T: Send + 'static>(
+        &self,
+        read: impl Fn(&mut Reader) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read_in(Length::Long, read).await
+    }
+
+    async fn read_in<T: Send + 'static>(
+        &self,
+        length: Length,
+        read: impl Fn(&mut Reader) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Result<T, StoreError> {
         let seen = self.shared.room.releases();
-        match self.read_once(read.clone()).await {
-            Err(StoreError::Full) if self.makes_room(seen).await => self.read_once(read).await,
+        match self.read_once(length, read.clone()).await {
+            Err(StoreError::Full) if self.makes_room(seen).await => {
+                self.read_once(length, read).await
+            }
             done => done,
         }
     }
 
     async fn read_once<T: Send + 'static>(
         &self,
+        length: Length,
         read: impl FnOnce(&mut Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.shared.check_open()?;
         let (reply, answer) = oneshot::channel();
-        self.readers.submit(move |reader| {
+        self.readers.submit(length, move |reader| {
             // Large results that nobody waits for any more would keep others waiting.
             if !reply.is_closed() {
                 let done = read(reader).map_err(|error| reader.shared().judged(error));
@@ -251,9 +269,17 @@ impl EmbeddedStore {
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.work_for(Length::Long, work).await
+    }
+
+    async fn work_for<T: Send + 'static>(
+        &self,
+        length: Length,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
-        self.background.submit(move |()| {
+        self.background.submit(length, move |()| {
             let done = shared.check_open().and_then(|()| work());
             drop(reply.send(done));
         });
@@ -295,7 +321,7 @@ impl EmbeddedStore {
         }
         self.shared.check_open()?;
         let shared = Arc::clone(&self.shared);
-        self.work(move || {
+        self.work_for(Length::Short, move || {
             let segment = shared.table().of(id).map_or(0, |entry| entry.number);
             let blob = NewBlob::write(&shared.layout, segment, id, kind, &data);
             let blob = shared.noted(blob)?;
@@ -307,7 +333,7 @@ impl EmbeddedStore {
     /// A job that is in memory: it lives, or ended a short while ago.
     fn at_hand(&self, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
         let live = self.live_job(id, parts);
-        live.or_else(|| recent::get(&self.shared.recent, id, parts, now))
+        live.or_else(|| self.shared.recent.get(id, parts, now))
     }
 
     /// A live job whose header is at hand, from memory, on the spot; none if its payload is asked for,
@@ -475,6 +501,10 @@ impl Store for EmbeddedStore {
         tag: &JobTag,
         now: Timestamp,
     ) -> Result<Option<JobId>, StoreError> {
+        self.shared.check_open()?;
+        if let Some(id) = self.shared.recent.find(owner, tag, now) {
+            return Ok(Some(id));
+        }
         let (owner, tag) = (owner.clone(), tag.clone());
         self.read(move |reader| reader.find(&owner, &tag, now))
             .await
@@ -519,7 +549,8 @@ impl Store for EmbeddedStore {
 
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         let filter = filter.clone();
-        self.read(move |reader| reader.list(&filter, now)).await
+        self.read_long(move |reader| reader.list(&filter, now))
+            .await
     }
 
     async fn live(
@@ -678,7 +709,7 @@ pub(crate) mod tests {
         };
         let store = EmbeddedStore::open(dir.path(), options).unwrap();
         let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        store.readers.submit(move |_| {
+        store.readers.submit(Length::Short, move |_| {
             let _ = wait.recv();
         });
         let done = Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -218,7 +218,7 @@ impl Writer {
             self.shared.waiting.put(id, payload);
         }
         for job in pending.ended.drain(..) {
-            self.shared.recent.put(job.header.id, job);
+            self.shared.recent.put(job);
         }
         // One may have ended, and its expiry been moved, in this very batch.
         for (id, _) in &pending.moved {
