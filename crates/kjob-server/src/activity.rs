@@ -4,16 +4,13 @@
 //! a number, so that a busy connection sets no timers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::load::Counted;
-
-/// How much a connection may do before others have their turns, in the units of what it does.
-const TURN: u32 = 128;
+use crate::turn::Turn;
 
 /// How long a connection may do nothing.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +38,8 @@ pub(crate) enum Due {
 /// Whether a connection could be missed, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leisure {
+    /// Nothing ever came.
+    Silent(Instant),
     /// Nothing is asked.
     Quiet(Instant),
     /// All that is asked waits for the client: for a body, or for it to take an answer.
@@ -65,6 +64,8 @@ struct Inner {
     /// When a piece of any answer was last taken. HTTP/2 clients hold back answers by windows, which
     /// blocks no write.
     sent_at: AtomicU64,
+    /// Whether anything has come.
+    spoken: AtomicBool,
     /// Whether a request has come.
     asked: AtomicBool,
     /// Heads of HTTP/2 come between other frames, so there a lone byte means nothing.
@@ -74,8 +75,7 @@ struct Inner {
     busy_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
-    /// How much of its turn is used up.
-    turn: AtomicU32,
+    turn: Turn,
 }
 
 /// A request that is being answered; counted until it is dropped.
@@ -105,34 +105,26 @@ impl Activity {
             working: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
             sent_at: AtomicU64::new(0),
+            spoken: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
             busy_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
-            turn: AtomicU32::new(0),
+            turn: Turn::new(),
         }))
     }
 
-    /// The connection has its turn.
-    pub(crate) fn begin_turn(&self) {
-        self.0.turn.store(0, Ordering::Relaxed);
-    }
-
-    /// Takes a part of the turn; where that is used up, others come first.
-    pub(crate) fn poll_turn(&self, cost: u32, context: &mut Context<'_>) -> Poll<()> {
-        if self.0.turn.fetch_add(cost, Ordering::Relaxed) < TURN {
-            return Poll::Ready(());
-        }
-        self.begin_turn();
-        context.waker().wake_by_ref();
-        Poll::Pending
+    /// Its turn.
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.0.turn
     }
 
     /// A request has come.
     pub(crate) fn begin_request(&self, is_http2: bool) -> InFlight {
         let inner = &self.0;
+        self.on_spoken();
         inner.asked.store(true, Ordering::Relaxed);
         inner.is_http2.store(is_http2, Ordering::Relaxed);
         self.hold()
@@ -153,9 +145,15 @@ impl Activity {
         }
     }
 
+    /// It is not silent, whether it asks for something or not.
+    pub(crate) fn on_spoken(&self) {
+        self.0.spoken.store(true, Ordering::Relaxed);
+    }
+
     /// Bytes have come in.
     pub(crate) fn on_read(&self) {
         let inner = &self.0;
+        self.on_spoken();
         if inner.in_flight.load(Ordering::Relaxed) == 0
             && inner.head_since.load(Ordering::Relaxed) == 0
         {
@@ -190,7 +188,12 @@ impl Activity {
         let inner = &self.0;
         let moment = |stored| self.moment(stored).unwrap_or(inner.began);
         if inner.in_flight.load(Ordering::Relaxed) == 0 {
-            Leisure::Quiet(moment(&inner.idle_since))
+            let since = moment(&inner.idle_since);
+            if inner.spoken.load(Ordering::Relaxed) {
+                Leisure::Quiet(since)
+            } else {
+                Leisure::Silent(since)
+            }
         } else if inner.working.load(Ordering::Relaxed) == 0 {
             Leisure::Slow(moment(&inner.busy_since))
         } else {

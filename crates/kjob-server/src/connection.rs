@@ -1,19 +1,19 @@
 //! One connection, from accept to end.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::ready;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
@@ -25,6 +25,8 @@ use crate::load::Overrun;
 use crate::reply::ReplyBody;
 use crate::service::{Peer, Service};
 use crate::tls::{self, Tls};
+use crate::turn::{LongTurns, Pace, REQUEST_COST, Turn};
+use crate::watched::Watched;
 
 /// Once a connection is to end, how often to look whether it does something still.
 const LAST_LOOKS_EVERY: Duration = Duration::from_millis(20);
@@ -41,14 +43,6 @@ const STREAMS_MAX: u32 = 1024;
 /// How much of a body HTTP/2 may send before it is told to go on.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// How much of its turn a read takes: with four of them it is used up. The runtime's own measure, 128 reads,
-/// lets a connection work off a mebibyte of small HTTP/2 frames at a time, while all others wait.
-const READ_COST: u32 = 32;
-
-/// How much of it a request takes. Those that were pipelined are there at once, and would all be answered
-/// while others wait. With the read before it and the one after, a request alone still fits one turn.
-const REQUEST_COST: u32 = 24;
-
 /// How connections are served.
 #[derive(Debug)]
 pub(crate) struct Connector {
@@ -56,6 +50,7 @@ pub(crate) struct Connector {
     tls: Option<Tls>,
     builder: auto::Builder<TokioExecutor>,
     patience: Patience,
+    long_turns: LongTurns,
     stopping: CancellationToken,
     cutting: CancellationToken,
 }
@@ -90,6 +85,7 @@ impl Connector {
             service,
             tls: None,
             builder,
+            long_turns: LongTurns::new(threads()),
             patience: Patience {
                 head: options.header_timeout,
                 keep_alive: options.keep_alive_timeout,
@@ -113,23 +109,22 @@ impl Connector {
         activity: Activity,
     ) {
         let head_end = Instant::now() + self.patience.head;
-        let Some(stream) = self.begin(stream, peer, head_end).await else {
+        let Some(stream) = self.begin(stream, peer, &activity, head_end).await else {
             return;
         };
-        let io = TokioIo::new(Watched {
-            stream,
-            activity: activity.clone(),
-            is_flush_blocked: false,
-        });
+        let io = TokioIo::new(Watched::new(stream, activity.clone()));
         let calls = Calls {
             service: self.service.clone(),
             peer: Peer {
                 ip: peer.ip(),
                 activity: activity.clone(),
             },
+            long_turns: self.long_turns.clone(),
+            asking: Arc::new(()),
         };
         let mut connection = pin!(self.builder.serve_connection(io, calls));
         let mut timer = pin!(sleep_until(head_end));
+        let mut pace = Pace::new(&self.long_turns);
         let mut is_ending = false;
         let mut cut_at = Instant::now();
         loop {
@@ -137,8 +132,10 @@ impl Connector {
                 biased;
                 () = self.cutting.cancelled() => break,
                 ended = poll_fn(|context| {
-                    activity.begin_turn();
-                    connection.as_mut().poll(context)
+                    ready!(pace.poll_begin(activity.turn(), context));
+                    let polled = connection.as_mut().poll(context);
+                    pace.end(activity.turn(), context);
+                    polled
                 }) => {
                     if let Err(error) = ended {
                         tracing::debug!(%peer, error, "connection ended early");
@@ -180,10 +177,18 @@ impl Connector {
     }
 
     /// Shakes hands where TLS is spoken, which has to be over before `end`.
-    async fn begin(&self, stream: TcpStream, peer: SocketAddr, end: Instant) -> Option<Stream> {
+    async fn begin(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        activity: &Activity,
+        end: Instant,
+    ) -> Option<Stream> {
         let Some(tls) = &self.tls else {
             return Some(Either::Left(stream));
         };
+        // What a client of TLS says goes to and fro before there is a request.
+        activity.on_spoken();
         let shaken = tokio::select! {
             biased;
             () = self.cutting.cancelled() => return None,
@@ -205,6 +210,14 @@ impl Connector {
     }
 }
 
+/// How many threads do the work of connections.
+fn threads() -> usize {
+    match Handle::try_current() {
+        Ok(runtime) => runtime.metrics().num_workers(),
+        Err(_) => std::thread::available_parallelism().map_or(1, NonZero::get),
+    }
+}
+
 /// What a connection is made of. TLS has some kilobytes of state, which plain ones need not pay for.
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
@@ -216,6 +229,9 @@ const HEADER_BYTES_MIN: usize = 8 << 10;
 struct Calls {
     service: Arc<Service>,
     peer: Peer,
+    long_turns: LongTurns,
+    /// Each request has a part of it, until it is answered.
+    asking: Arc<()>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
@@ -225,167 +241,32 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (service, peer) = (self.service.clone(), self.peer.clone());
+        let asking = self.asking.clone();
+        if Arc::strong_count(&asking) > 2 {
+            // HTTP/2 may bring a thousand at once, and each is a task.
+            self.peer.activity.turn().on_request();
+            let pace = Pace::of_many(&self.long_turns);
+            return Box::pin(async move {
+                let _asking = asking;
+                paced(pace, service.answer(request, peer)).await
+            });
+        }
         Box::pin(async move {
-            poll_fn(|context| peer.activity.poll_turn(REQUEST_COST, context)).await;
+            let _asking = asking;
+            poll_fn(|context| peer.activity.turn().poll(REQUEST_COST, context)).await;
             service.answer(request, peer).await
         })
     }
 }
 
-/// A stream that notes what it does.
-#[derive(Debug)]
-struct Watched<S> {
-    stream: S,
-    activity: Activity,
-    /// Whether the last flush could not send all: TLS takes bytes before the socket does.
-    is_flush_blocked: bool,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        ready!(self.activity.poll_turn(READ_COST, context));
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
-        if buf.filled().len() > before {
-            self.activity.on_read();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.activity.on_write(written.is_pending());
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.activity.on_write(written.is_pending());
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        if flushed.is_pending() || self.is_flush_blocked {
-            self.is_flush_blocked = flushed.is_pending();
-            self.activity.on_write(flushed.is_pending());
-        }
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    /// Takes bytes, and can send none of them on: as TLS does while the socket is full.
-    struct Full;
-
-    impl AsyncWrite for Full {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-    }
-
-    /// A stream that always has something to read.
-    struct Endless;
-
-    impl AsyncRead for Endless {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            buf.put_slice(b"x");
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_sends_without_end_lets_others_have_their_turns() {
-        let mut watched = Watched {
-            stream: Endless,
-            activity: Activity::new(),
-            is_flush_blocked: false,
-        };
-        let reads = tokio::spawn(poll_fn(move |context| {
-            let mut reads = 0;
-            let mut room = [0; 1000];
-            let mut buf = ReadBuf::new(&mut room);
-            while reads < 1000
-                && Pin::new(&mut watched)
-                    .poll_read(context, &mut buf)
-                    .is_ready()
-            {
-                reads += 1;
-            }
-            Poll::Ready(reads)
-        }));
-        let reads = reads.await.unwrap();
-        assert!((1..=8).contains(&reads), "{reads} in one turn");
-    }
-
-    /// Bytes that TLS has taken and cannot send count as not taken.
-    #[tokio::test(start_paused = true)]
-    async fn a_flush_that_is_held_up_counts_as_blocked() {
-        let patience = Patience {
-            head: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(60),
-            write: Duration::from_secs(30),
-        };
-        let activity = Activity::new();
-        drop(activity.begin_request(false));
-        let mut watched = Watched {
-            stream: Full,
-            activity: activity.clone(),
-            is_flush_blocked: false,
-        };
-        poll_fn(|context| {
-            let written = Pin::new(&mut watched).poll_write(context, b"answer");
-            assert!(written.is_ready());
-            assert!(activity.is_quiet());
-            assert!(Pin::new(&mut watched).poll_flush(context).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-        assert!(!activity.is_quiet());
-        advance(patience.write).await;
-        assert_eq!(activity.due(&patience), Due::Stuck);
-    }
+/// Does what a request asks for in turns of its own.
+async fn paced<F: Future>(mut pace: Pace, answer: F) -> F::Output {
+    let (turn, mut answer) = (Turn::new(), pin!(answer));
+    poll_fn(|context| {
+        ready!(pace.poll_begin(&turn, context));
+        let polled = answer.as_mut().poll(context);
+        pace.end(&turn, context);
+        polled
+    })
+    .await
 }

@@ -51,8 +51,10 @@ mod store_report;
 mod system;
 pub mod tls;
 mod traces;
+mod turn;
 pub mod user_command;
 pub mod users;
+mod watched;
 mod web;
 mod wire;
 

@@ -1,11 +1,12 @@
 //! Places for connections, and who gives one up when all are taken.
 //!
 //! Strangers that hold a connection and ask for nothing must not keep others out, so when there is
-//! no place left, connections that do nothing end: a hundredth of all at a time, so that a flood
-//! costs little. The order is:
+//! no place left, connections that do nothing end. A hundredth of all is chosen at a time, so that a flood
+//! costs little, and a few of these end for each that comes. The order is:
 //!
 //! 1. connections of an address that holds more than half of all places, before those of others;
-//! 2. those that ask for nothing, before those whose body comes or whose answer goes slowly;
+//! 2. those that never said anything, before those that ask for nothing, before those whose body comes or
+//!    whose answer goes slowly;
 //! 3. those that have done so for longest, first.
 //!
 //! One whose request is being worked on, such as a long poll, is never among them.
@@ -22,14 +23,22 @@ use tokio::time::{Instant, timeout};
 
 use crate::activity::{Activity, Leisure};
 
+/// How long a connection may say nothing at all, whatever happens: what a client sends first comes
+/// right behind the last packet of the handshake, so that it waits for nobody. Where it is lost on the way
+/// it comes later, and finds its place while others were silent for longer.
+const SILENT_MIN: Duration = Duration::from_millis(20);
+
 /// How long a connection may ask for nothing, whatever happens: a request may be on its way.
 const QUIET_MIN: Duration = Duration::from_millis(250);
 
 /// How long a body may come, or an answer go, whatever happens.
 const SLOW_MIN: Duration = Duration::from_secs(5);
 
-/// Which part of all places is made free at a time.
-const FREED_PART: usize = 100;
+/// Which part of all connections is chosen to leave when they are looked through.
+const CHOSEN_PART: usize = 100;
+
+/// How many are told to leave at a time: each closes its socket, and all others wait meanwhile.
+const TOLD_AT_ONCE: usize = 8;
 
 /// How long to wait for a place before connections are looked through again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -51,6 +60,8 @@ struct Inner {
 struct Taken {
     guests: HashMap<u64, Guest>,
     by_address: HashMap<IpAddr, usize>,
+    /// Guests that may leave when there is no place, the next one last.
+    chosen: Vec<u64>,
 }
 
 /// Who has a place.
@@ -111,7 +122,7 @@ impl Places {
         let limit = inner.per_address_max;
         if limit < inner.max {
             let mut taken = inner.taken();
-            if taken.of(address) >= limit && taken.make_room(limit, Some(address)) == 0 {
+            if taken.of(address) >= limit && taken.make_room_of(address, limit) == 0 {
                 return Err(NoPlace { address, limit });
             }
         }
@@ -120,7 +131,7 @@ impl Places {
             if let Ok(permit) = free.clone().try_acquire_owned() {
                 return Ok(self.place(address, permit));
             }
-            inner.taken().make_room(inner.max, None);
+            inner.taken().make_room(inner.max);
             if let Ok(Ok(permit)) = timeout(LOOK_AGAIN, free.acquire_owned()).await {
                 return Ok(self.place(address, permit));
             }
@@ -161,38 +172,77 @@ impl Taken {
         self.by_address.get(&address).copied().unwrap_or(0)
     }
 
-    /// Tells a part of the guests that may be told to leave, of `only` or of all, and says how many.
-    fn make_room(&mut self, places: usize, only: Option<IpAddr>) -> usize {
+    /// Tells some guests that may leave to do so, and says how many.
+    fn make_room(&mut self, places: usize) -> usize {
+        let mut told = self.tell_chosen();
+        if told == 0 {
+            self.chosen = self.choose(places, None);
+            told = self.tell_chosen();
+        }
+        told
+    }
+
+    /// Likewise, but those of one address.
+    fn make_room_of(&mut self, address: IpAddr, places: usize) -> usize {
+        let chosen = self.choose(places, Some(address));
+        chosen.iter().filter(|number| self.tell(**number)).count()
+    }
+
+    fn tell_chosen(&mut self) -> usize {
+        let mut told = 0;
+        while told < TOLD_AT_ONCE
+            && let Some(number) = self.chosen.pop()
+        {
+            // It may have left, or begun to do something, since it was chosen.
+            told += usize::from(self.tell(number));
+        }
+        told
+    }
+
+    /// Tells a guest to leave, if it still may. Whether it was told.
+    fn tell(&self, number: u64) -> bool {
+        let Some(guest) = self.guests.get(&number) else {
+            return false;
+        };
+        let leaves = may_leave(guest.activity.leisure(), Instant::now()).is_some();
+        if leaves {
+            guest.leave.notify_one();
+        }
+        leaves
+    }
+
+    /// A part of the guests that may leave, of `only` or of all, the first to leave last.
+    fn choose(&self, places: usize, only: Option<IpAddr>) -> Vec<u64> {
         let now = Instant::now();
         let mut idlers: Vec<_> = self
             .guests
-            .values()
-            .filter(|guest| only.is_none_or(|address| guest.address == address))
-            .filter_map(|guest| {
+            .iter()
+            .filter(|(_, guest)| only.is_none_or(|address| guest.address == address))
+            .filter_map(|(number, guest)| {
                 let leisure = guest.activity.leisure();
                 let has_most = self.of(guest.address) > places / 2;
-                may_leave(leisure, now).map(|rank| ((Reverse(has_most), rank), guest))
+                may_leave(leisure, now).map(|rank| ((Reverse(has_most), rank), *number))
             })
             .collect();
-        let count = places.div_ceil(FREED_PART).min(idlers.len());
+        let count = places.div_ceil(CHOSEN_PART).min(idlers.len());
         if count < idlers.len() {
-            idlers.select_nth_unstable_by_key(count, |(rank, _)| *rank);
+            idlers.select_nth_unstable(count);
+            idlers.truncate(count);
         }
-        for (_, guest) in idlers.iter().take(count) {
-            guest.leave.notify_one();
-        }
-        count
+        idlers.sort_unstable_by(|one, other| other.cmp(one));
+        idlers.into_iter().map(|(_, number)| number).collect()
     }
 }
 
 /// Where a connection stands among those that may be told to leave, if it is one.
-fn may_leave(leisure: Leisure, now: Instant) -> Option<(bool, Instant)> {
-    let (is_slow, since, min) = match leisure {
-        Leisure::Quiet(since) => (false, since, QUIET_MIN),
-        Leisure::Slow(since) => (true, since, SLOW_MIN),
+fn may_leave(leisure: Leisure, now: Instant) -> Option<(u8, Instant)> {
+    let (last, since, min) = match leisure {
+        Leisure::Silent(since) => (0, since, SILENT_MIN),
+        Leisure::Quiet(since) => (1, since, QUIET_MIN),
+        Leisure::Slow(since) => (2, since, SLOW_MIN),
         Leisure::None => return None,
     };
-    (now >= since + min).then_some((is_slow, since))
+    (now >= since + min).then_some((last, since))
 }
 
 impl Place {
@@ -315,11 +365,48 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fresh_connections_have_a_moment_to_ask() {
-        let places = Places::new(1, 1);
-        let place = places.take(HOME).await.unwrap();
-        advance(QUIET_MIN - Duration::from_millis(5)).await;
+        for (min, has_spoken) in [(SILENT_MIN, false), (QUIET_MIN, true)] {
+            let places = Places::new(1, 1);
+            let place = places.take(HOME).await.unwrap();
+            if has_spoken {
+                place.activity().on_spoken();
+            }
+            advance(min - Duration::from_millis(5)).await;
+            ask(&places, HOME).await;
+            assert!(!is_told(&place).await);
+            advance(Duration::from_millis(5)).await;
+            ask(&places, HOME).await;
+            assert!(is_told(&place).await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_ones_leave_before_those_that_rest_for_longer() {
+        let places = Places::new(2, 2);
+        let resting = places.take(address(1)).await.unwrap();
+        drop(resting.activity().begin_request(false));
+        advance(Duration::from_secs(60)).await;
+        let silent = places.take(address(2)).await.unwrap();
+        advance(SILENT_MIN).await;
         ask(&places, HOME).await;
-        assert!(!is_told(&place).await);
+        assert!(is_told(&silent).await && !is_told(&resting).await);
+    }
+
+    /// Each closes a socket: those that come would wait for all of them otherwise.
+    #[tokio::test(start_paused = true)]
+    async fn a_few_leave_at_a_time() {
+        let places = Places::new(1000, 1000);
+        let mut held = Vec::new();
+        for _ in 0..1000 {
+            held.push(places.take(HOME).await.unwrap());
+        }
+        advance(SILENT_MIN).await;
+        ask(&places, HOME).await;
+        let mut told = 0;
+        for place in &held {
+            told += usize::from(is_told(place).await);
+        }
+        assert_eq!(told, TOLD_AT_ONCE);
     }
 
     #[tokio::test(start_paused = true)]

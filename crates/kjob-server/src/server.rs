@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use kjob_core::engine::Engine;
 use kjob_proto::Limits;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -36,6 +38,14 @@ const FULL_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// unless it was set). Beyond that a client is not answered and tries again after a second: with the
 /// usual 1024 a flood of connections makes honest clients wait for as long.
 const BACKLOG: u32 = 4096;
+
+/// Bytes that the system takes ahead of what a client can be sent, of each connection. Without a bound it
+/// takes megabytes for one that reads nothing, which nobody counts, and all others wait while it copies them.
+#[cfg(target_os = "linux")]
+const UNSENT_MAX: u32 = 128 << 10;
+
+/// How many connections are accepted before others have their turns.
+const ACCEPTED_AT_ONCE: u32 = 8;
 
 /// What a server may be made to take, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -330,6 +340,9 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     // On Windows this would let two servers take one port.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
+    // Connections have it from their listener.
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
@@ -344,7 +357,10 @@ async fn accept_all(
 ) {
     let mut backoff = ACCEPT_BACKOFF;
     let mut full_log = FullLog::default();
-    loop {
+    for count in (1..=ACCEPTED_AT_ONCE).cycle() {
+        if count == ACCEPTED_AT_ONCE {
+            tokio::task::yield_now().await;
+        }
         match listener.accept().await {
             Ok((stream, peer)) => {
                 backoff = ACCEPT_BACKOFF;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::engine::HeavyWork;
-use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
+use kjob_proto::{AdminShowJobsResponse, Encoding, Limits, Record, Segments, reply_ok, snappy};
 
 use crate::SystemInfo;
 use crate::actor::Actor;
@@ -166,6 +166,10 @@ impl Call<'_> {
         let encoding = self.encoding;
         let len = match encoding {
             Encoding::Json => response.encoded_len(),
+            // Long payloads and results are not copied, and lists are.
+            Encoding::Binary | Encoding::Snappy if R::NAME == AdminShowJobsResponse::NAME => {
+                response.encoded_len()
+            }
             Encoding::Binary | Encoding::Snappy => 0,
         };
         let segments = self

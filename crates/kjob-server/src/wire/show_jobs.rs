@@ -52,12 +52,17 @@ pub(super) async fn call(
     }
 
     let page = call.by.list(tag, filter).await?;
-    let mut response = table(page, call.limits.max_string);
+    let (len, tags_len_max) = (page.jobs.len() * ROW_LEN, call.limits.max_string);
+    let make = move || table(page, tags_len_max);
+    let mut response = call.by.off_thread(len, make).await?;
     if with_workers {
         response.info.insert("worker_info", "[]");
     }
     Ok(response)
 }
+
+/// About as many bytes as a row of the answer has.
+const ROW_LEN: usize = 128;
 
 /// The page as columns, cut before the text of all tags is longer than `tags_len_max` bytes: that
 /// much a decoder takes.

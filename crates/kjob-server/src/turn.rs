@@ -1,0 +1,351 @@
+//! Turns: how much a connection does before others come.
+//!
+//! The runtime's threads go from task to task in order, so everybody waits for the turns of all who
+//! want to do something. That is fair where turns are short, as those of ordinary requests are: some ten
+//! microseconds. A client may make its turns a thousand times as long, with frames that cost more than
+//! they are, or with megabytes that the system copies for it; and hundreds of such clients would make
+//! the others wait for seconds. So
+//!
+//! - a turn ends when enough was read, asked and written in it, or when it has taken long;
+//! - of HTTP/2, of which one read may hold a thousand frames or a hundred requests, less is read at once if
+//!   that takes long;
+//! - connections whose turns are long take them one after another, and all others have theirs in
+//!   between ([`Pace`]). Who waits for a thread waits for one long turn then, and not for all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::PollSemaphore;
+
+/// How much may be done in a turn, in the units of its costs.
+const TURN: u32 = 128;
+
+/// What a read costs: with four of them a turn is over. The runtime's own measure, 128 reads, lets a
+/// connection work off a mebibyte of small HTTP/2 frames at a time, while all others wait.
+pub(crate) const READ_COST: u32 = 32;
+
+/// What a request costs. Those that were pipelined are there at once, and would all be answered
+/// while others wait. With the read before it and the one after, a request alone still fits one turn.
+pub(crate) const REQUEST_COST: u32 = 24;
+
+/// Up to this cost, that of a request alone, nobody looks at the clock.
+const UNTIMED: u32 = 2 * READ_COST + REQUEST_COST;
+
+/// What is written at once at most: the system takes some ten microseconds to copy it.
+pub(crate) const WRITE_MAX: usize = 128 << 10;
+
+/// Bytes whose writing costs one unit.
+const WRITTEN_PER_COST: usize = 2 << 10;
+
+/// A turn that has taken so long is over.
+const LONG: Duration = Duration::from_micros(100);
+
+/// Turns that take so long are long ones: they need not be used up.
+const LONGISH: Duration = Duration::from_micros(50);
+
+/// What is read at once where that is bounded: no more than HTTP/2 has room for at first, and enough
+/// that the head of a frame with all of its settings is not cut into many pieces.
+const BOUNDED_READS: (usize, usize) = (512, 8 << 10);
+
+/// What is read at once of HTTP/2 until that proves to be cheap.
+const READ_AT_FIRST: usize = 2 << 10;
+
+/// The turn of a connection, which several parts of it take from.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// What the moments of turns are counted from.
+    origin: Instant,
+    /// When it began, in nanoseconds.
+    began: AtomicU64,
+    used: AtomicU32,
+    /// Whether what is read are frames of HTTP/2.
+    is_framed: AtomicBool,
+    /// Bytes that may be read at once; 0 where there is no bound.
+    read_max: AtomicU32,
+}
+
+impl Turn {
+    pub(crate) fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            began: AtomicU64::new(0),
+            used: AtomicU32::new(0),
+            is_framed: AtomicBool::new(false),
+            read_max: AtomicU32::new(0),
+        }
+    }
+
+    /// It begins at this moment.
+    fn begin(&self, now: Instant) {
+        self.began.store(self.nanos(now), Ordering::Relaxed);
+        self.used.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes a part of it; where it is over, others come first.
+    pub(crate) fn poll(&self, cost: u32, context: &mut Context<'_>) -> Poll<()> {
+        let used = self.used.fetch_add(cost, Ordering::Relaxed);
+        if used < TURN && (used < UNTIMED || self.elapsed() < LONG) {
+            return Poll::Ready(());
+        }
+        self.begin(Instant::now());
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// A request begins, which others are to do in turns of their own.
+    pub(crate) fn on_request(&self) {
+        self.used.fetch_add(REQUEST_COST, Ordering::Relaxed);
+    }
+
+    /// So many bytes were written.
+    pub(crate) fn on_written(&self, len: usize) {
+        let cost = u32::try_from(len / WRITTEN_PER_COST).unwrap_or(TURN);
+        self.used.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    /// What is read are frames of HTTP/2.
+    pub(crate) fn set_framed(&self) {
+        let at_first = u32::try_from(READ_AT_FIRST).unwrap_or(0);
+        self.read_max.store(at_first, Ordering::Relaxed);
+        self.is_framed.store(true, Ordering::Relaxed);
+    }
+
+    /// How many bytes may be read at once, where that has a bound.
+    pub(crate) fn read_max(&self) -> Option<usize> {
+        let max = self.read_max.load(Ordering::Relaxed) as usize;
+        (max > 0).then_some(max)
+    }
+
+    /// Reads less at once after a turn that took so long, or in which so much was asked, and more after
+    /// a short one.
+    fn bound_reads(&self, took: Duration) {
+        if !self.is_framed.load(Ordering::Relaxed) {
+            return;
+        }
+        let (least, most) = BOUNDED_READS;
+        let now = self.read_max();
+        let used = self.used.load(Ordering::Relaxed);
+        let next = if took > 2 * LONG || used > 2 * TURN {
+            (now.unwrap_or(2 * most) / 2).max(least)
+        } else if took < LONG / 4 {
+            now.map_or(0, |max| if max < most { 2 * max } else { 0 })
+        } else {
+            return;
+        };
+        if now.unwrap_or(0) != next {
+            let next = u32::try_from(next).unwrap_or(0);
+            self.read_max.store(next, Ordering::Relaxed);
+        }
+    }
+
+    fn nanos(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.origin);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn elapsed(&self) -> Duration {
+        let began = self.began.load(Ordering::Relaxed);
+        Duration::from_nanos(self.nanos(Instant::now()).saturating_sub(began))
+    }
+}
+
+/// Long turns, of which each thread of the runtime has one at a time. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct LongTurns(Arc<Semaphore>);
+
+impl LongTurns {
+    /// So many at a time; at least one.
+    pub(crate) fn new(at_once: usize) -> Self {
+        let at_once = at_once.clamp(1, Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(at_once)))
+    }
+}
+
+/// When a connection has its turns.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    long: PollSemaphore,
+    /// While a long turn lasts, and until all others that were waiting have had one.
+    permit: Option<OwnedSemaphorePermit>,
+    /// When the turn began.
+    began: Instant,
+    /// How long turns take, the newest counting most.
+    average: Duration,
+    is_of_many: bool,
+}
+
+impl Pace {
+    /// Of one whose turns are short until they prove long.
+    pub(crate) fn new(long: &LongTurns) -> Self {
+        Self {
+            long: PollSemaphore::new(long.0.clone()),
+            permit: None,
+            began: Instant::now(),
+            average: Duration::ZERO,
+            is_of_many: false,
+        }
+    }
+
+    /// Of one of many, whose turns are long together, however short each is.
+    pub(crate) fn of_many(long: &LongTurns) -> Self {
+        Self {
+            is_of_many: true,
+            ..Self::new(long)
+        }
+    }
+
+    /// A turn begins, once it may.
+    pub(crate) fn poll_begin(&mut self, turn: &Turn, context: &mut Context<'_>) -> Poll<()> {
+        // All who were waiting when the last one ended have had theirs.
+        self.permit = None;
+        if self.is_of_many || self.average >= LONGISH {
+            self.permit = ready!(self.long.poll_acquire(context));
+        }
+        self.began = Instant::now();
+        turn.begin(self.began);
+        Poll::Ready(())
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&mut self, turn: &Turn, context: &mut Context<'_>) {
+        let took = self.began.elapsed();
+        turn.bound_reads(took);
+        self.note(took);
+        if self.permit.is_some() {
+            // Comes back when the others have had their turns.
+            context.waker().wake_by_ref();
+        }
+    }
+
+    fn note(&mut self, took: Duration) {
+        // One that was held up by other programs is not to count for many.
+        self.average = (3 * self.average + took.min(4 * LONG)) / 4;
+        if took < LONGISH {
+            self.permit = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+    use std::task::Waker;
+
+    use super::*;
+
+    fn context() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    /// Works for so long.
+    fn spend(time: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// `yield_now` goes behind what the runtime looks at outside of the line as well.
+    async fn to_the_end_of_the_line() {
+        let mut is_there = false;
+        poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if std::mem::replace(&mut is_there, true) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    #[test]
+    fn a_turn_is_over_when_much_was_done() {
+        let turn = Turn::new();
+        turn.begin(Instant::now());
+        let mut reads = 0;
+        while turn.poll(READ_COST, &mut context()).is_ready() {
+            reads += 1;
+        }
+        // Fewer where the machine takes long for them.
+        assert!((2..=4).contains(&reads), "{reads}");
+        turn.on_written(1 << 20);
+        assert!(turn.poll(0, &mut context()).is_pending());
+        assert!(turn.poll(0, &mut context()).is_ready(), "another turn");
+    }
+
+    #[test]
+    fn a_turn_is_over_when_it_takes_long() {
+        let turn = Turn::new();
+        turn.begin(Instant::now());
+        assert!(turn.poll(UNTIMED, &mut context()).is_ready());
+        spend(LONG);
+        assert!(turn.poll(1, &mut context()).is_pending());
+    }
+
+    #[test]
+    fn less_is_read_at_once_of_frames_that_cost_much_and_of_nothing_else() {
+        let turn = Turn::new();
+        turn.bound_reads(100 * LONG);
+        assert_eq!(turn.read_max(), None);
+        turn.set_framed();
+        assert_eq!(turn.read_max(), Some(READ_AT_FIRST));
+        for _ in 0..20 {
+            turn.bound_reads(100 * LONG);
+        }
+        assert_eq!(turn.read_max(), Some(BOUNDED_READS.0));
+        turn.bound_reads(LONG);
+        assert_eq!(turn.read_max(), Some(BOUNDED_READS.0));
+        for _ in 0..20 {
+            turn.bound_reads(Duration::ZERO);
+        }
+        assert_eq!(turn.read_max(), None);
+        for _ in 0..20 {
+            turn.begin(Instant::now());
+            (0..100).for_each(|_| turn.on_request());
+            turn.bound_reads(Duration::ZERO);
+        }
+        assert_eq!(turn.read_max(), Some(BOUNDED_READS.0));
+    }
+
+    /// Of forty that always take long, one or two have a turn for each of one that does not.
+    #[tokio::test]
+    async fn between_two_long_turns_all_others_have_theirs() {
+        let long_turns = LongTurns::new(1);
+        let count = Arc::new(AtomicU32::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..40 {
+            let (count, mut pace) = (count.clone(), Pace::new(&long_turns));
+            tasks.spawn(async move {
+                let turn = Turn::new();
+                poll_fn(|context| {
+                    ready!(pace.poll_begin(&turn, context));
+                    spend(LONG);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    context.waker().wake_by_ref();
+                    pace.end(&turn, context);
+                    Poll::<()>::Pending
+                })
+                .await;
+            });
+        }
+        // One that stands in line with them, once each had the long turns that nobody could foresee.
+        let short = tokio::spawn(async move {
+            while count.load(Ordering::Relaxed) < 40 * 5 {
+                to_the_end_of_the_line().await;
+            }
+            let before = count.load(Ordering::Relaxed);
+            for _ in 0..40 {
+                to_the_end_of_the_line().await;
+            }
+            count.load(Ordering::Relaxed) - before
+        });
+        let long = short.await.unwrap();
+        assert!((10..=80).contains(&long), "{long} in 40 rounds");
+    }
+}
