@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! parent   the server · honest clients · vital signs · the table
-//! child    one attack, niced, so that its own work takes no time from the others; prints a tally
+//! child    one attack, on the last processor while nobody else wants that, as attackers have machines of
+//!          their own; prints a tally
 //! ```
 //!
 //! An attack is a function in [`attacks`]; it notes what it did and what it was answered in a

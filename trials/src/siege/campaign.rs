@@ -22,9 +22,6 @@ use super::{ATTACKS, Attack, Terms};
 /// The attack that is none: no slower than beside this are honest clients by the server's doing.
 const CONTROL: &str = "spin";
 
-/// How nice attackers are: the processor is theirs when nobody else wants it.
-const NICENESS: &str = "19";
-
 /// How long an attack may take beyond its time, to see the last answers.
 const OVERTIME: Duration = Duration::from_secs(240);
 
@@ -154,9 +151,10 @@ async fn attack_from_outside(
     server: &Server,
 ) -> Result<Counts> {
     let terms = &campaign.terms;
-    let mut command = Command::new("nice");
+    let mut command = Command::new("taskset");
     command
-        .args(["-n", NICENESS])
+        .args(["--cpu-list", &last_processor()?])
+        .args(["chrt", "--idle", "0"])
         .arg(&campaign.attacker)
         .args(["--attack", attack.name])
         .args(["--address", &server.address.to_string()])
@@ -185,6 +183,15 @@ async fn attack_from_outside(
         Ok(counts) if output.status.success() => Ok(counts),
         _ => Ok(failed(format!("the attacker ended with {}", output.status))),
     }
+}
+
+/// The number of the last of those that this process may use.
+fn last_processor() -> Result<String> {
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let lines = &mut status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let last = list.and_then(|list| list.trim().rsplit([',', '-']).next());
+    Ok(last.context("no processor")?.to_owned())
 }
 
 /// Waits until the server has let go of the files of an attack.

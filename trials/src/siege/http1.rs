@@ -14,8 +14,13 @@ use super::accounts;
 /// How long an answer may take before it counts as not given. No attack waits for it to pass.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Where attackers come from unless they say otherwise: one address, not that of honest clients.
-pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+/// Where attackers come from unless they say otherwise: one address, not that of honest clients. Each attack,
+/// which is a process of its own, has another: the system would look for long for a port that none of those
+/// before it had in the last minute.
+fn stranger() -> IpAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 66, high, low).into()
+}
 
 /// The longest head of an answer.
 const HEAD_LEN_MAX: usize = 64 << 10;
@@ -65,9 +70,9 @@ pub(crate) enum NoReply {
 }
 
 impl Connection {
-    /// Connects from [`STRANGER`].
+    /// Connects from the address of this attack.
     pub(crate) async fn open(server: SocketAddr) -> io::Result<Self> {
-        Self::open_from(STRANGER, server).await
+        Self::open_from(stranger(), server).await
     }
 
     pub(crate) async fn open_from(source: IpAddr, server: SocketAddr) -> io::Result<Self> {

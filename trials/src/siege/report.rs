@@ -4,7 +4,6 @@
 #![allow(clippy::print_stdout)]
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -170,7 +169,7 @@ impl Row {
 pub(crate) fn print(rows: &[Row]) -> bool {
     println!(
         "\n| attack | how much | answers | honest lives | p50 / p99 ms | p50 / p99 × quiet \
-         | MiB peak / after | processors % server / attackers | files | violations |\n\
+         | MiB peak / after | % of a processor server / attackers | files | violations |\n\
          |---|---|---|---|---|---|---|---|---|---|"
     );
     for row in rows {
@@ -204,11 +203,10 @@ fn too_slow(ratio: Option<f64>, control: Option<f64>) -> Option<String> {
     ))
 }
 
-/// The share of all processors that so many seconds are.
+/// The share of one processor that so many seconds are.
 fn percent(processor: f64, took: f64) -> String {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     if took > 0.0 {
-        format!("{:.0}", processor * 100.0 / took / processors as f64)
+        format!("{:.0}", processor * 100.0 / took)
     } else {
         "–".to_owned()
     }
