@@ -124,7 +124,6 @@ impl Activity {
     /// A request has come.
     pub(crate) fn begin_request(&self, is_http2: bool) -> InFlight {
         let inner = &self.0;
-        self.on_spoken();
         inner.asked.store(true, Ordering::Relaxed);
         inner.is_http2.store(is_http2, Ordering::Relaxed);
         self.hold()
@@ -189,7 +188,8 @@ impl Activity {
         let moment = |stored| self.moment(stored).unwrap_or(inner.began);
         if inner.in_flight.load(Ordering::Relaxed) == 0 {
             let since = moment(&inner.idle_since);
-            if inner.spoken.load(Ordering::Relaxed) {
+            let has_asked = inner.asked.load(Ordering::Relaxed);
+            if has_asked || inner.spoken.load(Ordering::Relaxed) {
                 Leisure::Quiet(since)
             } else {
                 Leisure::Silent(since)

@@ -25,7 +25,7 @@ use crate::load::Overrun;
 use crate::reply::ReplyBody;
 use crate::service::{Peer, Service};
 use crate::tls::{self, Tls};
-use crate::turn::{LongTurns, Pace, REQUEST_COST, Turn};
+use crate::turn::{LongTurns, Pace, REQUEST_COST};
 use crate::watched::Watched;
 
 /// Once a connection is to end, how often to look whether it does something still.
@@ -132,9 +132,9 @@ impl Connector {
                 biased;
                 () = self.cutting.cancelled() => break,
                 ended = poll_fn(|context| {
-                    ready!(pace.poll_begin(activity.turn(), context));
+                    activity.turn().begin(ready!(pace.poll_begin(context)));
                     let polled = connection.as_mut().poll(context);
-                    pace.end(activity.turn(), context);
+                    activity.turn().bound_reads(pace.end(context));
                     polled
                 }) => {
                     if let Err(error) = ended {
@@ -261,11 +261,11 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
 /// Does what a request asks for in turns of its own.
 async fn paced<F: Future>(mut pace: Pace, answer: F) -> F::Output {
-    let (turn, mut answer) = (Turn::new(), pin!(answer));
+    let mut answer = pin!(answer);
     poll_fn(|context| {
-        ready!(pace.poll_begin(&turn, context));
+        ready!(pace.poll_begin(context));
         let polled = answer.as_mut().poll(context);
-        pace.end(&turn, context);
+        pace.end(context);
         polled
     })
     .await

@@ -172,17 +172,15 @@ impl Taken {
         self.by_address.get(&address).copied().unwrap_or(0)
     }
 
-    /// Tells some guests that may leave to do so, and says how many.
-    fn make_room(&mut self, places: usize) -> usize {
-        let mut told = self.tell_chosen();
-        if told == 0 {
+    /// Tells some guests that may leave to do so.
+    fn make_room(&mut self, places: usize) {
+        if self.tell_chosen() == 0 {
             self.chosen = self.choose(places, None);
-            told = self.tell_chosen();
+            self.tell_chosen();
         }
-        told
     }
 
-    /// Likewise, but those of one address.
+    /// Likewise, but those of one address, and says how many.
     fn make_room_of(&mut self, address: IpAddr, places: usize) -> usize {
         let chosen = self.choose(places, Some(address));
         chosen.iter().filter(|number| self.tell(**number)).count()

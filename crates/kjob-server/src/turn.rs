@@ -41,10 +41,10 @@ pub(crate) const WRITE_MAX: usize = 128 << 10;
 const WRITTEN_PER_COST: usize = 2 << 10;
 
 /// A turn that has taken so long is over.
-const LONG: Duration = Duration::from_micros(100);
+const TIME_MAX: Duration = Duration::from_micros(100);
 
 /// Turns that take so long are long ones: they need not be used up.
-const LONGISH: Duration = Duration::from_micros(50);
+const LONG: Duration = Duration::from_micros(50);
 
 /// What is read at once where that is bounded: no more than HTTP/2 has room for at first, and enough
 /// that the head of a frame with all of its settings is not cut into many pieces.
@@ -79,7 +79,7 @@ impl Turn {
     }
 
     /// It begins at this moment.
-    fn begin(&self, now: Instant) {
+    pub(crate) fn begin(&self, now: Instant) {
         self.began.store(self.nanos(now), Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
     }
@@ -87,7 +87,7 @@ impl Turn {
     /// Takes a part of it; where it is over, others come first.
     pub(crate) fn poll(&self, cost: u32, context: &mut Context<'_>) -> Poll<()> {
         let used = self.used.fetch_add(cost, Ordering::Relaxed);
-        if used < TURN && (used < UNTIMED || self.elapsed() < LONG) {
+        if used < TURN && (used < UNTIMED || self.elapsed() < TIME_MAX) {
             return Poll::Ready(());
         }
         self.begin(Instant::now());
@@ -121,16 +121,16 @@ impl Turn {
 
     /// Reads less at once after a turn that took so long, or in which so much was asked, and more after
     /// a short one.
-    fn bound_reads(&self, took: Duration) {
+    pub(crate) fn bound_reads(&self, took: Duration) {
         if !self.is_framed.load(Ordering::Relaxed) {
             return;
         }
         let (least, most) = BOUNDED_READS;
         let now = self.read_max();
         let used = self.used.load(Ordering::Relaxed);
-        let next = if took > 2 * LONG || used > 2 * TURN {
+        let next = if took > 2 * TIME_MAX || used > 2 * TURN {
             (now.unwrap_or(2 * most) / 2).max(least)
-        } else if took < LONG / 4 {
+        } else if took < TIME_MAX / 4 {
             now.map_or(0, |max| if max < most { 2 * max } else { 0 })
         } else {
             return;
@@ -197,35 +197,30 @@ impl Pace {
         }
     }
 
-    /// A turn begins, once it may.
-    pub(crate) fn poll_begin(&mut self, turn: &Turn, context: &mut Context<'_>) -> Poll<()> {
+    /// A turn begins, once it may; the moment when it does.
+    pub(crate) fn poll_begin(&mut self, context: &mut Context<'_>) -> Poll<Instant> {
         // All who were waiting when the last one ended have had theirs.
         self.permit = None;
-        if self.is_of_many || self.average >= LONGISH {
+        if self.is_of_many || self.average >= LONG {
             self.permit = ready!(self.long.poll_acquire(context));
         }
         self.began = Instant::now();
-        turn.begin(self.began);
-        Poll::Ready(())
+        Poll::Ready(self.began)
     }
 
-    /// It has ended.
-    pub(crate) fn end(&mut self, turn: &Turn, context: &mut Context<'_>) {
+    /// It has ended; how long it took.
+    pub(crate) fn end(&mut self, context: &mut Context<'_>) -> Duration {
         let took = self.began.elapsed();
-        turn.bound_reads(took);
-        self.note(took);
+        // One that was held up by other programs is not to count for many.
+        self.average = (3 * self.average + took.min(4 * TIME_MAX)) / 4;
+        if took < LONG {
+            self.permit = None;
+        }
         if self.permit.is_some() {
             // Comes back when the others have had their turns.
             context.waker().wake_by_ref();
         }
-    }
-
-    fn note(&mut self, took: Duration) {
-        // One that was held up by other programs is not to count for many.
-        self.average = (3 * self.average + took.min(4 * LONG)) / 4;
-        if took < LONGISH {
-            self.permit = None;
-        }
+        took
     }
 }
 
@@ -284,22 +279,22 @@ mod tests {
         let turn = Turn::new();
         turn.begin(Instant::now());
         assert!(turn.poll(UNTIMED, &mut context()).is_ready());
-        spend(LONG);
+        spend(TIME_MAX);
         assert!(turn.poll(1, &mut context()).is_pending());
     }
 
     #[test]
     fn less_is_read_at_once_of_frames_that_cost_much_and_of_nothing_else() {
         let turn = Turn::new();
-        turn.bound_reads(100 * LONG);
+        turn.bound_reads(100 * TIME_MAX);
         assert_eq!(turn.read_max(), None);
         turn.set_framed();
         assert_eq!(turn.read_max(), Some(READ_AT_FIRST));
         for _ in 0..20 {
-            turn.bound_reads(100 * LONG);
+            turn.bound_reads(100 * TIME_MAX);
         }
         assert_eq!(turn.read_max(), Some(BOUNDED_READS.0));
-        turn.bound_reads(LONG);
+        turn.bound_reads(TIME_MAX);
         assert_eq!(turn.read_max(), Some(BOUNDED_READS.0));
         for _ in 0..20 {
             turn.bound_reads(Duration::ZERO);
@@ -322,13 +317,12 @@ mod tests {
         for _ in 0..40 {
             let (count, mut pace) = (count.clone(), Pace::new(&long_turns));
             tasks.spawn(async move {
-                let turn = Turn::new();
                 poll_fn(|context| {
-                    ready!(pace.poll_begin(&turn, context));
-                    spend(LONG);
+                    ready!(pace.poll_begin(context));
+                    spend(TIME_MAX);
                     count.fetch_add(1, Ordering::Relaxed);
                     context.waker().wake_by_ref();
-                    pace.end(&turn, context);
+                    pace.end(context);
                     Poll::<()>::Pending
                 })
                 .await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::engine::HeavyWork;
-use kjob_proto::{AdminShowJobsResponse, Encoding, Limits, Record, Segments, reply_ok, snappy};
+use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
 
 use crate::SystemInfo;
 use crate::actor::Actor;
@@ -104,7 +104,8 @@ impl Endpoint {
             Self::ShowJobs => {
                 let request = call.decode(body, held).await?;
                 let response = Box::pin(show_jobs::call(call, request)).await?;
-                let answer = call.encode(response).await?;
+                let len = response.encoded_len();
+                let answer = call.encode_copied(response, len).await?;
                 held.release();
                 answer.hold(held)?;
                 Ok(answer)
@@ -162,16 +163,22 @@ impl Call<'_> {
         decoded.map_err(refused)
     }
 
-    async fn encode<R: Record>(&self, response: R) -> Result<Answer, Refusal> {
-        let encoding = self.encoding;
-        let len = match encoding {
+    fn encode<R: Record>(
+        &self,
+        response: R,
+    ) -> impl Future<Output = Result<Answer, Refusal>> + use<'_, R> {
+        let len = match self.encoding {
             Encoding::Json => response.encoded_len(),
-            // Long payloads and results are not copied, and lists are.
-            Encoding::Binary | Encoding::Snappy if R::NAME == AdminShowJobsResponse::NAME => {
-                response.encoded_len()
-            }
+            // Long payloads and results are not copied.
             Encoding::Binary | Encoding::Snappy => 0,
         };
+        // Not awaited here: a future around it would be as large again.
+        self.encode_copied(response, len)
+    }
+
+    /// Encodes what takes the copying of so many bytes.
+    async fn encode_copied<R: Record>(&self, response: R, len: usize) -> Result<Answer, Refusal> {
+        let encoding = self.encoding;
         let segments = self
             .by
             .off_thread(len, move || reply_ok(&response, encoding))

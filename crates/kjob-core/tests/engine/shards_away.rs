@@ -170,16 +170,7 @@ async fn submits_to_a_shard_without_a_lease_are_refused_at_once_and_keep_no_plac
     for tag in of(1).take(20) {
         assert!(a.engine.submit(tagged("/held", "x", &tag)).await.is_err());
     }
-    let tag = of(0).next().unwrap();
-    let id = a
-        .engine
-        .submit(tagged("/held", "x", &tag))
-        .await
-        .unwrap()
-        .id;
-    let run = a.run().await;
-    assert_eq!(run.id(), id);
-    run.done();
+    begins(&mut a, &of(0).next().unwrap()).await.done();
     sleep(2 * LEASE).await;
     let asked = a.engine.stats().queued;
     for tag in of(1).take(20) {
@@ -194,14 +185,15 @@ async fn submits_to_a_shard_without_a_lease_are_refused_at_once_and_keep_no_plac
     a.handles[1].set_cut(false);
     sleep(2 * LEASE).await;
     assert_eq!(a.engine.stats().queued, 0);
-    let tag = of(1).next().unwrap();
-    let id = a
-        .engine
-        .submit(tagged("/held", "x", &tag))
-        .await
-        .unwrap()
-        .id;
-    assert_eq!(a.run().await.id(), id);
+    begins(&mut a, &of(1).next().unwrap()).await;
+}
+
+/// The run of a job that is submitted under this tag and begins at once.
+async fn begins(a: &mut Member, tag: &str) -> Run {
+    let submitted = a.engine.submit(tagged("/held", "x", tag)).await;
+    let run = a.run().await;
+    assert_eq!(run.id(), submitted.unwrap().id);
+    run
 }
 
 #[tokio::test(start_paused = true)]
