@@ -102,6 +102,8 @@ struct Own {
     is_closed: bool,
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
+    /// How long claims take to reach the store, and how many there were.
+    claims: (Duration, u64),
     /// How long answers to the next beats take to come back; `None` for those that do not get through.
     beats: VecDeque<Option<Duration>>,
 }
@@ -172,6 +174,16 @@ impl MemoryNode {
     /// Has reads take so long to reach the store, and answers to ends so long to come back, as over a slow way.
     pub fn set_slow(&self, reads: Duration, ends: Duration) {
         self.own().delays = (reads, ends);
+    }
+
+    /// Has claims take so long to reach the store.
+    pub fn slow_claims(&self, by: Duration) {
+        self.own().claims.0 = by;
+    }
+
+    /// How often jobs were claimed, whether there were any or not.
+    pub fn claims(&self) -> u64 {
+        self.own().claims.1
     }
 
     /// Has so many of the next beats fail, as if they alone did not get through.
@@ -282,6 +294,14 @@ impl SharedStore for MemoryNode {
         now: Timestamp,
     ) -> Result<Vec<Claimed>, StoreError> {
         self.heard().await;
+        let slow = {
+            let (slow, count) = &mut self.own().claims;
+            *count += 1;
+            *slow
+        };
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
         if self.alive().is_none() {
             return Ok(Vec::new());
         }

@@ -18,9 +18,13 @@ use crate::{
     State, StoreError, Wanted,
 };
 
+/// Among how many a claim shares the places that are free, as long as there is no sign that more waits than it can
+/// have: a submit that finds a place while it is under way starts its job at once, which no claim has to do then.
+const TAKERS: usize = 4;
+
 /// What came of a look at the queue.
 enum Looked {
-    /// There was as much as there were places.
+    /// There was as much as there were places, of a route or in all.
     Full,
     Some,
     Nothing,
@@ -35,6 +39,7 @@ pub(super) async fn claim(inner: Arc<Inner>, shard: Shard) {
     };
     let mut pause = cluster.config.poll_min;
     let mut is_failing = false;
+    let mut takers = TAKERS;
     let mut listen_at = Instant::now() + cluster.config.lease_time;
     loop {
         if Instant::now() >= listen_at && cluster.is_trusted() {
@@ -46,11 +51,17 @@ pub(super) async fn claim(inner: Arc<Inner>, shard: Shard) {
         let mut work = std::pin::pin!(cluster.work.notified());
         // Listen first, look second: what comes in between is not missed.
         work.as_mut().enable();
-        match inner.look(cluster).await {
+        match inner.look(cluster, takers).await {
             Ok(looked) => {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!("jobs can be claimed again");
                 }
+                takers = match looked {
+                    // More may wait, and was there before any submit that comes now.
+                    Looked::Full => 1,
+                    Looked::Some | Looked::Nothing => TAKERS,
+                    Looked::Not => takers,
+                };
                 pause = match looked {
                     Looked::Full => continue,
                     Looked::Some => cluster.config.poll_min,
@@ -76,30 +87,36 @@ pub(super) async fn claim(inner: Arc<Inner>, shard: Shard) {
 }
 
 impl Inner {
-    /// Claims as many jobs as there are places for, and begins them.
-    async fn look(self: &Arc<Self>, cluster: &Cluster) -> Result<Looked, StoreError> {
+    /// Claims as many jobs as there are places for, shared among so many, and begins them.
+    async fn look(
+        self: &Arc<Self>,
+        cluster: &Cluster,
+        takers: usize,
+    ) -> Result<Looked, StoreError> {
         if self.is_draining() || !cluster.is_trusted() {
             return Ok(Looked::Not);
         }
         // Whatever the answer, it is of this lease.
         let _under_lease = cluster.running();
         let routes: HashMap<RouteId, Text> = self.registry().routes().collect();
+        let takers = takers.saturating_mul(self.clusters().len());
+        // Said first, and taken back if it is not so: a place that becomes free meanwhile is not missed.
+        cluster.was_denied.store(true, Ordering::Release);
         let mut reserved = Reserved {
             inner: self,
-            places: self
-                .room
-                .reserve(routes.keys().copied(), self.clusters().len()),
+            places: self.room.reserve(routes.keys().copied(), takers),
         };
         let wanted = reserved.places.routes.iter().filter_map(|(id, limit)| {
             let pattern = routes.get(id)?.clone();
             let limit = *limit;
-            (limit > 0).then_some(Wanted { pattern, limit })
+            (limit > 0).then_some((*id, Wanted { pattern, limit }))
         });
-        let wanted: Vec<Wanted> = wanted.collect();
+        let (asked, wanted): (Vec<RouteId>, Vec<Wanted>) = wanted.unzip();
         let limit = reserved.places.total;
-        let is_denied = wanted.is_empty() || limit == 0;
-        cluster.was_denied.store(is_denied, Ordering::Relaxed);
-        if is_denied {
+        if limit > 0 && reserved.places.routes.iter().all(|(_, free)| *free > 0) {
+            cluster.was_denied.store(false, Ordering::Release);
+        }
+        if wanted.is_empty() || limit == 0 {
             return Ok(Looked::Not);
         }
         let claimed = cluster
@@ -112,15 +129,18 @@ impl Inner {
             claimed = self.step(claimed) => claimed?,
             () = cluster.lost() => return Ok(Looked::Not),
         };
-        let looked = match claimed.len() {
-            0 => Looked::Nothing,
-            some if some < limit => Looked::Some,
-            _ => Looked::Full,
-        };
+        let found = claimed.len();
         for job in claimed {
             self.begin_claimed(job, &mut reserved.places);
         }
-        Ok(looked)
+        let kept = &reserved.places.routes;
+        let is_used_up =
+            |wanted: &RouteId| kept.iter().any(|(id, left)| id == wanted && *left == 0);
+        Ok(match found {
+            0 => Looked::Nothing,
+            some if some >= limit || asked.iter().any(is_used_up) => Looked::Full,
+            _ => Looked::Some,
+        })
     }
 
     fn begin_claimed(self: &Arc<Self>, job: Claimed, places: &mut Reservation) {
@@ -217,8 +237,7 @@ impl Drop for Reserved<'_> {
         self.inner.room.release(places);
         if are_left && self.inner.is_sharded() {
             // Another shard may have found none while these were kept.
-            let was_denied = |it: &Cluster| it.was_denied.swap(false, Ordering::Relaxed);
-            self.inner.look_for_work(was_denied);
+            self.inner.look_for_denied();
         }
     }
 }

@@ -78,7 +78,8 @@ pub(super) struct Cluster {
     /// Told when there may be something to claim.
     pub(super) work: Notify,
     pub(super) watching: Watching,
-    /// Whether there was no place when it last looked for jobs.
+    /// Whether there was no place, or none of a route, when it last looked for jobs: some may wait for one. Of all
+    /// that comes later it is told.
     pub(super) was_denied: AtomicBool,
     /// Until when the lease is proved; `None` if it is lost.
     trusted_until: Mutex<Option<Instant>>,
@@ -363,13 +364,15 @@ impl Inner {
         self.clusters().len() > 1
     }
 
-    /// Has shards look for jobs, a different one first each time.
-    pub(super) fn look_for_work<'a>(&'a self, among: impl Fn(&'a Cluster) -> bool) {
+    /// A place is free: has those shards look for jobs that had none, a different one first each time.
+    pub(super) fn look_for_denied(&self) {
         let Some(clusters) = &self.clusters else {
             return;
         };
-        for cluster in clusters.in_turn().filter(|it| among(it)) {
-            cluster.work.notify_one();
+        for cluster in clusters.in_turn() {
+            if cluster.was_denied.swap(false, Ordering::AcqRel) {
+                cluster.work.notify_one();
+            }
         }
     }
 

@@ -249,14 +249,14 @@ impl Room {
         Some(next)
     }
 
-    /// Keeps places that are free for jobs of these routes: all of them, or where there are several claimants
-    /// so large a part that the others find some too. Each reservation is to be [given back](Self::release).
+    /// Keeps places that are free for jobs of these routes, so large a part of them that `takers` find some each,
+    /// of whom whoever asks is one. Each reservation is to be [given back](Self::release).
     pub(super) fn reserve(
         &self,
         routes: impl Iterator<Item = RouteId>,
-        claimants: usize,
+        takers: usize,
     ) -> Reservation {
-        let share = |free: usize| free.div_ceil(claimants.max(1));
+        let share = |free: usize| free.div_ceil(takers.max(1));
         let mut inner = self.lock();
         let total = match inner.open && !inner.paused {
             true => share(self.workers.saturating_sub(inner.used())),

@@ -28,7 +28,7 @@ impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
         if self.is_shared() {
-            return self.look_for_work(|_| true);
+            return self.look_for_denied();
         }
         while let Some(job) = self.room.next(self.now()) {
             let place = Place::taken(self, job.route, job.id);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod callbacks;
+mod claims;
 mod cluster;
 mod doze;
 mod heavy;
