@@ -10,6 +10,7 @@ mod details;
 mod error;
 mod expiry;
 mod finish;
+mod gets;
 mod hints;
 mod lanes;
 mod late_shard;

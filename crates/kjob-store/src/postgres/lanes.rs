@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::error::{is_of_a_row, is_without_part, sql};
 use super::finish::{CancelRun, End, Requeue};
+use super::gets::Get;
 use super::session::{Link, Session};
 use super::shared::Shared;
 use super::start::{Progress, Start};
@@ -25,6 +26,9 @@ pub(crate) trait Step: Send + Sync + Sized + 'static {
 
     /// For errors.
     const DOING: &'static str;
+
+    /// Whether it changes anything.
+    const WRITES: bool = true;
 
     /// The queue of its kind.
     fn queue(queues: &mut Queues) -> &mut VecDeque<Pending<Self>>;
@@ -63,6 +67,7 @@ pub(crate) struct Queues {
     pub(crate) ends: VecDeque<Pending<End>>,
     pub(crate) requeues: VecDeque<Pending<Requeue>>,
     pub(crate) cancels: VecDeque<Pending<CancelRun>>,
+    pub(crate) gets: VecDeque<Pending<Get>>,
     /// The kind that has the next turn.
     next: usize,
     is_closed: bool,
@@ -81,6 +86,8 @@ pub(crate) struct Lane {
     pub(crate) link: Link,
     pub(crate) tally: i64,
     pub(crate) shared: Arc<Shared>,
+    /// From where: what is read waits for nothing that is written.
+    pub(crate) from: fn(&Shared) -> &Gathering,
 }
 
 /// Some steps of one kind.
@@ -147,7 +154,7 @@ impl Gathering {
 impl Queues {
     /// What waits of the kind whose turn it is, or of the next of which something does.
     fn take(&mut self, shared: &Shared) -> Option<Box<dyn Batch>> {
-        const KINDS: usize = 6;
+        const KINDS: usize = 7;
         for _ in 0..KINDS {
             let kind = self.next;
             self.next = (kind + 1) % KINDS;
@@ -157,7 +164,8 @@ impl Queues {
                 2 => batch::<Start>(self, shared),
                 3 => batch::<Progress>(self, shared),
                 4 => batch::<Requeue>(self, shared),
-                _ => batch::<CancelRun>(self, shared),
+                5 => batch::<CancelRun>(self, shared),
+                _ => batch::<Get>(self, shared),
             };
             if batch.is_some() {
                 return batch;
@@ -192,7 +200,7 @@ impl Lane {
     /// Carries batches until there are no more.
     pub(crate) async fn run(self) {
         let shared = Arc::clone(&self.shared);
-        while let Some(batch) = shared.gathering.next(&shared).await {
+        while let Some(batch) = (self.from)(&shared).next(&shared).await {
             batch.run(&self).await;
         }
         self.link.close().await;
@@ -210,8 +218,10 @@ impl Lane {
                 Err(error) => Err(error),
             };
         }
-        let observer = &self.shared.options.observer;
-        observer.committed(steps.len(), begun.elapsed(), matches!(done, Ok(Ok(_))));
+        if S::WRITES {
+            let observer = &self.shared.options.observer;
+            observer.committed(steps.len(), begun.elapsed(), matches!(done, Ok(Ok(_))));
+        }
         done
     }
 

@@ -37,15 +37,16 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// How many connections a store makes at most: those that write batches and that read, one for steps
-    /// that go alone, one for what expires and is counted, and one that hears what others say.
+    /// How many connections a store makes at most: those that write batches and that read, one that reads
+    /// batches, one for steps that go alone, one for what expires and is counted, and one that hears what others
+    /// say.
     ///
     /// ```
     /// use kjob_store::postgres::PostgresOptions;
-    /// assert_eq!(PostgresOptions::default().connections_max(), 7);
+    /// assert_eq!(PostgresOptions::default().connections_max(), 8);
     /// ```
     pub fn connections_max(&self) -> usize {
-        let others = 3;
+        let others = 4;
         self.lanes
             .max(1)
             .saturating_add(self.readers.max(1))

@@ -65,7 +65,8 @@ fn list(is_own: bool, order: &str) -> String {
 }
 
 impl Shared {
-    pub(crate) async fn get(
+    /// One job by a statement of its own, however large it is.
+    pub(crate) async fn get_alone(
         &self,
         id: JobId,
         parts: Parts,

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     /// Of which set it was when it was opened.
     pub(crate) shards: Shards,
     pub(crate) gathering: Gathering,
+    /// Jobs that are to be read, each by its id.
+    pub(crate) gets: Gathering,
     pub(crate) usage: UsageCache,
     pub(crate) turns: Turns,
     pub(crate) membership: Membership,
@@ -58,6 +60,7 @@ impl Shared {
             is_partitioned: schema.is_partitioned,
             shards: schema.shards,
             gathering: Gathering::default(),
+            gets: Gathering::default(),
             usage: UsageCache::default(),
             turns: Turns::default(),
             membership: Membership::default(),

@@ -99,10 +99,20 @@ impl PostgresStore {
                 link: link(Purpose::Write),
                 tally: shared.tally_of(number),
                 shared: Arc::clone(&shared),
+                from: |shared| &shared.gathering,
             };
             background.runtime.spawn(lane.run())
         });
-        background.lanes(running.collect());
+        let mut running: Vec<_> = running.collect();
+        // Its plans are made once, as those of what is written.
+        let gets = Lane {
+            link: link(Purpose::Write),
+            tally: shared.own_tally(),
+            shared: Arc::clone(&shared),
+            from: |shared| &shared.gets,
+        };
+        running.push(background.runtime.spawn(gets.run()));
+        background.lanes(running);
         background.runtime.spawn(look_around(Arc::clone(&shared)));
         background.runtime.spawn(hints::speak(Arc::clone(&shared)));
         let listening = hints::listen(Arc::clone(&shared), connector.clone());
@@ -185,6 +195,13 @@ async fn next_number(link: &Link, name: &'static str, count: i64) -> Result<i64,
 }
 
 impl Shared {
+    /// Takes nothing more.
+    fn close(&self) {
+        self.gathering.close();
+        self.gets.close();
+        self.hints.close();
+    }
+
     pub(crate) async fn take_numbers(
         &self,
         name: &'static str,
@@ -314,8 +331,7 @@ impl Store for PostgresStore {
         if self.shared.gathering.is_closed() {
             return Ok(());
         }
-        self.shared.gathering.close();
-        self.shared.hints.close();
+        self.shared.close();
         self.background.idle().await;
         self.shared.release_callbacks().await?;
         self.shared.fold_own_usage().await?;
@@ -328,8 +344,7 @@ impl Store for PostgresStore {
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
-        self.shared.gathering.close();
-        self.shared.hints.close();
+        self.shared.close();
     }
 }
 
