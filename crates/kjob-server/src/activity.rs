@@ -40,13 +40,19 @@ pub(crate) enum Due {
 pub(crate) enum Leisure {
     /// Nothing ever came.
     Silent(Instant),
-    /// Nothing is asked.
+    /// Something came, and never a whole request.
+    Unasked(Instant),
+    /// Nothing is asked; since when, or since a request began to come.
     Quiet(Instant),
-    /// All that is asked waits for the client: for a body, or for it to take an answer.
+    /// All that is asked waits for the client: for a body, or for it to take an answer. Since the newest request,
+    /// or since much was moved.
     Slow(Instant),
     /// Something is being worked on.
     None,
 }
+
+/// So many bytes show that a client is not slow.
+const MUCH: usize = 64 << 10;
 
 /// What a connection is doing. Clones are of the same connection.
 #[derive(Clone, Debug)]
@@ -71,8 +77,10 @@ struct Inner {
     /// Heads of HTTP/2 come between other frames, so there a lone byte means nothing.
     is_http2: AtomicBool,
     idle_since: AtomicU64,
-    /// When the first of those in flight began.
+    /// When the newest of those in flight began, or much was read or written since.
     busy_since: AtomicU64,
+    /// How much was read and written since then.
+    moved: AtomicUsize,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
     turn: Turn,
@@ -110,6 +118,7 @@ impl Activity {
             is_http2: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
             busy_since: AtomicU64::new(1),
+            moved: AtomicUsize::new(0),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             turn: Turn::new(),
@@ -132,9 +141,7 @@ impl Activity {
     /// Counts something else as a request in flight.
     pub(crate) fn hold(&self) -> InFlight {
         let is_first = self.0.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
-        if is_first {
-            self.0.busy_since.store(self.now(), Ordering::Relaxed);
-        }
+        self.0.busy_since.store(self.now(), Ordering::Relaxed);
         self.0.head_since.store(0, Ordering::Relaxed);
         InFlight {
             activity: self.clone(),
@@ -149,10 +156,20 @@ impl Activity {
         self.0.spoken.store(true, Ordering::Relaxed);
     }
 
+    /// So many bytes went to the client, or came from it.
+    pub(crate) fn on_moved(&self, len: usize) {
+        let moved = &self.0.moved;
+        if moved.fetch_add(len, Ordering::Relaxed).saturating_add(len) >= MUCH {
+            moved.store(0, Ordering::Relaxed);
+            self.0.busy_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
     /// Bytes have come in.
-    pub(crate) fn on_read(&self) {
+    pub(crate) fn on_read(&self, len: usize) {
         let inner = &self.0;
         self.on_spoken();
+        self.on_moved(len);
         if inner.in_flight.load(Ordering::Relaxed) == 0
             && inner.head_since.load(Ordering::Relaxed) == 0
         {
@@ -188,9 +205,11 @@ impl Activity {
         let moment = |stored| self.moment(stored).unwrap_or(inner.began);
         if inner.in_flight.load(Ordering::Relaxed) == 0 {
             let since = moment(&inner.idle_since);
-            let has_asked = inner.asked.load(Ordering::Relaxed);
-            if has_asked || inner.spoken.load(Ordering::Relaxed) {
-                Leisure::Quiet(since)
+            if inner.asked.load(Ordering::Relaxed) {
+                let head = self.moment(&inner.head_since);
+                Leisure::Quiet(head.map_or(since, |head| head.max(since)))
+            } else if inner.spoken.load(Ordering::Relaxed) {
+                Leisure::Unasked(since)
             } else {
                 Leisure::Silent(since)
             }
@@ -348,7 +367,7 @@ mod tests {
     async fn a_connection_that_never_asks_is_cut_after_the_time_for_a_head() {
         let activity = Activity::new();
         advance(seconds(9)).await;
-        activity.on_read();
+        activity.on_read(1);
         assert_eq!(follow(&activity).await, (Due::Stuck, 1));
     }
 
@@ -360,7 +379,7 @@ mod tests {
 
         drop(activity.begin_request(false));
         advance(seconds(55)).await;
-        activity.on_read();
+        activity.on_read(1);
         assert_eq!(follow(&activity).await, (Due::Stuck, 10));
     }
 
@@ -385,7 +404,7 @@ mod tests {
         let activity = Activity::new();
         drop(activity.begin_request(true));
         advance(seconds(1)).await;
-        activity.on_read();
+        activity.on_read(1);
         assert_eq!(follow(&activity).await, (Due::Idle, 59));
     }
 

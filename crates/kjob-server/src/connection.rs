@@ -1,14 +1,14 @@
 //! One connection, from accept to end.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, poll_fn, ready};
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::ready;
+use std::sync::{Arc, OnceLock};
+use std::task::{self, Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,7 +25,7 @@ use crate::load::Overrun;
 use crate::reply::ReplyBody;
 use crate::service::{Peer, Service};
 use crate::tls::{self, Tls};
-use crate::turn::{LongTurns, Pace, REQUEST_COST};
+use crate::turn::{LongTurns, Pace, Streams, paced};
 use crate::watched::Watched;
 
 /// Once a connection is to end, how often to look whether it does something still.
@@ -51,6 +51,8 @@ pub(crate) struct Connector {
     builder: auto::Builder<TokioExecutor>,
     patience: Patience,
     long_turns: LongTurns,
+    /// Those of TLS handshakes, which wait for each other and for nobody else.
+    handshakes: LongTurns,
     stopping: CancellationToken,
     cutting: CancellationToken,
 }
@@ -86,6 +88,7 @@ impl Connector {
             tls: None,
             builder,
             long_turns: LongTurns::new(threads()),
+            handshakes: LongTurns::new(threads()),
             patience: Patience {
                 head: options.header_timeout,
                 keep_alive: options.keep_alive_timeout,
@@ -120,7 +123,7 @@ impl Connector {
                 activity: activity.clone(),
             },
             long_turns: self.long_turns.clone(),
-            asking: Arc::new(()),
+            streams: OnceLock::new(),
         };
         let mut connection = pin!(self.builder.serve_connection(io, calls));
         let mut timer = pin!(sleep_until(head_end));
@@ -132,7 +135,12 @@ impl Connector {
                 biased;
                 () = self.cutting.cancelled() => break,
                 ended = poll_fn(|context| {
-                    activity.turn().begin(ready!(pace.poll_begin(context)));
+                    // What has come until the end is answered, however long the others take.
+                    let began = match is_ending {
+                        true => std::time::Instant::now(),
+                        false => task::ready!(pace.poll_begin(context)),
+                    };
+                    activity.turn().begin(began);
                     let polled = connection.as_mut().poll(context);
                     activity.turn().bound_reads(pace.end(context));
                     polled
@@ -187,14 +195,19 @@ impl Connector {
         let Some(tls) = &self.tls else {
             return Some(Either::Left(stream));
         };
-        // What a client of TLS says goes to and fro before there is a request.
-        activity.on_spoken();
+        let accept = async {
+            let hello = tls::Hello::hear(stream).await?;
+            // What a client of TLS says goes to and fro before there is a request.
+            activity.on_spoken();
+            // A signature is the most that a stranger can ask for.
+            paced(Pace::of_long(&self.handshakes), hello.answer(tls)).await
+        };
         let shaken = tokio::select! {
             biased;
             () = self.cutting.cancelled() => return None,
             // Nothing was asked yet.
             () = self.stopping.cancelled() => return None,
-            shaken = timeout_at(end, tls::accept(tls, stream)) => shaken,
+            shaken = timeout_at(end, accept) => shaken,
         };
         match shaken {
             Ok(Ok(shaken)) => shaken.map(Either::Right),
@@ -230,8 +243,8 @@ struct Calls {
     service: Arc<Service>,
     peer: Peer,
     long_turns: LongTurns,
-    /// Each request has a part of it, until it is answered.
-    asking: Arc<()>,
+    /// Made for the first request that comes beside another.
+    streams: OnceLock<Streams>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
@@ -241,32 +254,33 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (service, peer) = (self.service.clone(), self.peer.clone());
-        let asking = self.asking.clone();
-        if Arc::strong_count(&asking) > 2 {
-            // HTTP/2 may bring a thousand at once, and each is a task.
-            self.peer.activity.turn().on_request();
-            let pace = Pace::of_many(&self.long_turns);
+        let is_http2 = request.version() == Version::HTTP_2;
+        // It counts from here on, however long it waits for its turn.
+        let arrived = match service.arrive(is_http2, &peer) {
+            Ok(arrived) => arrived,
+            Err(overrun) => return Box::pin(ready(Err(overrun))),
+        };
+        if arrived.is_alone() {
             return Box::pin(async move {
-                let _asking = asking;
-                paced(pace, service.answer(request, peer)).await
+                peer.activity.turn().ask().await;
+                service.answer(request, peer, arrived).await
             });
         }
-        Box::pin(async move {
-            let _asking = asking;
-            poll_fn(|context| peer.activity.turn().poll(REQUEST_COST, context)).await;
-            service.answer(request, peer).await
-        })
+        // HTTP/2 may bring a thousand at once, and each is a task.
+        peer.activity.turn().on_request();
+        let streams = self.streams.get_or_init(|| Streams::new(threads()));
+        let pace = Pace::of_many(&self.long_turns, streams);
+        let is_over = arrived.is_over();
+        let mut answer = Box::pin(service.answer(request, peer, arrived));
+        // To refuse one is to be a part of the turn of who brings too many, and to keep nothing that waits.
+        // Where it is not refused after all, it is looked at again in its own turn.
+        if is_over
+            && let Poll::Ready(refused) = answer
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            return Box::pin(ready(refused));
+        }
+        Box::pin(paced(pace, answer))
     }
-}
-
-/// Does what a request asks for in turns of its own.
-async fn paced<F: Future>(mut pace: Pace, answer: F) -> F::Output {
-    let mut answer = pin!(answer);
-    poll_fn(|context| {
-        ready!(pace.poll_begin(context));
-        let polled = answer.as_mut().poll(context);
-        pace.end(context);
-        polled
-    })
-    .await
 }

@@ -5,14 +5,14 @@
 //! costs little, and a few of these end for each that comes. The order is:
 //!
 //! 1. connections of an address that holds more than half of all places, before those of others;
-//! 2. those that never said anything, before those that ask for nothing, before those whose body comes or
+//! 2. those that never had a request, before those that ask for nothing, before those whose body comes or
 //!    whose answer goes slowly;
 //! 3. those that have done so for longest, first.
 //!
 //! One whose request is being worked on, such as a long poll, is never among them.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +43,9 @@ const TOLD_AT_ONCE: usize = 8;
 /// How long to wait for a place before connections are looked through again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long those that were chosen are still those that would be: others come to rest.
+const CHOSEN_FOR: Duration = Duration::from_millis(100);
+
 /// All places. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Places(Arc<Inner>);
@@ -59,9 +62,19 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Taken {
     guests: HashMap<u64, Guest>,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, OfAddress>,
     /// Guests that may leave when there is no place, the next one last.
     chosen: Vec<u64>,
+    /// When they were chosen.
+    chosen_at: Option<Instant>,
+}
+
+/// The guests of one address.
+#[derive(Debug, Default)]
+struct OfAddress {
+    guests: HashSet<u64>,
+    /// Until when it is not looked through again: nobody of it could leave a moment ago.
+    all_at_work_until: Option<Instant>,
 }
 
 /// Who has a place.
@@ -122,7 +135,7 @@ impl Places {
         let limit = inner.per_address_max;
         if limit < inner.max {
             let mut taken = inner.taken();
-            if taken.of(address) >= limit && taken.make_room_of(address, limit) == 0 {
+            if taken.of(address) >= limit && !taken.make_room_of(address, limit) {
                 return Err(NoPlace { address, limit });
             }
         }
@@ -149,7 +162,8 @@ impl Places {
         };
         let mut taken = inner.taken();
         taken.guests.insert(number, guest);
-        *taken.by_address.entry(address).or_default() += 1;
+        let of_address = taken.by_address.entry(address).or_default();
+        of_address.guests.insert(number);
         drop(taken);
         Place {
             places: self.clone(),
@@ -169,21 +183,42 @@ impl Inner {
 
 impl Taken {
     fn of(&self, address: IpAddr) -> usize {
-        self.by_address.get(&address).copied().unwrap_or(0)
+        let of_address = self.by_address.get(&address);
+        of_address.map_or(0, |of_address| of_address.guests.len())
     }
 
     /// Tells some guests that may leave to do so.
     fn make_room(&mut self, places: usize) {
-        if self.tell_chosen() == 0 {
-            self.chosen = self.choose(places, None);
+        let now = Instant::now();
+        if self.chosen_at.is_none_or(|at| now >= at + CHOSEN_FOR) || self.tell_chosen() == 0 {
+            self.chosen = self.choose(places, self.guests.iter(), now);
+            self.chosen_at = Some(now);
             self.tell_chosen();
         }
     }
 
-    /// Likewise, but those of one address, and says how many.
-    fn make_room_of(&mut self, address: IpAddr, places: usize) -> usize {
-        let chosen = self.choose(places, Some(address));
-        chosen.iter().filter(|number| self.tell(**number)).count()
+    /// Likewise, but those of one address, and says whether there were any.
+    fn make_room_of(&mut self, address: IpAddr, places: usize) -> bool {
+        let now = Instant::now();
+        let Some(of_address) = self.by_address.get(&address) else {
+            return false;
+        };
+        if of_address
+            .all_at_work_until
+            .is_some_and(|until| now < until)
+        {
+            return false;
+        }
+        let guests = of_address.guests.iter();
+        let guests = guests.filter_map(|number| self.guests.get_key_value(number));
+        let chosen = self.choose(places, guests, now);
+        let told = chosen.iter().filter(|number| self.tell(**number)).count();
+        if told == 0
+            && let Some(of_address) = self.by_address.get_mut(&address)
+        {
+            of_address.all_at_work_until = Some(now + LOOK_AGAIN);
+        }
+        told > 0
     }
 
     fn tell_chosen(&mut self) -> usize {
@@ -209,13 +244,14 @@ impl Taken {
         leaves
     }
 
-    /// A part of the guests that may leave, of `only` or of all, the first to leave last.
-    fn choose(&self, places: usize, only: Option<IpAddr>) -> Vec<u64> {
-        let now = Instant::now();
-        let mut idlers: Vec<_> = self
-            .guests
-            .iter()
-            .filter(|(_, guest)| only.is_none_or(|address| guest.address == address))
+    /// A part of those guests that may leave, the first to leave last.
+    fn choose<'a>(
+        &self,
+        places: usize,
+        guests: impl Iterator<Item = (&'a u64, &'a Guest)>,
+        now: Instant,
+    ) -> Vec<u64> {
+        let mut idlers: Vec<_> = guests
             .filter_map(|(number, guest)| {
                 let leisure = guest.activity.leisure();
                 let has_most = self.of(guest.address) > places / 2;
@@ -236,6 +272,7 @@ impl Taken {
 fn may_leave(leisure: Leisure, now: Instant) -> Option<(u8, Instant)> {
     let (last, since, min) = match leisure {
         Leisure::Silent(since) => (0, since, SILENT_MIN),
+        Leisure::Unasked(since) => (0, since, QUIET_MIN),
         Leisure::Quiet(since) => (1, since, QUIET_MIN),
         Leisure::Slow(since) => (2, since, SLOW_MIN),
         Leisure::None => return None,
@@ -264,10 +301,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.0.taken();
         if let Some(guest) = taken.guests.remove(&self.number)
-            && let Some(count) = taken.by_address.get_mut(&guest.address)
+            && let Some(of_address) = taken.by_address.get_mut(&guest.address)
         {
-            *count -= 1;
-            if *count == 0 {
+            of_address.guests.remove(&self.number);
+            if of_address.guests.is_empty() {
                 taken.by_address.remove(&guest.address);
             }
         }
@@ -376,6 +413,107 @@ mod tests {
             ask(&places, HOME).await;
             assert!(is_told(&place).await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_never_asked_leave_before_those_that_rest() {
+        let places = Places::new(2, 2);
+        let resting = places.take(address(1)).await.unwrap();
+        drop(resting.activity().begin_request(false));
+        advance(Duration::from_secs(60)).await;
+        let speaks = places.take(address(2)).await.unwrap();
+        speaks.activity().on_read(1);
+        advance(QUIET_MIN).await;
+        ask(&places, HOME).await;
+        assert!(is_told(&speaks).await && !is_told(&resting).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_request_is_on_its_way_has_a_moment() {
+        let places = Places::new(1, 1);
+        let place = places.take(HOME).await.unwrap();
+        drop(place.activity().begin_request(false));
+        advance(Duration::from_secs(60)).await;
+        place.activity().on_read(10);
+        ask(&places, HOME).await;
+        assert!(!is_told(&place).await);
+        advance(QUIET_MIN).await;
+        ask(&places, HOME).await;
+        assert!(is_told(&place).await, "it came no further");
+    }
+
+    /// An upload at full speed takes longer than a slow one may.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_moves_much_or_asks_again_is_not_slow() {
+        let places = Places::new(3, 3);
+        let mut held = Vec::new();
+        for number in 0..3 {
+            held.push(places.take(address(number)).await.unwrap());
+        }
+        let requests: Vec<_> = held
+            .iter()
+            .map(|place| place.activity().begin_request(true))
+            .collect();
+        advance(SLOW_MIN).await;
+        held[0].activity().on_read(1 << 20);
+        drop(held[1].activity().begin_request(true));
+        held[2].activity().on_read(1000);
+        ask(&places, HOME).await;
+        assert!(!is_told(&held[0]).await && !is_told(&held[1]).await);
+        assert!(is_told(&held[2]).await);
+        drop(requests);
+    }
+
+    async fn told_among(held: &mut Vec<Place>) -> usize {
+        let mut stay = Vec::new();
+        for place in std::mem::take(held) {
+            if !is_told(&place).await {
+                stay.push(place);
+            }
+        }
+        let told = 1000 - stay.len();
+        *held = stay;
+        told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_were_chosen_long_ago_are_not_told() {
+        let places = Places::new(1000, 1000);
+        let mut resting = Vec::new();
+        for _ in 0..1000 {
+            let place = places.take(HOME).await.unwrap();
+            drop(place.activity().begin_request(false));
+            resting.push(place);
+        }
+        advance(QUIET_MIN).await;
+        // Ten are chosen, of whom eight are told.
+        ask(&places, HOME).await;
+        assert_eq!(told_among(&mut resting).await, TOLD_AT_ONCE);
+        let mut silent = Vec::new();
+        for _ in 0..TOLD_AT_ONCE {
+            silent.push(places.take(HOME).await.unwrap());
+        }
+        advance(CHOSEN_FOR).await;
+        ask(&places, HOME).await;
+        assert_eq!(told_among(&mut resting).await, TOLD_AT_ONCE, "no more");
+        for place in &silent {
+            assert!(is_told(place).await);
+        }
+    }
+
+    /// Who has all that an address may, all of them at work, is refused without a look at each of them.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_looked_through_now_and_then() {
+        let places = Places::new(10, 1);
+        let place = places.take(HOME).await.unwrap();
+        let mut at_work = place.activity().begin_request(false);
+        at_work.begin_working();
+        assert!(places.take(HOME).await.is_err());
+        drop(at_work);
+        advance(LOOK_AGAIN / 2).await;
+        assert!(places.take(HOME).await.is_err());
+        advance(QUIET_MIN).await;
+        assert!(places.take(HOME).await.is_ok(), "the other gives way");
     }
 
     #[tokio::test(start_paused = true)]

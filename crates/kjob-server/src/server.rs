@@ -342,7 +342,9 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     // Connections have it from their listener.
     #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX)?;
+    if let Err(error) = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX) {
+        tracing::debug!(%error, "TCP_NOTSENT_LOWAT cannot be set");
+    }
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
@@ -421,6 +423,8 @@ async fn serve(
     }
     let activity = place.activity().clone();
     tokio::select! {
+        // What has come is looked at first: it may be a request.
+        biased;
         () = connector.serve(stream, peer, activity) => {}
         () = place.told_to_leave() => {
             tracing::debug!(%peer, "connection rests, and gives up its place");

@@ -79,6 +79,27 @@ pub(crate) struct Peer {
     pub(crate) activity: Activity,
 }
 
+/// A request that has come, and counts from then on.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    began: Instant,
+    in_flight: InFlight,
+    is_alone: bool,
+    is_over: bool,
+}
+
+impl Arrived {
+    /// Whether its connection has no other in progress.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Whether there are as many already as may be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
 impl Service {
     pub(crate) fn new(engine: Engine, system: SystemInfo, options: &ServerOptions) -> Self {
         Self {
@@ -188,16 +209,46 @@ impl Service {
         self.stopping.cancel();
     }
 
-    /// Answers one request.
+    /// Counts a request that has come.
     ///
     /// # Errors
     /// There are far too many: the stream, or the connection, ends without an answer.
+    pub(crate) fn arrive(&self, is_http2: bool, peer: &Peer) -> Result<Arrived, Overrun> {
+        let began = Instant::now();
+        let mut in_flight = peer.activity.begin_request(is_http2);
+        let is_alone = !is_http2 || in_flight.is_first();
+        let mut is_over = false;
+        if !is_alone {
+            let counted = self.load.count().inspect_err(|_| {
+                self.metrics().inspect(|metrics| metrics.stream_reset());
+            })?;
+            is_over = counted.is_over();
+            in_flight.set_counted(counted);
+        }
+        Ok(Arrived {
+            began,
+            in_flight,
+            is_alone,
+            is_over,
+        })
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// None; [`arrive`](Self::arrive) has them all.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: Peer,
+        arrived: Arrived,
     ) -> Result<Response<ReplyBody>, Overrun> {
-        let began = Instant::now();
+        let Arrived {
+            began,
+            mut in_flight,
+            is_over,
+            ..
+        } = arrived;
         let (parts, body) = request.into_parts();
         let visit = Visit::of(&parts);
         let credentials = Credentials::of(&parts.headers);
@@ -212,15 +263,6 @@ impl Service {
         );
         if let Some(traces) = self.traces.get() {
             head.begin_span(traces);
-        }
-        let mut in_flight = peer.activity.begin_request(head.is_http2);
-        let mut is_over = false;
-        if head.is_http2 && !in_flight.is_first() {
-            let counted = self.load.count().inspect_err(|_| {
-                self.metrics().inspect(|metrics| metrics.stream_reset());
-            })?;
-            is_over = counted.is_over();
-            in_flight.set_counted(counted);
         }
         let web = &self.access().web;
         let is_preflight = web.is_preflight(&visit, &head.method);
@@ -685,7 +727,7 @@ async fn drain(body: Incoming, bounds: BodyBounds, bytes_max: usize, _in_flight:
 mod tests {
     use super::*;
 
-    fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

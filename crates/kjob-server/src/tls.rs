@@ -38,7 +38,7 @@ use rustls::{Error as RustlsError, RootCertStore, ServerConfig, SupportedProtoco
 
 pub use certificate::{Certificate, Validity};
 pub use error::TlsError;
-pub(crate) use handshake::accept;
+pub(crate) use handshake::Hello;
 
 /// The protocols that are spoken over TLS, the best first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -10,8 +10,12 @@
 //! - of HTTP/2, of which one read may hold a thousand frames or a hundred requests, less is read at once if
 //!   that takes long;
 //! - connections whose turns are long take them one after another, and all others have theirs in
-//!   between ([`Pace`]). Who waits for a thread waits for one long turn then, and not for all of them.
+//!   between ([`Pace`]). Who waits for a thread waits for one long turn then, and not for all of them;
+//! - of the requests that HTTP/2 has in progress on a connection, one is worked on at a time on each thread
+//!   ([`Streams`]), so that a thousand of them weigh as a connection or two.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -53,6 +57,10 @@ const BOUNDED_READS: (usize, usize) = (512, 8 << 10);
 /// What is read at once of HTTP/2 until that proves to be cheap.
 const READ_AT_FIRST: usize = 2 << 10;
 
+/// Up to so much time for each KiB, what is read is cheap, however long it takes: a body. Frames and heads are
+/// small, and take several times as long.
+const CHEAP_PER_KIB: Duration = Duration::from_micros(6);
+
 /// The turn of a connection, which several parts of it take from.
 #[derive(Debug)]
 pub(crate) struct Turn {
@@ -61,6 +69,11 @@ pub(crate) struct Turn {
     /// When it began, in nanoseconds.
     began: AtomicU64,
     used: AtomicU32,
+    /// Whether it has ended, though its connection has not given way yet: what is on hand is no reason to
+    /// read more.
+    is_over: AtomicBool,
+    /// Bytes that were read in it.
+    read: AtomicU32,
     /// Whether what is read are frames of HTTP/2.
     is_framed: AtomicBool,
     /// Bytes that may be read at once; 0 where there is no bound.
@@ -73,6 +86,8 @@ impl Turn {
             origin: Instant::now(),
             began: AtomicU64::new(0),
             used: AtomicU32::new(0),
+            is_over: AtomicBool::new(false),
+            read: AtomicU32::new(0),
             is_framed: AtomicBool::new(false),
             read_max: AtomicU32::new(0),
         }
@@ -82,17 +97,49 @@ impl Turn {
     pub(crate) fn begin(&self, now: Instant) {
         self.began.store(self.nanos(now), Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
+        self.is_over.store(false, Ordering::Relaxed);
+        self.read.store(0, Ordering::Relaxed);
     }
 
-    /// Takes a part of it; where it is over, others come first.
+    /// Takes a part of it; where it is over, others come first, and nothing more is done until it begins anew.
     pub(crate) fn poll(&self, cost: u32, context: &mut Context<'_>) -> Poll<()> {
-        let used = self.used.fetch_add(cost, Ordering::Relaxed);
-        if used < TURN && (used < UNTIMED || self.elapsed() < TIME_MAX) {
+        if !self.is_used_up(cost) {
             return Poll::Ready(());
         }
-        self.begin(Instant::now());
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Takes the part of a request; where the turn is over, others come first, once.
+    pub(crate) async fn ask(&self) {
+        let mut has_waited = false;
+        poll_fn(|context| {
+            // It may be in another task than the connection, which begins no turn as long as nothing comes.
+            if has_waited || !self.is_used_up(REQUEST_COST) {
+                return Poll::Ready(());
+            }
+            has_waited = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn is_used_up(&self, cost: u32) -> bool {
+        let used = self.used.fetch_add(cost, Ordering::Relaxed);
+        let is_over = self.is_over.load(Ordering::Relaxed)
+            || used >= TURN
+            || (used >= UNTIMED && self.elapsed() >= TIME_MAX);
+        if is_over {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        is_over
+    }
+
+    /// So many bytes were read.
+    pub(crate) fn on_read(&self, len: usize) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.read.fetch_add(len, Ordering::Relaxed);
     }
 
     /// A request begins, which others are to do in turns of their own.
@@ -128,9 +175,11 @@ impl Turn {
         let (least, most) = BOUNDED_READS;
         let now = self.read_max();
         let used = self.used.load(Ordering::Relaxed);
-        let next = if took > 2 * TIME_MAX || used > 2 * TURN {
+        let is_cheap = took <= CHEAP_PER_KIB * (self.read.load(Ordering::Relaxed) >> 10);
+        let is_much = used > 2 * TURN || (took > 2 * TIME_MAX && !is_cheap);
+        let next = if is_much {
             (now.unwrap_or(2 * most) / 2).max(least)
-        } else if took < TIME_MAX / 4 {
+        } else if is_cheap || took < TIME_MAX / 4 {
             now.map_or(0, |max| if max < most { 2 * max } else { 0 })
         } else {
             return;
@@ -164,35 +213,84 @@ impl LongTurns {
     }
 }
 
-/// When a connection has its turns.
+/// Requests of one connection beyond its first, of which each thread works on one at a time. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Streams {
+    gate: Arc<Semaphore>,
+    average: Arc<Average>,
+}
+
+impl Streams {
+    /// So many at a time; at least one.
+    pub(crate) fn new(at_once: usize) -> Self {
+        let LongTurns(gate) = LongTurns::new(at_once);
+        Self {
+            gate,
+            average: Arc::default(),
+        }
+    }
+}
+
+/// How long turns take, in nanoseconds, the newest counting most.
+#[derive(Debug, Default)]
+struct Average(AtomicU64);
+
+impl Average {
+    fn is_long(&self) -> bool {
+        u128::from(self.0.load(Ordering::Relaxed)) >= LONG.as_nanos()
+    }
+
+    fn add(&self, took: Duration) {
+        // One that was held up by other programs is not to make all that follow long ones.
+        let took = u64::try_from(took.min(2 * LONG).as_nanos()).unwrap_or(0);
+        let before = self.0.load(Ordering::Relaxed);
+        // Where two add at a time, one of them is not counted.
+        self.0.store((3 * before + took) / 4, Ordering::Relaxed);
+    }
+}
+
+/// When a connection, or a request beyond its first, has its turns.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    /// Those of the same connection that come one after another.
+    streams: Option<PollSemaphore>,
     long: PollSemaphore,
+    /// Of its connection, while a turn lasts or waits for others'.
+    place: Option<OwnedSemaphorePermit>,
     /// While a long turn lasts, and until all others that were waiting have had one.
     permit: Option<OwnedSemaphorePermit>,
     /// When the turn began.
     began: Instant,
-    /// How long turns take, the newest counting most.
-    average: Duration,
-    is_of_many: bool,
+    average: Arc<Average>,
 }
 
 impl Pace {
     /// Of one whose turns are short until they prove long.
     pub(crate) fn new(long: &LongTurns) -> Self {
         Self {
+            streams: None,
             long: PollSemaphore::new(long.0.clone()),
+            place: None,
             permit: None,
             began: Instant::now(),
-            average: Duration::ZERO,
-            is_of_many: false,
+            average: Arc::default(),
         }
     }
 
-    /// Of one of many, whose turns are long together, however short each is.
-    pub(crate) fn of_many(long: &LongTurns) -> Self {
+    /// Of one of many of the same connection, whose turns are long together, however short each is.
+    pub(crate) fn of_many(long: &LongTurns, streams: &Streams) -> Self {
         Self {
-            is_of_many: true,
+            streams: Some(PollSemaphore::new(streams.gate.clone())),
+            average: streams.average.clone(),
+            ..Self::new(long)
+        }
+    }
+
+    /// Of one whose every turn is taken for a long one.
+    pub(crate) fn of_long(long: &LongTurns) -> Self {
+        let always = u64::try_from(4 * LONG.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            average: Arc::new(Average(AtomicU64::new(always))),
             ..Self::new(long)
         }
     }
@@ -201,7 +299,12 @@ impl Pace {
     pub(crate) fn poll_begin(&mut self, context: &mut Context<'_>) -> Poll<Instant> {
         // All who were waiting when the last one ended have had theirs.
         self.permit = None;
-        if self.is_of_many || self.average >= LONG {
+        if let Some(streams) = &mut self.streams
+            && self.place.is_none()
+        {
+            self.place = ready!(streams.poll_acquire(context));
+        }
+        if self.average.is_long() {
             self.permit = ready!(self.long.poll_acquire(context));
         }
         self.began = Instant::now();
@@ -211,8 +314,8 @@ impl Pace {
     /// It has ended; how long it took.
     pub(crate) fn end(&mut self, context: &mut Context<'_>) -> Duration {
         let took = self.began.elapsed();
-        // One that was held up by other programs is not to count for many.
-        self.average = (3 * self.average + took.min(4 * TIME_MAX)) / 4;
+        self.average.add(took);
+        self.place = None;
         if took < LONG {
             self.permit = None;
         }
@@ -224,11 +327,22 @@ impl Pace {
     }
 }
 
+/// Does something in turns of its own.
+pub(crate) async fn paced<F: Future>(mut pace: Pace, work: F) -> F::Output {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        ready!(pace.poll_begin(context));
+        let polled = work.as_mut().poll(context);
+        pace.end(context);
+        polled
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::future::poll_fn;
     use std::task::Waker;
 
     use super::*;
@@ -269,9 +383,22 @@ mod tests {
         }
         // Fewer where the machine takes long for them.
         assert!((2..=4).contains(&reads), "{reads}");
+        turn.begin(Instant::now());
         turn.on_written(1 << 20);
         assert!(turn.poll(0, &mut context()).is_pending());
-        assert!(turn.poll(0, &mut context()).is_ready(), "another turn");
+        assert!(turn.poll(0, &mut context()).is_pending(), "still over");
+        turn.begin(Instant::now());
+        assert!(turn.poll(0, &mut context()).is_ready());
+    }
+
+    /// It is asked by another task, which has no way to begin a turn.
+    #[tokio::test]
+    async fn a_request_waits_once_where_the_turn_is_over() {
+        let turn = Turn::new();
+        turn.on_written(1 << 20);
+        let mut asking = pin!(turn.ask());
+        assert!(asking.as_mut().poll(&mut context()).is_pending());
+        assert!(asking.as_mut().poll(&mut context()).is_ready());
     }
 
     #[test]
@@ -306,6 +433,62 @@ mod tests {
             turn.bound_reads(Duration::ZERO);
         }
         assert_eq!(turn.read_max(), Some(BOUNDED_READS.0));
+    }
+
+    #[test]
+    fn a_body_is_read_faster_however_long_that_takes() {
+        let turn = Turn::new();
+        turn.set_framed();
+        turn.begin(Instant::now());
+        turn.on_read(1 << 20);
+        for _ in 0..20 {
+            turn.bound_reads(CHEAP_PER_KIB * 1024);
+        }
+        assert_eq!(turn.read_max(), None);
+        turn.bound_reads(CHEAP_PER_KIB * 1025);
+        assert_eq!(turn.read_max(), Some(BOUNDED_READS.1));
+    }
+
+    /// Polls a request as its task does; whether it was its turn.
+    fn poll(pace: &mut Pace, work: Duration) -> bool {
+        let began = pace.poll_begin(&mut context()).is_ready();
+        if began {
+            spend(work);
+            pace.end(&mut context());
+        }
+        began
+    }
+
+    #[test]
+    fn requests_of_a_connection_wait_for_each_other_and_not_for_long_turns_of_others() {
+        let long_turns = LongTurns::new(1);
+        let _taken = long_turns.0.clone().try_acquire_owned().unwrap();
+        let streams = Streams::new(1);
+        let mut one = Pace::of_many(&long_turns, &streams);
+        let mut other = Pace::of_many(&long_turns, &streams);
+        assert!(one.poll_begin(&mut context()).is_ready());
+        assert!(!poll(&mut other, Duration::ZERO), "one is at work");
+        one.end(&mut context());
+        assert!(poll(&mut other, Duration::ZERO));
+        let mut elsewhere = Pace::of_many(&long_turns, &Streams::new(1));
+        assert!(
+            poll(&mut elsewhere, Duration::ZERO),
+            "of another connection"
+        );
+        // Once they take long, they stand in line with all whose turns do.
+        while !other.average.is_long() {
+            assert!(poll(&mut other, 3 * LONG));
+        }
+        assert!(!poll(&mut one, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_single_long_turn_makes_no_long_one() {
+        let average = Average::default();
+        average.add(Duration::from_secs(1));
+        assert!(!average.is_long());
+        (0..3).for_each(|_| average.add(2 * LONG));
+        assert!(average.is_long());
     }
 
     /// Of forty that always take long, one or two have a turn for each of one that does not.

@@ -12,6 +12,29 @@ use crate::turn::{READ_COST, WRITE_MAX};
 /// What clients of HTTP/2 send first (RFC 9113, section 3.4), as far as it takes to know it.
 const PREFACE: &[u8] = b"PRI ";
 
+/// How many pieces are written at once where all of them are too much.
+const PIECES_MAX: usize = 8;
+
+/// The first of the pieces, no more than so many bytes, the last of them in part: what stands before a large one,
+/// such as the head of an answer, is to go along with it. And how many they are.
+fn first_of<'a>(
+    pieces: &'a [io::IoSlice<'a>],
+    len_max: usize,
+) -> ([io::IoSlice<'a>; PIECES_MAX], usize) {
+    let mut first = [io::IoSlice::new(&[]); PIECES_MAX];
+    let (mut left, mut count) = (len_max, 0);
+    for (place, piece) in first.iter_mut().zip(pieces) {
+        if left == 0 {
+            break;
+        }
+        let part = piece.get(..left).unwrap_or(piece);
+        *place = io::IoSlice::new(part);
+        left -= part.len();
+        count += 1;
+    }
+    (first, count)
+}
+
 /// A stream that notes what it does.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
@@ -19,7 +42,8 @@ pub(crate) struct Watched<S> {
     activity: Activity,
     /// Whether the last flush could not send all: TLS takes bytes before the socket does.
     is_flush_blocked: bool,
-    has_begun: bool,
+    /// How much of the preface has come; `None` once it is known whether it is one.
+    preface: Option<usize>,
 }
 
 impl<S> Watched<S> {
@@ -28,7 +52,22 @@ impl<S> Watched<S> {
             stream,
             activity,
             is_flush_blocked: false,
-            has_begun: false,
+            preface: Some(0),
+        }
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.activity.turn().on_read(bytes.len());
+        self.activity.on_read(bytes.len());
+        let Some(seen) = self.preface else { return };
+        let rest = PREFACE.get(seen..).unwrap_or_default();
+        let is_alike = rest.iter().zip(bytes).all(|(wanted, byte)| wanted == byte);
+        self.preface = (is_alike && bytes.len() < rest.len()).then_some(seen + bytes.len());
+        if is_alike && self.preface.is_none() {
+            self.activity.turn().set_framed();
         }
     }
 
@@ -36,6 +75,7 @@ impl<S> Watched<S> {
         self.activity.on_write(written.is_pending());
         if let Poll::Ready(Ok(len)) = written {
             self.activity.turn().on_written(*len);
+            self.activity.on_moved(*len);
         }
     }
 }
@@ -57,15 +97,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             }
             _ => ready!(Pin::new(&mut self.stream).poll_read(context, buf))?,
         }
-        if buf.filled().len() > before {
-            if !self.has_begun {
-                self.has_begun = true;
-                if buf.filled().starts_with(PREFACE) {
-                    self.activity.turn().set_framed();
-                }
-            }
-            self.activity.on_read();
-        }
+        self.note_read(buf.filled().get(before..).unwrap_or_default());
         Poll::Ready(Ok(()))
     }
 }
@@ -88,11 +120,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if pieces.iter().map(|piece| piece.len()).sum::<usize>() > WRITE_MAX {
-            let first = pieces.iter().find(|piece| !piece.is_empty());
-            return self.poll_write(context, first.map_or(&[], |piece| piece));
-        }
         ready!(self.activity.turn().poll(0, context));
+        let (first, count);
+        let len = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        let pieces = if len > WRITE_MAX {
+            (first, count) = first_of(pieces, WRITE_MAX);
+            &first[..count]
+        } else {
+            pieces
+        };
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         self.note_written(&written);
         written
@@ -179,6 +215,57 @@ mod tests {
         }));
         let reads = reads.await.unwrap();
         assert!((1..=8).contains(&reads), "{reads} in one turn");
+    }
+
+    /// Gives what it has in pieces of so many bytes.
+    struct Pieces(&'static [u8], usize);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let Self(bytes, len) = *self;
+            let (piece, rest) = bytes.split_at(len.min(bytes.len()));
+            buf.put_slice(piece);
+            self.0 = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn http2_is_known_by_its_first_bytes_however_they_come() {
+        for (bytes, is_framed) in [
+            (b"PRI * HTTP/2.0".as_slice(), true),
+            (b"PRINT / HTTP/1.1", false),
+            (b"PUT /x HTTP/1.1", false),
+        ] {
+            for len in 1..bytes.len() {
+                let mut watched = Watched::new(Pieces(bytes, len), Activity::new());
+                let mut room = [0; 100];
+                let mut buf = ReadBuf::new(&mut room);
+                while buf.filled().len() < bytes.len() {
+                    watched.activity.turn().begin(std::time::Instant::now());
+                    poll_fn(|context| Pin::new(&mut watched).poll_read(context, &mut buf))
+                        .await
+                        .unwrap();
+                }
+                let is_bounded = watched.activity.turn().read_max().is_some();
+                assert_eq!(is_bounded, is_framed, "{bytes:?} in pieces of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_goes_along_with_a_part_of_what_is_behind_it() {
+        let body = vec![b'b'; 100];
+        let pieces = [b"head".as_slice(), b"", &body, b"more"].map(io::IoSlice::new);
+        let (first, count) = first_of(&pieces, 50);
+        let lens: Vec<usize> = first[..count].iter().map(|piece| piece.len()).collect();
+        assert_eq!(lens, [4, 0, 46]);
+        let (first, count) = first_of(&pieces[2..], 50);
+        assert_eq!((first[0].len(), count), (50, 1));
     }
 
     /// Bytes that TLS has taken and cannot send count as not taken.

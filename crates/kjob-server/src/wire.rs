@@ -103,8 +103,7 @@ impl Endpoint {
             }
             Self::ShowJobs => {
                 let request = call.decode(body, held).await?;
-                let response = Box::pin(show_jobs::call(call, request)).await?;
-                let len = response.encoded_len();
+                let (response, len) = Box::pin(show_jobs::call(call, request, held)).await?;
                 let answer = call.encode_copied(response, len).await?;
                 held.release();
                 answer.hold(held)?;

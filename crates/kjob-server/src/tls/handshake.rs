@@ -21,27 +21,42 @@ const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// How much of a plain request is read, so that its answer is not lost.
 const PLAIN_READ_MAX: usize = 1 << 20;
 
-/// Shakes hands. `None` is a client that spoke plain HTTP and was told, or one that left.
-///
-/// # Errors
-/// The client does not speak TLS, or none that the server takes, or shows no certificate that it
-/// takes; or the connection broke.
-pub(crate) async fn accept(
-    tls: &Tls,
+/// A client that has begun to speak.
+pub(crate) struct Hello {
     stream: TcpStream,
-) -> io::Result<Option<Box<TlsStream<TcpStream>>>> {
-    let mut first = [0];
-    let peeked = stream.peek(&mut first).await?;
-    match first {
-        _ if peeked == 0 => Ok(None),
-        // Methods of HTTP/1, and the preface of HTTP/2.
-        [byte] if byte.is_ascii_uppercase() => {
-            answer_plain(stream).await?;
-            Ok(None)
-        }
-        _ => {
-            let acceptor = TlsAcceptor::from(tls.current());
-            Ok(Some(Box::new(acceptor.accept(stream).await?)))
+    /// What it begins with; `None` if it left.
+    first: Option<u8>,
+}
+
+impl Hello {
+    /// Waits until the client says something.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn hear(stream: TcpStream) -> io::Result<Self> {
+        let mut first = [0];
+        let peeked = stream.peek(&mut first).await?;
+        let first = (peeked > 0).then_some(first[0]);
+        Ok(Self { stream, first })
+    }
+
+    /// Shakes hands. `None` is a client that spoke plain HTTP and was told, or one that left.
+    ///
+    /// # Errors
+    /// The client does not speak TLS, or none that the server takes, or shows no certificate that it
+    /// takes; or the connection broke.
+    pub(crate) async fn answer(self, tls: &Tls) -> io::Result<Option<Box<TlsStream<TcpStream>>>> {
+        match self.first {
+            None => Ok(None),
+            // Methods of HTTP/1, and the preface of HTTP/2.
+            Some(byte) if byte.is_ascii_uppercase() => {
+                answer_plain(self.stream).await?;
+                Ok(None)
+            }
+            Some(_) => {
+                let acceptor = TlsAcceptor::from(tls.current());
+                Ok(Some(Box::new(acceptor.accept(self.stream).await?)))
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use kjob_core::{Page, Status};
 use kjob_proto::{AdminShowJobsRequest, AdminShowJobsResponse, StringMap, Text};
 
 use super::Call;
+use crate::body::Held;
 use crate::job_list;
 use crate::options::Options;
 use crate::refusal::Refusal;
@@ -38,10 +39,12 @@ const LIMIT: u64 = 10_000;
 /// Below what decoders take in an array by default (`Limits::max_map_entries`), ours among them.
 const LIMIT_MAX: u64 = 50_000;
 
+/// The list, and about how many bytes it has encoded. What it takes counts as `held`.
 pub(super) async fn call(
     call: &Call<'_>,
     request: AdminShowJobsRequest,
-) -> Result<AdminShowJobsResponse, Refusal> {
+    held: &mut Held,
+) -> Result<(AdminShowJobsResponse, usize), Refusal> {
     let options = Options::new(&request.options, OPTIONS)?;
     let with_ended = options.flag("show_async_jobs")?.unwrap_or(false);
     let with_workers = options.flag("show_worker_info")?.unwrap_or(false);
@@ -51,18 +54,27 @@ pub(super) async fn call(
         filter.statuses.push(Status::Running);
     }
 
+    // What waits is to be small.
+    drop(request);
+    held.release();
     let page = call.by.list(tag, filter).await?;
+    // It may have to wait for its turn to be encoded.
+    held.grow_to_answer(page.jobs.len() * ROW_MEMORY)
+        .map_err(Refusal::AnswerBusy)?;
     let (len, tags_len_max) = (page.jobs.len() * ROW_LEN, call.limits.max_string);
     let make = move || table(page, tags_len_max);
     let mut response = call.by.off_thread(len, make).await?;
     if with_workers {
         response.info.insert("worker_info", "[]");
     }
-    Ok(response)
+    Ok((response, len))
 }
 
 /// About as many bytes as a row of the answer has.
 const ROW_LEN: usize = 128;
+
+/// About as many as a job takes until it is one.
+const ROW_MEMORY: usize = 512;
 
 /// The page as columns, cut before the text of all tags is longer than `tags_len_max` bytes: that
 /// much a decoder takes.
