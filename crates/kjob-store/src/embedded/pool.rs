@@ -2,7 +2,7 @@
 
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{RecvError, Sender, never, unbounded};
+use crossbeam_channel::{Receiver, RecvError, Sender, never, select_biased, unbounded};
 
 type Work<C> = Box<dyn FnOnce(&mut C) + Send>;
 
@@ -16,8 +16,9 @@ pub(crate) enum Length {
 }
 
 /// Threads that share two queues, one for what is done at once and one for what takes long; each thread
-/// has a context of its own. What is done at once comes first, and where there are several threads one of
-/// them does nothing else.
+/// has a context of its own. Where there are several, the first does only what is done at once, and the
+/// last takes what takes long first, so that neither queue can keep the other waiting for ever. A thread
+/// that is alone takes from both in turn.
 ///
 /// The queues have no limit of their own: each entry belongs to a future that somebody waits for.
 pub(crate) struct Pool<C> {
@@ -32,14 +33,30 @@ struct Queues<C> {
     long: Sender<Work<C>>,
 }
 
+/// Where a thread gets its work from.
+struct Sources<C> {
+    own: Receiver<Work<C>>,
+    short: Receiver<Work<C>>,
+    long: Receiver<Work<C>>,
+    preference: Preference,
+}
+
+/// What a thread takes first, where there is work of both lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preference {
+    Always(Length),
+    /// This now, and then the other of the one that was taken.
+    InTurn(Length),
+}
+
 impl<C: 'static> Pool<C> {
     /// Starts a thread for each context.
     pub(crate) fn start(name: &str, contexts: impl IntoIterator<Item = C>) -> std::io::Result<Self>
     where
         C: Send,
     {
-        let (short, shared) = unbounded::<Work<C>>();
-        let (long, shared_long) = unbounded::<Work<C>>();
+        let (short, short_work) = unbounded();
+        let (long, long_work) = unbounded();
         let contexts: Vec<C> = contexts.into_iter().collect();
         let count = contexts.len();
         let mut pool = Self {
@@ -48,25 +65,26 @@ impl<C: 'static> Pool<C> {
             threads: Vec::new(),
         };
         for (number, mut context) in contexts.into_iter().enumerate() {
-            let (own, mine) = unbounded::<Work<C>>();
-            let shared = shared.clone();
-            let takes_long = count == 1 || number > 0;
-            let shared_long = if takes_long {
-                shared_long.clone()
-            } else {
-                never()
+            let (own, own_work) = unbounded();
+            let (is_first, is_last) = (number == 0, number + 1 == count);
+            let only_short = is_first && !is_last;
+            let mut sources = Sources {
+                own: own_work,
+                short: short_work.clone(),
+                long: if only_short {
+                    never()
+                } else {
+                    long_work.clone()
+                },
+                preference: match (is_first, is_last) {
+                    (true, true) => Preference::InTurn(Length::Short),
+                    (false, true) => Preference::Always(Length::Long),
+                    _ => Preference::Always(Length::Short),
+                },
             };
             let run = move || {
-                loop {
-                    let work = crossbeam_channel::select_biased! {
-                        recv(mine) -> work => work,
-                        recv(shared) -> work => work.or_else(|_| shared_long.try_recv().map_err(|_| RecvError)),
-                        recv(shared_long) -> work => work,
-                    };
-                    match work {
-                        Ok(work) => work(&mut context),
-                        Err(_) => return,
-                    }
+                while let Ok(work) = sources.next() {
+                    work(&mut context);
                 }
             };
             let thread = thread::Builder::new()
@@ -98,6 +116,36 @@ impl<C: 'static> Pool<C> {
     }
 }
 
+impl<C> Sources<C> {
+    /// Waits for work; fails when there is none left, and the pool is ending.
+    fn next(&mut self) -> Result<Work<C>, RecvError> {
+        use Length::{Long, Short};
+        let (Preference::Always(first) | Preference::InTurn(first)) = self.preference;
+        let (length, work) = match first {
+            Short => select_biased! {
+                recv(self.own) -> work => return work,
+                recv(self.short) -> work => (Short, work),
+                recv(self.long) -> work => (Long, work),
+            },
+            Long => select_biased! {
+                recv(self.own) -> work => return work,
+                recv(self.long) -> work => (Long, work),
+                recv(self.short) -> work => (Short, work),
+            },
+        };
+        if let Preference::InTurn(next) = &mut self.preference {
+            *next = match length {
+                Short => Long,
+                Long => Short,
+            };
+        }
+        // Both queues are closed together: where one is at its end, what the other still has is what is left.
+        work.or_else(|_| self.short.try_recv())
+            .or_else(|_| self.long.try_recv())
+            .map_err(|_| RecvError)
+    }
+}
+
 impl<C> Drop for Pool<C> {
     /// Lets the threads finish what was asked for, and waits for them.
     fn drop(&mut self) {
@@ -119,8 +167,56 @@ mod tests {
 
     use super::*;
 
-    fn pool(threads: usize) -> Pool<()> {
-        Pool::start("test", std::iter::repeat_n((), threads)).unwrap()
+    /// Each thread has its number.
+    fn pool(threads: usize) -> Pool<usize> {
+        Pool::start("test", 0..threads).unwrap()
+    }
+
+    /// Keeps the threads from taking anything, each until its sender is dropped.
+    fn held(pool: &Pool<usize>) -> Vec<Sender<()>> {
+        let (begun, begins) = unbounded();
+        let gates: Vec<_> = pool.each.iter().map(|_| unbounded()).collect();
+        let (let_go, held): (Vec<Sender<()>>, Vec<Receiver<()>>) = gates.into_iter().unzip();
+        pool.submit_to_each(move |number| {
+            let _ = begun.send(());
+            let _ = held[*number].recv();
+        });
+        for _ in &let_go {
+            begins.recv().unwrap();
+        }
+        let_go
+    }
+
+    /// Lets go of one of the threads, and tells in which order it does three pieces of work of each length.
+    fn order(threads: usize, let_go: usize) -> Vec<Length> {
+        let pool = pool(threads);
+        let mut gates = held(&pool);
+        let (done, told) = unbounded();
+        for length in [Length::Short, Length::Long].repeat(3) {
+            let done = done.clone();
+            pool.submit(length, move |number| {
+                let _ = done.send((*number, length));
+            });
+        }
+        gates.remove(let_go);
+        let only_short = let_go == 0 && threads > 1;
+        let count = if only_short { 3 } else { 6 };
+        let order: Vec<_> = told.iter().take(count).collect();
+        assert!(order.iter().all(|(number, _)| *number == let_go));
+        order.into_iter().map(|(_, length)| length).collect()
+    }
+
+    #[test]
+    fn no_queue_keeps_the_other_waiting_for_ever() {
+        use Length::{Long, Short};
+        let short_first = [Short, Short, Short, Long, Long, Long];
+        let long_first = [Long, Long, Long, Short, Short, Short];
+        assert_eq!(order(2, 0), [Short; 3]);
+        assert_eq!(order(2, 1), long_first);
+        assert_eq!(order(3, 0), [Short; 3]);
+        assert_eq!(order(3, 1), short_first);
+        assert_eq!(order(3, 2), long_first);
+        assert_eq!(order(1, 0), [Short, Long].repeat(3));
     }
 
     #[test]
@@ -130,13 +226,13 @@ mod tests {
         let (done, told) = unbounded();
         for _ in 0..3 {
             let (held, done) = (held.clone(), done.clone());
-            pool.submit(Length::Long, move |()| {
+            pool.submit(Length::Long, move |_| {
                 let _ = held.recv();
                 let _ = done.send("long");
             });
         }
         let at_once = done.clone();
-        pool.submit(Length::Short, move |()| {
+        pool.submit(Length::Short, move |_| {
             let _ = at_once.send("at once");
         });
         assert_eq!(told.recv().unwrap(), "at once");
@@ -151,7 +247,7 @@ mod tests {
             let (done, told) = unbounded();
             for number in 0..100 {
                 let done = done.clone();
-                let work = move |_: &mut ()| {
+                let work = move |_: &mut usize| {
                     let _ = done.send(number);
                 };
                 let length = [Length::Short, Length::Long][number % 2];
