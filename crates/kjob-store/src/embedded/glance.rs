@@ -46,7 +46,7 @@ pub struct Holder {
 /// there is none yet.
 ///
 /// Whether somebody has it open is found by taking the lock, beside others that only look, and letting
-/// go of it at once: a store that is opened at that very moment is refused as one that is in use.
+/// go of it at once: a store that is opened at that very moment waits for that.
 ///
 /// # Errors
 /// What is there is no store, or one that this version cannot open, or cannot be read. That all of it

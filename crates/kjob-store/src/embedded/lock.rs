@@ -8,9 +8,10 @@ use super::OpenError;
 use super::glance::Holder;
 use super::layout::Layout;
 
-/// How long a lock that this process had may outlive it: a child that was just made has it until it becomes another
-/// program.
-const OWN_MAX: Duration = Duration::from_millis(200);
+/// How long a lock may be held by somebody who does not keep it: a child that was just made has this process's until it
+/// becomes another program, and whoever only looks who has it holds it for a moment. The id in the file tells neither,
+/// as nobody takes it out.
+const MOMENT_MAX: Duration = Duration::from_millis(200);
 
 /// The lock; let go when dropped.
 #[derive(Debug)]
@@ -21,6 +22,15 @@ pub(crate) struct DirLock {
 impl DirLock {
     /// Takes the lock and writes this process's id into it, for the message of whoever comes next.
     pub(crate) fn take(layout: &Layout) -> Result<Self, OpenError> {
+        let began = Instant::now();
+        Self::take_while(layout, || {
+            std::thread::sleep(MOMENT_MAX / 20);
+            began.elapsed() < MOMENT_MAX
+        })
+    }
+
+    /// Tries as long as somebody holds it and `wait`, which waits a little, says to go on.
+    fn take_while(layout: &Layout, mut wait: impl FnMut() -> bool) -> Result<Self, OpenError> {
         let path = layout.lock();
         let io = |doing, source| OpenError::Io {
             doing,
@@ -34,19 +44,17 @@ impl DirLock {
             .truncate(false)
             .open(&path)
             .map_err(|error| io("open the lock file", error))?;
-        let began = Instant::now();
         loop {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(io("lock", error)),
             }
-            let pid = pid_in(&mut file);
-            if pid != Some(std::process::id()) || began.elapsed() > OWN_MAX {
+            if !wait() {
                 let dir = layout.root().to_owned();
+                let pid = pid_in(&mut file);
                 return Err(OpenError::Locked { dir, pid });
             }
-            std::thread::sleep(OWN_MAX / 20);
         }
         // Not needed for the lock, and a full disk is no reason not to open.
         let _ = file
@@ -95,8 +103,16 @@ mod tests {
 
     use super::*;
 
+    /// Has somebody let go after it was found held, and takes it then.
+    fn take_after(layout: &Layout, held: File) -> Result<DirLock, OpenError> {
+        let mut held = Some(held);
+        let taken = DirLock::take_while(layout, || held.take().is_some());
+        assert!(held.is_none(), "it was not found held");
+        taken
+    }
+
     #[test]
-    fn a_lock_that_a_child_has_for_a_moment_is_waited_for_and_no_other() {
+    fn a_lock_that_is_held_for_a_moment_is_waited_for_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         let lock = DirLock::take(&layout).unwrap();
@@ -105,11 +121,12 @@ mod tests {
         // As a child has it between its making and the start of its program.
         let copy = lock._file.try_clone().unwrap();
         drop(lock);
-        let child = std::thread::spawn(move || {
-            std::thread::sleep(OWN_MAX / 4);
-            drop(copy);
-        });
-        DirLock::take(&layout).unwrap();
-        child.join().unwrap();
+        drop(take_after(&layout, copy).unwrap());
+
+        // As another process that looks who has it, long after whose id is in the file.
+        std::fs::write(layout.lock(), "1\n").unwrap();
+        let looking = File::open(layout.lock()).unwrap();
+        looking.try_lock_shared().unwrap();
+        take_after(&layout, looking).unwrap();
     }
 }
