@@ -23,6 +23,9 @@ struct Inner {
     put_off: Vec<Delete>,
 }
 
+/// A deletion that is under way, until this is dropped: also where it panics, or is never run.
+struct UnderWay(Arc<Deletions>);
+
 /// While this lives, no file goes that the store has let go of. What was put off is carried out
 /// when it is dropped.
 #[derive(Debug)]
@@ -50,13 +53,11 @@ impl Deletions {
             return None;
         }
         self.under_way.send_modify(|count| *count += 1);
-        let deletions = Arc::clone(self);
+        let under_way = UnderWay(Arc::clone(self));
         Some(move || {
             // What is left over is deleted at the next open.
             let _ = delete();
-            deletions
-                .under_way
-                .send_modify(|count| *count = count.saturating_sub(1));
+            drop(under_way);
         })
     }
 
@@ -97,6 +98,15 @@ impl Deletions {
     }
 }
 
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let deletions = &self.0;
+        deletions
+            .under_way
+            .send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         for delete in std::mem::take(&mut self.deletions.lock().put_off) {
@@ -118,5 +128,25 @@ impl Drop for Held {
 impl fmt::Debug for Deletions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deletions").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_deletion_that_panics_or_is_never_run_is_not_waited_for() {
+        let deletions = Arc::new(Deletions::new());
+        let under_way = || *deletions.under_way.borrow();
+        let panics = deletions.admit(Box::new(|| panic!("as it is meant to")));
+        let never_run = deletions.admit(Box::new(|| Ok(())));
+        assert_eq!(under_way(), 2);
+        catch_unwind(AssertUnwindSafe(panics.unwrap())).unwrap_err();
+        assert_eq!(under_way(), 1);
+        drop(never_run);
+        assert_eq!(under_way(), 0);
     }
 }

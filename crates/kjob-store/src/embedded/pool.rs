@@ -1,5 +1,7 @@
 //! A few threads that do blocking work, so that no async thread ever does.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, RecvError, Sender, never, select_biased, unbounded};
@@ -18,7 +20,7 @@ pub(crate) enum Length {
 /// Threads that share two queues, one for what is done at once and one for what takes long; each thread
 /// has a context of its own. Where there are several, the first does only what is done at once, and the
 /// last takes what takes long first, so that neither queue can keep the other waiting for ever. A thread
-/// that is alone takes from both in turn.
+/// that is alone takes from both in turn. Work that panics ends nothing but itself.
 ///
 /// The queues have no limit of their own: each entry belongs to a future that somebody waits for.
 pub(crate) struct Pool<C> {
@@ -50,21 +52,20 @@ enum Preference {
 }
 
 impl<C: 'static> Pool<C> {
-    /// Starts a thread for each context.
-    pub(crate) fn start(name: &str, contexts: impl IntoIterator<Item = C>) -> std::io::Result<Self>
-    where
-        C: Send,
-    {
+    /// Starts so many threads, each with the context that `fresh` makes for its number.
+    pub(crate) fn start(
+        name: &str,
+        count: usize,
+        fresh: impl Fn(usize) -> C + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (short, short_work) = unbounded();
         let (long, long_work) = unbounded();
-        let contexts: Vec<C> = contexts.into_iter().collect();
-        let count = contexts.len();
         let mut pool = Self {
             queues: Some(Queues { short, long }),
             each: Vec::new(),
             threads: Vec::new(),
         };
-        for (number, mut context) in contexts.into_iter().enumerate() {
+        for number in 0..count {
             let (own, own_work) = unbounded();
             let (is_first, is_last) = (number == 0, number + 1 == count);
             let only_short = is_first && !is_last;
@@ -82,9 +83,17 @@ impl<C: 'static> Pool<C> {
                     _ => Preference::Always(Length::Short),
                 },
             };
+            let fresh = fresh.clone();
             let run = move || {
+                let mut context = fresh(number);
                 while let Ok(work) = sources.next() {
-                    work(&mut context);
+                    // What it leaves half done is its context, which nobody sees again, or is behind locks
+                    // whose users know that.
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&mut context))) {
+                        let said = said(&*panic);
+                        tracing::error!(said, "work of the store panicked; other work goes on");
+                        context = fresh(number);
+                    }
                 }
             };
             let thread = thread::Builder::new()
@@ -161,6 +170,13 @@ impl<C> Drop for Pool<C> {
     }
 }
 
+/// The words of a panic, if it has some.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -169,7 +185,7 @@ mod tests {
 
     /// Each thread has its number.
     fn pool(threads: usize) -> Pool<usize> {
-        Pool::start("test", 0..threads).unwrap()
+        Pool::start("test", threads, |number| number).unwrap()
     }
 
     /// Keeps the threads from taking anything, each until its sender is dropped.
@@ -238,6 +254,22 @@ mod tests {
         assert_eq!(told.recv().unwrap(), "at once");
         drop(go_on);
         assert!((0..3).all(|_| told.recv().unwrap() == "long"));
+    }
+
+    #[test]
+    fn work_that_panics_ends_no_thread_and_leaves_no_context() {
+        for (threads, length) in [(1, Length::Short), (1, Length::Long), (2, Length::Long)] {
+            let pool = pool(threads);
+            pool.submit(length, |number| {
+                *number = 77;
+                panic!("as it is meant to");
+            });
+            let (done, told) = unbounded();
+            pool.submit(length, move |number| {
+                let _ = done.send(*number);
+            });
+            assert_eq!(told.recv(), Ok(threads - 1));
+        }
     }
 
     #[test]

@@ -318,7 +318,8 @@ impl Reader {
         }
     }
 
-    fn in_segment_of<T>(
+    /// Reads in the segment that has an id; `None` if there is none.
+    pub(crate) fn in_segment_of<T>(
         &mut self,
         id: JobId,
         read: impl FnMut(Segment<'_>) -> Result<T, StoreError>,

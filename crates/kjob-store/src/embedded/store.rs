@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::blobs::{BlobKind, Content, NewBlob};
 use super::due::Due;
-use super::error::is_fatal;
+use super::error::{self, is_fatal};
 use super::layout::Layout;
 use super::live::detached;
 use super::lock::DirLock;
@@ -120,10 +120,14 @@ impl EmbeddedStore {
             // Without it the store is as good, until the disk is full.
             _ => {}
         }
-        let contexts = (0..shared.options.readers.max(1)).map(|_| Reader::new(Arc::clone(&shared)));
-        let readers = Arc::new(Pool::start("kjob-read", contexts).map_err(threads)?);
-        let workers = [(); BACKGROUND_THREADS];
-        let background = Arc::new(Pool::start("kjob-work", workers).map_err(threads)?);
+        let reader = {
+            let shared = Arc::clone(&shared);
+            move |_| Reader::new(Arc::clone(&shared))
+        };
+        let readers = Pool::start("kjob-read", shared.options.readers.max(1), reader);
+        let readers = Arc::new(readers.map_err(threads)?);
+        let background = Pool::start("kjob-work", BACKGROUND_THREADS, |_| ());
+        let background = Arc::new(background.map_err(threads)?);
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         let mut due = Due::default();
         opened.segments.keys().for_each(|number| due.note(*number));
@@ -261,7 +265,7 @@ impl EmbeddedStore {
                 let _ = reply.send(done);
             }
         });
-        answer.await.map_err(|_| StoreError::Closed)?
+        answer.await.map_err(|_| self.unanswered())?
     }
 
     /// Has a background thread do something.
@@ -283,7 +287,14 @@ impl EmbeddedStore {
             let done = shared.check_open().and_then(|()| work());
             drop(reply.send(done));
         });
-        answer.await.map_err(|_| StoreError::Closed)?
+        answer.await.map_err(|_| self.unanswered())?
+    }
+
+    /// Why a piece of work gave no answer: unless the store was closed meanwhile, it panicked. Callers take
+    /// a closed store for the end of all, so they are told the difference.
+    fn unanswered(&self) -> StoreError {
+        let closed = self.shared.check_open().err();
+        closed.unwrap_or_else(error::panicked)
     }
 
     async fn step(
@@ -653,7 +664,7 @@ impl fmt::Debug for EmbeddedStore {
 pub(crate) mod tests {
     use std::time::Duration;
 
-    use kjob_core::{Header, JobOptions, Output, QueryId, TagReuse};
+    use kjob_core::{Header, JobOptions, Order, Output, QueryId, TagReuse};
     use kjob_proto::{Encoding, Text};
 
     use super::super::requests::Inspect;
@@ -728,6 +739,34 @@ pub(crate) mod tests {
         go_on.send(()).unwrap();
         waited_for.await.unwrap();
         assert_eq!(*done.lock().unwrap(), ["waited for"]);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_harms_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let id = store.reserve_ids(1).await.unwrap().take().unwrap();
+        let submit = store.submit(job(id, "tag", Bytes::new()), true);
+        submit.await.unwrap();
+        // In the midst of a query, in a transaction of its own.
+        let panics = move |reader: &mut Reader| {
+            reader.in_segment_of(id, |segment| {
+                segment.scan((0, id.get()), Order::OldestFirst, |_| {
+                    panic!("as it is meant to")
+                })
+            })
+        };
+        let failed = store.read_long(panics).await;
+        assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+        let listed = store.list(&Filter::ALL, NOW).await.unwrap();
+        assert_eq!(listed.jobs.len(), 1);
+
+        let failed = store.work::<()>(|| panic!("as it is meant to")).await;
+        assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+        assert_eq!(store.stats(NOW).await.unwrap().jobs.running, 1);
+        store.close().await.unwrap();
+        let closed = store.list(&Filter::ALL, NOW).await;
+        assert!(matches!(closed, Err(StoreError::Closed)), "{closed:?}");
     }
 
     /// Lets the newest segment grow by so many pages and no more.
