@@ -55,6 +55,18 @@ impl Recent {
         self.jobs.put(header.id, job);
     }
 
+    /// A job has its tag from now on: nobody who had it before is found by it any more, also where the clock
+    /// is set back to before their expiry.
+    pub(crate) fn take_tag(&self, header: &Header) {
+        let Some(ids) = self.ids.as_ref().filter(|ids| !ids.is_empty()) else {
+            return;
+        };
+        let hash = tags::hash_of(&header.tag, &header.owner);
+        if ids.peek(&hash).is_some_and(|id| id != header.id) {
+            ids.remove(&hash);
+        }
+    }
+
     pub(crate) fn remove(&self, id: JobId) {
         self.jobs.remove(id);
     }
@@ -125,11 +137,15 @@ pub(crate) fn ended(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use kjob_core::{Finish, Lease, Store, Submitted};
     use kjob_proto::Encoding;
 
     use super::super::cache::LEN_MAX;
     use super::super::live::detached;
     use super::super::store::tests::job;
+    use super::super::{EmbeddedOptions, EmbeddedStore};
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -197,5 +213,46 @@ mod tests {
         let recent = Recent::new(1 << 20);
         recent.put(Arc::new(failed));
         assert_eq!(recent.find(&owner, &tag, NOW), None);
+    }
+
+    #[test]
+    fn a_tag_leads_to_who_took_it_last() {
+        let recent = Recent::new(1 << 20);
+        let first = done(&recent, 10).unwrap();
+        let (owner, tag) = (first.header.owner.clone(), first.header.tag.clone());
+        let find = || recent.find(&owner, &tag, NOW);
+        recent.put(first.clone());
+        recent.take_tag(&first.header);
+        assert_eq!(find(), Some(JobId::FIRST));
+        let mut second = Job::clone(&first);
+        second.header.id = JobId::new(2).unwrap();
+        recent.take_tag(&second.header);
+        assert_eq!(find(), None);
+        recent.put(Arc::new(second));
+        assert_eq!(find(), JobId::new(2));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_gives_no_tag_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let mut ids = store.reserve_ids(2).await.unwrap();
+        let ends = [
+            (NOW, Finish::Complete(Output::binary("result"))),
+            (LATER, Finish::Fail("no".into())),
+        ];
+        for (at, finish) in ends {
+            let id = ids.take().unwrap();
+            let mut job = job(id, "tag", Bytes::new());
+            job.header.received_at = at;
+            job.header.options.retention = Duration::from_secs(1);
+            let (owner, tag) = (job.header.owner.clone(), job.header.tag.clone());
+            let stored = store.submit(job, true).await.unwrap();
+            assert!(matches!(stored, Submitted::Created(_)), "{stored:?}");
+            store.finish(id, Lease(1), finish, at).await.unwrap();
+            // The first one has expired when the second is submitted, and has not by this.
+            let found = store.find(&owner, &tag, NOW).await.unwrap();
+            assert_eq!(found, Some(id));
+        }
     }
 }

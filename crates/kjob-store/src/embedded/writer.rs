@@ -235,6 +235,7 @@ impl Writer {
             self.shared.count(owner, *jobs, *bytes);
         }
         for header in pending.headers {
+            self.shared.recent.take_tag(&header);
             self.shared.keep_header(header);
         }
         let mut live = self.shared.live_mut();
