@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use kjob_core::{
-    CallbackState, CallbackTry, ClaimedCallbacks, JobId, Parts, Refused, StepError, StoreError,
-    Timestamp,
+    CallbackState, CallbackTry, ClaimedCallbacks, JobId, Refused, StepError, StoreError, Timestamp,
 };
 
 use super::callback_row;
@@ -104,7 +103,7 @@ impl Reader {
             let Some(id) = shared.callbacks().claim(now, until) else {
                 break;
             };
-            match self.get(id, Parts::NONE, now) {
+            match self.get(id, now) {
                 Ok(Some(job)) => {
                     // A try may have been noted at this very moment.
                     let state = job.callback.as_ref();

@@ -11,14 +11,15 @@ use super::blobs::{self, BlobKind, BlobName};
 use super::error::{sql, sql_of};
 use super::job_row::{self, Extent, JobRow};
 use super::layout::Layout;
+use super::pool::Length;
 use super::state_row::{self, StateRow};
 use super::tags::{self, TagKey};
 use super::totals::{self, Sum, Totals};
 
 static JOB: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT {}, {}, CASE WHEN ?2 THEN j.payload END, CASE WHEN ?3 THEN e.result END \
-         FROM jobs j {} WHERE j.id = ?1",
+        "SELECT {}, {}, CASE WHEN ?2 AND j.payload_len <= ?4 THEN j.payload END, \
+         CASE WHEN ?3 AND e.result_len <= ?4 THEN e.result END FROM jobs j {} WHERE j.id = ?1",
         job_row::COLUMNS,
         state_row::columns(),
         state_row::JOINS
@@ -39,6 +40,18 @@ static SCAN_DOWN: LazyLock<String> = LazyLock::new(|| format!("{} DESC", *SCAN))
 const ENDED: &str = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id";
 
 const ENDED_DOWN: &str = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id DESC";
+
+/// Bytes of a payload or a result in its row that are read at once. More of them, and any in a file of
+/// their own, take long to read.
+const AT_ONCE_MAX: u64 = 64 << 10;
+
+/// A job as far as it was read.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) job: Job,
+    /// Whether it lacks bytes that were asked for, as reading them takes longer than it was to.
+    pub(crate) lacks_bytes: bool,
+}
 
 /// A job's rows.
 #[derive(Debug)]
@@ -110,24 +123,47 @@ impl Stored {
 impl Segment<'_> {
     /// A job with the bytes that `parts` asks for, expired or not.
     pub(crate) fn job(&self, id: JobId, parts: Parts) -> Result<Option<Job>, StoreError> {
-        self.row(id, parts, |row, stored| {
+        let found = self.job_within(id, parts, Length::Long)?;
+        Ok(found.map(|found| found.job))
+    }
+
+    /// Likewise, but without those bytes that take longer to read than this.
+    pub(crate) fn job_within(
+        &self,
+        id: JobId,
+        parts: Parts,
+        length: Length,
+    ) -> Result<Option<Found>, StoreError> {
+        self.row(id, parts, length, |row, stored| {
             let bytes = job_row::COLUMN_COUNT + state_row::COLUMN_COUNT;
             let (payload, result) = (stored.job.payload, stored.state.end.as_ref());
             let result = result.map_or(Extent::none(), |end| end.result);
-            let mut job = stored.into_job();
+            let mut found = Found {
+                job: stored.into_job(),
+                lacks_bytes: false,
+            };
+            let job = &mut found.job;
             if parts.payload {
-                job.payload = Some(self.bytes(row, bytes, id, BlobKind::Payload, payload)?);
+                if is_read_in(length, &payload) {
+                    job.payload = Some(self.bytes(row, bytes, id, BlobKind::Payload, payload)?);
+                } else {
+                    found.lacks_bytes = true;
+                }
             }
             if let (true, Some(Ending::Done(done))) = (parts.result, &mut job.ending) {
-                done.payload.data = self.bytes(row, bytes + 1, id, BlobKind::Result, result)?;
+                if is_read_in(length, &result) {
+                    done.payload.data = self.bytes(row, bytes + 1, id, BlobKind::Result, result)?;
+                } else {
+                    found.lacks_bytes = true;
+                }
             }
-            Ok(job)
+            Ok(found)
         })
     }
 
     /// A job's rows, without bytes.
     pub(crate) fn stored(&self, id: JobId) -> Result<Option<Stored>, StoreError> {
-        self.row(id, Parts::NONE, |_, stored| Ok(stored))
+        self.row(id, Parts::NONE, Length::Short, |_, stored| Ok(stored))
     }
 
     /// Who has the tag, by the index of this segment.
@@ -265,15 +301,20 @@ impl Segment<'_> {
         &self,
         id: JobId,
         parts: Parts,
+        length: Length,
         read: impl FnOnce(&Row<'_>, Stored) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let doing = || {
             let name = move || format!("job {id} in segment {}", self.number);
             sql_of("read a job", name)
         };
+        let most = match length {
+            Length::Short => AT_ONCE_MAX.cast_signed(),
+            Length::Long => i64::MAX,
+        };
         let mut query = self.connection.prepare_cached(&JOB).map_err(doing())?;
         let mut rows = query
-            .query(params![id.get(), parts.payload, parts.result])
+            .query(params![id.get(), parts.payload, parts.result, most])
             .map_err(doing())?;
         match rows.next().map_err(doing())? {
             Some(row) => read(row, Stored::read(row)?).map(Some),
@@ -344,4 +385,9 @@ impl Segment<'_> {
             }
         }
     }
+}
+
+/// Whether bytes are read by a piece of work of this length.
+fn is_read_in(length: Length, bytes: &Extent) -> bool {
+    length == Length::Long || (bytes.file.is_none() && bytes.len <= AT_ONCE_MAX)
 }

@@ -13,7 +13,8 @@ use rusqlite::{Connection, Row};
 use super::error::{in_segment, sql};
 use super::job_row;
 use super::lives::Entry;
-use super::query::{Segment, Stored};
+use super::pool::Length;
+use super::query::{Found, Segment, Stored};
 use super::segment::{self, Access};
 use super::shared::{SegmentEntry, Shared};
 use super::state_row;
@@ -37,7 +38,7 @@ pub(crate) struct Reader {
 const CLOCK_SET_BY_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What is to be said of a job; or the error, if it is not changing just now.
-type Look = Result<Option<Job>, StoreError>;
+type Look = Result<Option<Found>, StoreError>;
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
@@ -66,25 +67,33 @@ impl Reader {
         self.open.clear();
     }
 
-    pub(crate) fn get(
+    /// A job without bytes.
+    pub(crate) fn get(&mut self, id: JobId, now: Timestamp) -> Result<Option<Job>, StoreError> {
+        let found = self.get_within(id, Parts::NONE, now, Length::Short)?;
+        Ok(found.map(|found| found.job))
+    }
+
+    /// A job with the bytes that `parts` asks for, but for those that take longer to read than this.
+    pub(crate) fn get_within(
         &mut self,
         id: JobId,
         parts: Parts,
         now: Timestamp,
-    ) -> Result<Option<Job>, StoreError> {
-        let first = self.look(id, parts)?;
+        length: Length,
+    ) -> Result<Option<Found>, StoreError> {
+        let first = self.look(id, parts, length)?;
         let looked = match first {
             // Perhaps it was stored, or ended, at this very moment. Once everything that is
             // committed is published too, there is no such doubt.
             Err(_) => {
                 let shared = Arc::clone(&self.shared);
                 let _published = shared.publishing();
-                self.look(id, parts)?
+                self.look(id, parts, length)?
             }
             known => known,
         };
         match looked {
-            Ok(job) => Ok(job.filter(|job| job.expires_at.is_none_or(|at| at > now))),
+            Ok(found) => Ok(found.filter(|found| found.job.expires_at.is_none_or(|at| at > now))),
             Err(error) => Err(match self.shared.table().of(id) {
                 Some(entry) => in_segment(entry.number)(error),
                 None => error,
@@ -93,21 +102,21 @@ impl Reader {
     }
 
     /// A job as it is stored, held against what is known in memory.
-    fn look(&mut self, id: JobId, parts: Parts) -> Result<Look, StoreError> {
-        let job = self
-            .in_segment_of(id, |segment| segment.job(id, parts))?
+    fn look(&mut self, id: JobId, parts: Parts, length: Length) -> Result<Look, StoreError> {
+        let found = self
+            .in_segment_of(id, |segment| segment.job_within(id, parts, length))?
             .flatten();
-        let Some(mut job) = job else {
+        let Some(mut found) = found else {
             return Ok(self.shared.absent(id).map(|()| None));
         };
-        if job.expires_at.is_none() {
+        if found.job.expires_at.is_none() {
             let live = self.shared.live().get(id).map(|job| job.state());
             let Some(state) = live else {
                 return Ok(Err(self.shared.lost_end(id)));
             };
-            job.state = state;
+            found.job.state = state;
         }
-        Ok(Ok(Some(job)))
+        Ok(Ok(Some(found)))
     }
 
     /// Bytes of a job's payload and result, by its rows.
@@ -157,7 +166,7 @@ impl Reader {
             Some(stored) if !stored.is_expired(now) => self.found(stored, now),
             Some(_) => Ok(None),
             // Fails if its row is out of reach.
-            None => self.get(carried, Parts::NONE, now).map(|_| None),
+            None => self.get(carried, now).map(|_| None),
         }
     }
 
@@ -167,7 +176,7 @@ impl Reader {
         if stored.state.end.is_some() || self.shared.live().contains(id) {
             return Ok(Some(id));
         }
-        let job = self.get(id, Parts::NONE, now)?;
+        let job = self.get(id, now)?;
         Ok(job.map(|job| job.header.id))
     }
 
@@ -235,7 +244,7 @@ impl Reader {
         for job in page.jobs {
             if job.expires_at.is_some() {
                 jobs.push(job);
-            } else if let Some(job) = self.get(job.header.id, Parts::NONE, now)? {
+            } else if let Some(job) = self.get(job.header.id, now)? {
                 jobs.extend(Some(job).filter(|job| filter.matches(job)));
             }
         }
@@ -259,7 +268,7 @@ impl Reader {
         lost.extend(damaged.map(|(id, _)| *id).filter(unseen));
         for id in lost {
             // One that was stored since is there.
-            self.get(id, Parts::NONE, Timestamp::from_millis(i64::MIN))?;
+            self.get(id, Timestamp::from_millis(i64::MIN))?;
         }
         Ok(())
     }
@@ -291,10 +300,7 @@ impl Reader {
         }
         for id in ids {
             // It may have ended since; then it is no longer asked for.
-            if let Some(job) = self
-                .get(id, Parts::NONE, now)?
-                .filter(|job| filter.matches(job))
-            {
+            if let Some(job) = self.get(id, now)?.filter(|job| filter.matches(job)) {
                 page.jobs.push(job);
             }
         }

@@ -22,6 +22,7 @@ use super::layout::Layout;
 use super::live::detached;
 use super::lock::DirLock;
 use super::pool::{Length, Pool};
+use super::query::Found;
 use super::reader::Reader;
 use super::requests::{Action, NewFinish, Reply, Request, Step, Submit, Thoroughness};
 use super::reserve::Reserve;
@@ -234,6 +235,25 @@ impl EmbeddedStore {
         read: impl Fn(&mut Reader) -> Result<T, StoreError> + Clone + Send + 'static,
     ) -> Result<T, StoreError> {
         self.read_in(Length::Long, read).await
+    }
+
+    /// Has a job read as that is done at once, and once more, beside lists, if it has bytes for which that does
+    /// not do. What they are is known only from its rows, which are read again then: small reads pay nothing
+    /// for it, and beside many bytes it is nothing.
+    async fn read_job(
+        &self,
+        read: impl Fn(&mut Reader, Length) -> Result<Option<Found>, StoreError> + Clone + Send + 'static,
+    ) -> Result<Option<Job>, StoreError> {
+        let at_once = read.clone();
+        let mut found = self
+            .read(move |reader| at_once(reader, Length::Short))
+            .await?;
+        if found.as_ref().is_some_and(|found| found.lacks_bytes) {
+            found = self
+                .read_long(move |reader| read(reader, Length::Long))
+                .await?;
+        }
+        Ok(found.map(|found| found.job))
     }
 
     async fn read_in<T: Send + 'static>(
@@ -460,12 +480,13 @@ impl Store for EmbeddedStore {
             payload: true,
             result: false,
         };
-        let read = move |reader: &mut Reader| match reader.get(id, parts, at) {
+        let read = move |reader: &mut Reader, length| match reader.get_within(id, parts, at, length)
+        {
             // SQLite tells a read that failed as damage. That may pass; a job cannot be unfailed.
-            Err(StoreError::Corrupt { .. }) => reader.get(id, parts, at),
+            Err(StoreError::Corrupt { .. }) => reader.get_within(id, parts, at, length),
             other => other,
         };
-        let payload = match self.read(read).await {
+        let payload = match self.read_job(read).await {
             Ok(job) => job.and_then(|job| job.payload),
             Err(StoreError::Corrupt { .. }) => None,
             Err(error) => return Err(error.into()),
@@ -531,7 +552,8 @@ impl Store for EmbeddedStore {
         if let Some(job) = self.at_hand(id, parts, now) {
             return Ok(Some(job));
         }
-        self.read(move |reader| reader.get(id, parts, now)).await
+        self.read_job(move |reader, length| reader.get_within(id, parts, now, length))
+            .await
     }
 
     async fn get_of(
@@ -548,10 +570,10 @@ impl Store for EmbeddedStore {
         }
         // Another's job that is at hand is looked for on disk as well, as one that is not there.
         let owner = owner.clone();
-        self.read(move |reader| {
-            let job = reader.get(id, Parts::NONE, now)?;
-            match job.filter(|job| job.header.owner == owner) {
-                Some(_) if parts != Parts::NONE => reader.get(id, parts, now),
+        self.read_job(move |reader, length| {
+            let found = reader.get_within(id, Parts::NONE, now, Length::Short)?;
+            match found.filter(|found| found.job.header.owner == owner) {
+                Some(_) if parts != Parts::NONE => reader.get_within(id, parts, now, length),
                 own => Ok(own),
             }
         })
@@ -664,7 +686,7 @@ impl fmt::Debug for EmbeddedStore {
 pub(crate) mod tests {
     use std::time::Duration;
 
-    use kjob_core::{Header, JobOptions, Order, Output, QueryId, TagReuse};
+    use kjob_core::{Ending, Header, JobOptions, Order, Output, QueryId, TagReuse};
     use kjob_proto::{Encoding, Text};
 
     use super::super::requests::Inspect;
@@ -739,6 +761,87 @@ pub(crate) mod tests {
         go_on.send(()).unwrap();
         waited_for.await.unwrap();
         assert_eq!(*done.lock().unwrap(), ["waited for"]);
+    }
+
+    #[tokio::test]
+    async fn large_payloads_and_results_are_read_beside_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions {
+            readers: 2,
+            recent_bytes: 0,
+            waiting_bytes: 0,
+            inline_bytes_max: 100_000,
+            ..EmbeddedOptions::default()
+        };
+        let store = EmbeddedStore::open(dir.path(), options).unwrap();
+        let mut ids = store.reserve_ids(4).await.unwrap();
+        // In the row of the job, in a large one, and in a file of its own.
+        let lens = [64 << 10, (64 << 10) + 1, 100_001];
+        let jobs: Vec<_> = lens.map(|len| (ids.take().unwrap(), len)).into();
+        for (id, len) in jobs.clone() {
+            let bytes = Bytes::from(vec![7; len]);
+            let job = job(id, &format!("job-{id}"), bytes.clone());
+            store.submit(job, true).await.unwrap();
+            let finish = Finish::Complete(Output::binary(bytes));
+            store.finish(id, Lease(1), finish, NOW).await.unwrap();
+        }
+        let waiting = ids.take().unwrap();
+        let job = job(waiting, "waits", Bytes::from(vec![7; 100_000]));
+        store.submit(job, false).await.unwrap();
+
+        // The thread that takes what takes long is held up by a list.
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = oneshot::channel();
+        store.readers.submit(Length::Long, move |_| {
+            let _ = begun.send(());
+            let _ = wait.recv();
+        });
+        begins.await.unwrap();
+        let parts = [(true, false), (false, true), (true, true)];
+        let parts = parts.map(|(payload, result)| Parts { payload, result });
+        let owner = Owner::anonymous();
+        let mut large = Vec::new();
+        for (id, len) in jobs {
+            for parts in parts {
+                let bytes_in = move |job: Result<Option<Job>, StoreError>| {
+                    let job = job.unwrap().unwrap();
+                    let payload = job.payload.map(|payload| payload.len());
+                    assert_eq!(payload, parts.payload.then_some(len));
+                    let Some(Ending::Done(done)) = job.ending else {
+                        panic!("it is done");
+                    };
+                    let result = if parts.result { len } else { 0 };
+                    assert_eq!(done.payload.data.len(), result);
+                };
+                let (get, get_of) = (
+                    store.get(id, parts, NOW),
+                    store.get_of(&owner, id, parts, NOW),
+                );
+                if len <= 64 << 10 {
+                    bytes_in(get.await);
+                    bytes_in(get_of.await);
+                } else {
+                    large.push((Box::pin(get), bytes_in));
+                    large.push((Box::pin(get_of), bytes_in));
+                }
+            }
+        }
+        let mut start = Box::pin(store.start(waiting, NOW));
+        // As often as there are turns: to the thread for what is done at once, and to the other.
+        for _ in 0..2 {
+            for (get, _) in &mut large {
+                assert!(has_begun(get.as_mut()).await);
+            }
+            assert!(has_begun(start.as_mut()).await);
+            // This one comes after them.
+            assert!(store.bytes_of(waiting, NOW).await.unwrap().is_some());
+        }
+        go_on.send(()).unwrap();
+        for (get, bytes_in) in large {
+            bytes_in(get.await);
+        }
+        let started = start.await.unwrap();
+        assert_eq!(started.payload.unwrap().len(), 100_000);
     }
 
     #[tokio::test]
