@@ -2,6 +2,7 @@
 //!
 //! See docs/store.md for the layout and why it is so.
 
+mod asking;
 mod backup;
 mod blobs;
 mod cache;
@@ -34,6 +35,7 @@ mod options;
 mod pool;
 mod query;
 mod reader;
+mod reading;
 mod recent;
 mod requests;
 mod reserve;
@@ -49,11 +51,13 @@ mod state_row;
 mod stats;
 mod steps;
 mod store;
+mod store_trait;
 mod summary;
 mod tag_moves;
 mod tags;
 mod take_up;
 mod totals;
+mod upkeep;
 mod writer;
 
 pub use backup::{BackupError, BackupReport};
