@@ -9,6 +9,8 @@ mod cache;
 mod callback_row;
 mod callbacks;
 mod catalogue;
+mod catalogue_rows;
+mod catalogue_view;
 mod check;
 mod check_segment;
 mod checksum;

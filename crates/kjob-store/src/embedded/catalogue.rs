@@ -1,18 +1,16 @@
 //! The catalogue: format, ids handed out, and the segments there are. Small; written when a
 //! segment begins, ends or goes, and when ids are set aside.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use kjob_core::{IdBlock, JobId, StoreError};
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::checksum::Checksum;
-use super::error::{self, in_catalogue};
+use super::catalogue_rows::{Ids, SegmentRecord, make_tables, opening, read_whole, sql};
+use super::error::in_catalogue;
 use super::schema::{self, APPLICATION_ID, FORMAT, Schema};
 use super::segment::{self, checkpoint, log_ahead};
-use super::totals::Sum;
 
 /// The catalogue's connection; the writer's alone.
 ///
@@ -26,29 +24,6 @@ pub(crate) struct Catalogue {
     segments: BTreeMap<u32, SegmentRecord>,
 }
 
-/// The one row of `ids`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ids {
-    /// The next id that nobody has.
-    next_id: i64,
-    /// Above every number that a segment ever had.
-    next_segment: u32,
-    /// Over the rows of `segments`.
-    segments: Sum,
-}
-
-/// A segment as the catalogue knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SegmentRecord {
-    pub(crate) number: u32,
-    pub(crate) generation: u32,
-    /// Ids from here on, up to the next segment, are this one's.
-    pub(crate) first_id: i64,
-    pub(crate) sealed: bool,
-    /// The checksum of its summary, once no live job is left in a sealed segment.
-    pub(crate) summary: Option<u32>,
-}
-
 /// What is wrong with a catalogue file.
 #[derive(Debug)]
 pub(crate) enum CatalogueError {
@@ -59,32 +34,9 @@ pub(crate) enum CatalogueError {
     Store(StoreError),
 }
 
-/// As [`error::sql`]: what fails here is about the catalogue.
-fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |error| in_catalogue(error::sql(doing)(error))
-}
-
-/// As [`error::opening`], of the catalogue.
-fn opening(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |error| in_catalogue(error::opening(doing)(error))
-}
-
 /// As [`segment::settle`], of the catalogue.
 fn settle(connection: &Connection) -> Result<(), StoreError> {
     segment::settle(connection).map_err(in_catalogue)
-}
-
-/// A second connection to the catalogue, which changes nothing.
-pub(crate) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
-    let open = || {
-        // For writing too, as the index of its log may have to be made; see `segment`.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(10))?;
-        connection.pragma_update(None, "query_only", true)?;
-        Ok(connection)
-    };
-    open().map_err(sql("open the catalogue"))
 }
 
 impl Catalogue {
@@ -375,248 +327,3 @@ impl Catalogue {
         Ok(())
     }
 }
-
-impl Ids {
-    const FIRST: Self = Self {
-        next_id: 1,
-        next_segment: 1,
-        segments: Sum {
-            rows: 0,
-            ids: 0,
-            crcs: 0,
-        },
-    };
-
-    fn read(connection: &Connection) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Corrupt {
-            what: "catalogue.sqlite: the row of ids".to_owned(),
-        };
-        let query = "SELECT next_id, next_segment, segments, numbers, crcs, crc FROM ids";
-        let found = connection.query_row(query, [], |row| {
-            let segments = Sum {
-                rows: row.get(2)?,
-                ids: row.get(3)?,
-                crcs: row.get(4)?,
-            };
-            let ids = Self {
-                next_id: row.get(0)?,
-                next_segment: row.get(1)?,
-                segments,
-            };
-            Ok((ids, row.get(5)?))
-        });
-        let found: Option<(Self, u32)> = match found {
-            Err(rusqlite::Error::QueryReturnedNoRows) => None,
-            found => Some(found.map_err(sql("read the catalogue"))?),
-        };
-        match found {
-            Some((ids, crc)) if ids.checksum() == crc => Ok(ids),
-            _ => Err(damaged()),
-        }
-    }
-
-    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let Sum { rows, ids, crcs } = self.segments;
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO ids VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![
-                self.next_id,
-                self.next_segment,
-                rows,
-                ids,
-                crcs,
-                self.checksum()
-            ])?;
-        Ok(())
-    }
-
-    fn checksum(&self) -> u32 {
-        Checksum::default()
-            .int(self.next_id)
-            .int(self.next_segment)
-            .int(self.segments.rows)
-            .int(self.segments.ids)
-            .int(self.segments.crcs)
-            .end()
-    }
-}
-
-impl SegmentRecord {
-    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        connection
-            .prepare_cached("INSERT OR REPLACE INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![
-                self.number,
-                self.generation,
-                self.first_id,
-                self.sealed,
-                self.summary,
-                self.checksum()
-            ])?;
-        Ok(())
-    }
-
-    fn checksum(&self) -> u32 {
-        Checksum::default()
-            .int(self.number)
-            .int(self.generation)
-            .int(self.first_id)
-            .int(self.sealed)
-            .maybe(self.summary.map(i64::from))
-            .end()
-    }
-}
-
-/// What a catalogue says, read beside whoever has it.
-#[derive(Debug)]
-pub(crate) struct Inspected {
-    pub(crate) next_id: i64,
-    pub(crate) segments: Vec<SegmentRecord>,
-    pub(crate) blobs: HashMap<u32, Blobs>,
-}
-
-/// What a catalogue keeps of a segment's contents.
-#[derive(Debug, Default)]
-pub(crate) struct Blobs {
-    pub(crate) summary: Option<Vec<u8>>,
-    pub(crate) filter: Option<Vec<u8>>,
-}
-
-/// Reads a catalogue as of one moment, and leaves it as it is.
-pub(crate) fn inspect(path: &Path) -> Result<Inspected, StoreError> {
-    let doing = || opening("read the catalogue");
-    let corrupt = |what: String| StoreError::Corrupt {
-        what: format!("catalogue.sqlite: {what}"),
-    };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || {
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(10))?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.pragma_update(None, "cell_size_check", true)?;
-        connection.pragma_update(None, "query_only", true)?;
-        Ok(connection)
-    };
-    let connection = open().map_err(doing())?;
-    let snapshot = connection.unchecked_transaction().map_err(doing())?;
-    let right = Schema::of(|model| make_tables(model, FORMAT)).map_err(doing())?;
-    if Schema::read(&snapshot).map_err(doing())? != right {
-        return Err(corrupt(
-            "its tables are not those of this format".to_owned(),
-        ));
-    }
-    let pages: String = snapshot
-        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-        .map_err(doing())?;
-    if pages != "ok" {
-        return Err(corrupt(pages));
-    }
-    let (ids, segments) = read_whole(&snapshot)?;
-    let mut blobs: HashMap<u32, Blobs> = HashMap::new();
-    for (query, is_summary) in [
-        ("SELECT number, summary FROM summaries", true),
-        ("SELECT number, filter FROM filters", false),
-    ] {
-        let mut query = snapshot.prepare(query).map_err(doing())?;
-        let mut rows = query.query([]).map_err(doing())?;
-        while let Some(row) = rows.next().map_err(doing())? {
-            let (number, blob) = (row.get(0).map_err(doing())?, row.get(1).map_err(doing())?);
-            let of = blobs.entry(number).or_default();
-            *(if is_summary {
-                &mut of.summary
-            } else {
-                &mut of.filter
-            }) = Some(blob);
-        }
-    }
-    Ok(Inspected {
-        next_id: ids.next_id,
-        segments: segments.into_values().collect(),
-        blobs,
-    })
-}
-
-/// The rows of `ids` and `segments`, held against each other.
-fn read_whole(connection: &Connection) -> Result<(Ids, BTreeMap<u32, SegmentRecord>), StoreError> {
-    let ids = Ids::read(connection)?;
-    let segments = read_segments(connection)?;
-    let mut sum = Sum::default();
-    for segment in segments.values() {
-        sum.add(segment.number.into(), segment.checksum());
-    }
-    // A file that the catalogue lost sight of must not be taken for a left-over one.
-    if sum != ids.segments {
-        let what = format!(
-            "catalogue.sqlite: {} segments are not the {} that there were",
-            sum.rows, ids.segments.rows
-        );
-        return Err(StoreError::Corrupt { what });
-    }
-    Ok((ids, segments))
-}
-
-fn read_segments(connection: &Connection) -> Result<BTreeMap<u32, SegmentRecord>, StoreError> {
-    let doing = || sql("read the catalogue");
-    let query = "SELECT number, generation, first_id, sealed, summary_crc, crc FROM segments";
-    let mut query = connection.prepare(query).map_err(doing())?;
-    let mut rows = query.query([]).map_err(doing())?;
-    let mut segments = BTreeMap::new();
-    while let Some(row) = rows.next().map_err(doing())? {
-        let read = || -> rusqlite::Result<(SegmentRecord, i64, u32)> {
-            let sealed: i64 = row.get(3)?;
-            let segment = SegmentRecord {
-                number: row.get(0)?,
-                generation: row.get(1)?,
-                first_id: row.get(2)?,
-                sealed: sealed == 1,
-                summary: row.get(4)?,
-            };
-            Ok((segment, sealed, row.get(5)?))
-        };
-        let right = read()
-            .ok()
-            .filter(|(segment, sealed, crc)| segment.checksum() == *crc && [0, 1].contains(sealed));
-        let Some((segment, ..)) = right else {
-            let number: i64 = row.get(0).unwrap_or(0);
-            return Err(StoreError::Corrupt {
-                what: format!("catalogue.sqlite: the row of segment {number}"),
-            });
-        };
-        segments.insert(segment.number, segment);
-    }
-    Ok(segments)
-}
-
-/// They are the same in formats 2 and 3.
-fn make_tables(connection: &Connection, format: i64) -> rusqlite::Result<()> {
-    connection.execute_batch(TABLES)?;
-    schema::mark(connection, format)
-}
-
-const TABLES: &str = "
-CREATE TABLE ids (               -- one row
-    id INTEGER PRIMARY KEY,
-    next_id INTEGER NOT NULL,    -- of a job
-    next_segment INTEGER NOT NULL,
-    segments INTEGER NOT NULL,   -- what the rows of segments add up to
-    numbers INTEGER NOT NULL,
-    crcs INTEGER NOT NULL,
-    crc INTEGER NOT NULL         -- of the columns above
-);
-CREATE TABLE segments (
-    number INTEGER PRIMARY KEY,
-    generation INTEGER NOT NULL,
-    first_id INTEGER NOT NULL,
-    sealed INTEGER NOT NULL,
-    summary_crc INTEGER,         -- once it is sealed and all its jobs have ended
-    crc INTEGER NOT NULL         -- of the columns above
-);
-CREATE TABLE summaries (         -- the counts of a segment without live jobs
-    number INTEGER PRIMARY KEY,
-    summary BLOB NOT NULL
-);
-CREATE TABLE filters (           -- over the tags of a segment
-    number INTEGER PRIMARY KEY,
-    filter BLOB NOT NULL
-);
-";

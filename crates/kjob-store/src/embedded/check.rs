@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use kjob_core::StoreError;
 
 use super::OpenError;
-use super::catalogue::{self, SegmentRecord};
+use super::catalogue_rows::SegmentRecord;
+use super::catalogue_view;
 use super::check_segment::CheckedSegment;
 use super::filter::Filter;
 use super::header;
@@ -120,7 +121,7 @@ impl Check {
         if !self.may_open(&path)? {
             return Ok(());
         }
-        let read = catalogue::inspect(&path);
+        let read = catalogue_view::inspect(&path);
         let Some(inspected) = self.take(&path, None, read)? else {
             return Ok(());
         };
@@ -136,7 +137,7 @@ impl Check {
             let mut as_then = true;
             if let (true, Ok(now)) = (
                 self.report.in_use,
-                catalogue::inspect(&self.layout.catalogue()),
+                catalogue_view::inspect(&self.layout.catalogue()),
             ) {
                 let now_of = now.segments.iter().find(|s| s.number == record.number);
                 // It was dropped or rewritten meanwhile.
@@ -166,7 +167,7 @@ impl Check {
         &mut self,
         record: &SegmentRecord,
         segment: &CheckedSegment<'_>,
-        blobs: &HashMap<u32, catalogue::Blobs>,
+        blobs: &HashMap<u32, catalogue_view::Blobs>,
     ) {
         let path = self.layout.catalogue();
         let of = Some(format!("segment {}", record.number));

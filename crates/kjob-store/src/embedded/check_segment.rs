@@ -7,7 +7,7 @@ use kjob_core::{JobId, Owner, Parts, StoreError, Usage};
 use rusqlite::{Connection, Row};
 
 use super::callback_row;
-use super::catalogue::SegmentRecord;
+use super::catalogue_rows::SegmentRecord;
 use super::check::Finding;
 use super::counts::{self, Meta};
 use super::error::sql;

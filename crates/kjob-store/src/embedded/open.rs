@@ -11,7 +11,8 @@ use rusqlite::Connection;
 
 use super::blobs;
 use super::callback_row;
-use super::catalogue::{Catalogue, CatalogueError, SegmentRecord};
+use super::catalogue::{Catalogue, CatalogueError};
+use super::catalogue_rows::SegmentRecord;
 use super::counts::Meta;
 use super::error::{file, in_catalogue, in_segment, sql};
 use super::filter::Filter;

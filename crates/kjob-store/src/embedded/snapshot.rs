@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use kjob_core::StoreError;
 use rusqlite::Connection;
 
-use super::catalogue;
+use super::catalogue_view;
 use super::error::{in_catalogue, in_segment, sql};
 use super::layout::Layout;
 use super::segment::{self, Access};
@@ -41,7 +41,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Opens the catalogue and all segments that there are now.
     pub(crate) fn open(layout: &Layout, table: &Table) -> Result<Self, StoreError> {
-        let catalogue = catalogue::open_to_read(&layout.catalogue())?;
+        let catalogue = catalogue_view::open_to_read(&layout.catalogue())?;
         let mut segments = BTreeMap::new();
         for entry in &table.segments {
             let path = layout.segment(entry.number, entry.generation);
