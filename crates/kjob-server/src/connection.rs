@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::ServerOptions;
 use crate::activity::{Activity, Due, Patience};
 use crate::load::Overrun;
+use crate::pace::{LongTurns, Pace, Streams, paced};
 use crate::reply::ReplyBody;
 use crate::service::{Peer, Service};
 use crate::tls::{self, Tls};
-use crate::turn::{LongTurns, Pace, Streams, paced};
 use crate::watched::Watched;
 
 /// Once a connection is to end, how often to look whether it does something still.

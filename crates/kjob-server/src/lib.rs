@@ -32,6 +32,7 @@ mod opened;
 mod options;
 mod ordinary;
 mod outbound;
+mod pace;
 mod passthrough;
 mod places;
 mod prefer;

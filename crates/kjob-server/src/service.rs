@@ -1,12 +1,17 @@
 //! The one service: limits, access, decode, dispatch, encode.
 
+mod arrival;
 mod metrics_page;
+mod passing;
 mod progress;
+mod setup;
+
+pub(crate) use arrival::Arrived;
 
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -28,8 +33,7 @@ use crate::health::{NotReady, Page};
 use crate::load::{Load, Overrun};
 use crate::metrics::Metrics;
 use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
-use crate::outbound::{OutBody, whole};
-use crate::passthrough::{Passing, Passthrough, own_properties, streamed};
+use crate::passthrough::{Passthrough, streamed};
 use crate::refusal::Refusal;
 use crate::reply::{self, Rejected, ReplyBody};
 use crate::traces::Traces;
@@ -79,27 +83,6 @@ pub(crate) struct Peer {
     pub(crate) activity: Activity,
 }
 
-/// A request that has come, and counts from then on.
-#[derive(Debug)]
-pub(crate) struct Arrived {
-    began: Instant,
-    in_flight: InFlight,
-    is_alone: bool,
-    is_over: bool,
-}
-
-impl Arrived {
-    /// Whether its connection has no other in progress.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.is_alone
-    }
-
-    /// Whether there are as many already as may be.
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over
-    }
-}
-
 impl Service {
     pub(crate) fn new(engine: Engine, system: SystemInfo, options: &ServerOptions) -> Self {
         Self {
@@ -126,17 +109,6 @@ impl Service {
         }
     }
 
-    /// Says who may use the server; only the first word counts.
-    pub(crate) fn set_access(&self, access: Access) {
-        // It fails if it was said before.
-        let _ = self.access.set(access);
-    }
-
-    pub(crate) fn set_callbacks(&self, callbacks: Callbacks) {
-        // It fails if it was said before.
-        let _ = self.callbacks.set(callbacks);
-    }
-
     /// Makes callbacks for ever, if there are to be any.
     pub(crate) async fn make_callbacks(&self) {
         match self.callbacks.get() {
@@ -146,36 +118,6 @@ impl Service {
             }
             None => std::future::pending().await,
         }
-    }
-
-    /// Says which headers of submits are kept, and who may report; only the first word counts.
-    pub(crate) fn set_gateway(&self, gateway: Gateway) {
-        // It fails if it was said before.
-        let _ = self.gateway.set(gateway);
-    }
-
-    /// Says what goes to an upstream; only the first word counts.
-    pub(crate) fn set_passthrough(&self, passthrough: Passthrough) {
-        // It fails if it was said before.
-        let _ = self.passthrough.set(passthrough);
-    }
-
-    /// Says who counts; only the first word counts.
-    pub(crate) fn set_metrics(&self, metrics: Metrics) {
-        // It fails if it was said before.
-        let _ = self.metrics.set(metrics);
-    }
-
-    /// Says where spans go; only the first word counts.
-    pub(crate) fn set_traces(&self, traces: Traces) {
-        // It fails if it was said before.
-        let _ = self.traces.set(traces);
-    }
-
-    /// Says that there is a console.
-    pub(crate) fn set_console(&self) {
-        // It fails if it was said before.
-        let _ = self.console.set(());
     }
 
     /// Keeps what the console tells of the last hours, for ever.
@@ -207,30 +149,6 @@ impl Service {
     /// From now on wire endpoints answer that the server ends.
     pub(crate) fn stop(&self) {
         self.stopping.cancel();
-    }
-
-    /// Counts a request that has come.
-    ///
-    /// # Errors
-    /// There are far too many: the stream, or the connection, ends without an answer.
-    pub(crate) fn arrive(&self, is_http2: bool, peer: &Peer) -> Result<Arrived, Overrun> {
-        let began = Instant::now();
-        let mut in_flight = peer.activity.begin_request(is_http2);
-        let is_alone = !is_http2 || in_flight.is_first();
-        let mut is_over = false;
-        if !is_alone {
-            let counted = self.load.count().inspect_err(|_| {
-                self.metrics().inspect(|metrics| metrics.stream_reset());
-            })?;
-            is_over = counted.is_over();
-            in_flight.set_counted(counted);
-        }
-        Ok(Arrived {
-            began,
-            in_flight,
-            is_alone,
-            is_over,
-        })
     }
 
     /// Answers one request.
@@ -395,48 +313,6 @@ impl Service {
                 head.refuse(&Refusal::UnknownPath { path }, StatusCode::NOT_FOUND)
             }
         }
-    }
-
-    async fn pass(
-        &self,
-        passing: &Passing,
-        body: OutBody,
-        peer: &Peer,
-    ) -> Result<Response<Incoming>, Refusal> {
-        let passthrough = self.passthrough.get();
-        let passthrough = passthrough.ok_or_else(|| Refusal::Upstream("there is none".into()))?;
-        let answer = passthrough.pass(passing, peer.ip, body).await;
-        answer.map_err(|error| Refusal::Upstream(error.to_string()))
-    }
-
-    /// Answers with the upstream's properties, but for its addresses.
-    async fn properties(
-        &self,
-        passing: &Passing,
-        head: &Head,
-        mut body: Incoming,
-        peer: &Peer,
-        in_flight: &mut InFlight,
-    ) -> Response<ReplyBody> {
-        let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
-        let outcome = async {
-            let (request, _held) = self.read(head, &mut body, &mut encoding).await?;
-            in_flight.begin_working();
-            let answer = self.pass(passing, whole(request.clone()), peer).await?;
-            let (status, mut body) = (answer.status(), answer.into_body());
-            let (reply, _held) = collect(&mut body, &self.bounds, &self.budget)
-                .await
-                .map_err(|error| Refusal::Upstream(error.to_string()))?;
-            let own = |wanted: Option<&str>| self.system.properties(wanted).property_map;
-            let told = own_properties(encoding, request, reply, &self.limits, own);
-            let segments = told.map_err(Refusal::Upstream)?;
-            Ok(reply::envelope(status, encoding, segments))
-        };
-        let outcome: Result<_, Refusal> = outcome.await;
-        outcome.unwrap_or_else(|refusal| {
-            let response = reply::refusal(&refusal, encoding);
-            self.refused(&refusal, response, head, body, peer)
-        })
     }
 
     /// Answers for a wire endpoint: always an envelope in the request's encoding.
