@@ -1,4 +1,5 @@
-//! A place to run: counted from before a job is started until its end is stored.
+//! A place to run: counted from before a job is started until its handler has returned, and where much waits for the
+//! store already, or the result is large, until its end is stored.
 
 use std::sync::Arc;
 
@@ -14,10 +15,20 @@ pub(super) struct Place {
     inner: Arc<Inner>,
     pub(super) route: RouteId,
     stuck: bool,
-    /// Whether others may have the room that it took, before it is over.
-    has_left: bool,
+    room: Held,
     /// Where the store is shared: what keeps this node from taking another lease before the run is over.
     under_lease: Option<TaskTrackerToken>,
+}
+
+/// What a place has of the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// A place in it.
+    Place,
+    /// A part of what may be ending.
+    Ending,
+    /// Nothing: others may have it, before it is over.
+    Nothing,
 }
 
 impl Place {
@@ -31,14 +42,15 @@ impl Place {
             inner: inner.clone(),
             route,
             stuck: false,
-            has_left: false,
+            room: Held::Place,
             under_lease: inner.cluster_of(id).map(Cluster::running),
         }
     }
 
     /// Takes the room again that it has left, though there may be none: its job is started already.
     pub(super) fn come_back(&mut self) {
-        if std::mem::take(&mut self.has_left) {
+        if self.room == Held::Nothing {
+            self.room = Held::Place;
             self.inner.room.take_beyond(self.route);
         }
     }
@@ -46,15 +58,31 @@ impl Place {
     /// Gives back the room, and only that: what waits for a shard that is away is not to keep the jobs of others
     /// from running.
     pub(super) fn leave_room(&mut self) {
-        if !std::mem::replace(&mut self.has_left, true) {
-            self.inner.room.free(self.route, false);
+        self.give_back(false);
+    }
+
+    /// The run is over but for its end: others may have the room, as long as not too many are.
+    pub(super) fn begin_ending(&mut self) {
+        if self.room == Held::Place && self.inner.room.begin_ending(self.route) {
+            self.room = Held::Ending;
             self.inner.dispatch();
+        }
+    }
+
+    fn give_back(&mut self, stuck: bool) {
+        match std::mem::replace(&mut self.room, Held::Nothing) {
+            Held::Place => {
+                self.inner.room.free(self.route, stuck);
+                self.inner.dispatch();
+            }
+            Held::Ending => self.inner.room.ended(),
+            Held::Nothing => {}
         }
     }
 
     /// Holds the place until the run's thread is free again, unless others have its room already.
     pub(super) fn held_by(mut self, mut call: Call) {
-        if self.has_left {
+        if self.room != Held::Place {
             return;
         }
         self.stuck = true;
@@ -70,9 +98,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.has_left {
-            self.inner.room.free(self.route, self.stuck);
-            self.inner.dispatch();
-        }
+        self.give_back(self.stuck);
     }
 }

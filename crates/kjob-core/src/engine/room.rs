@@ -10,6 +10,9 @@ use super::delayed::{Delayed, Next};
 use super::submission::SubmitError;
 use crate::{Owner, RouteId, Scheduler, Timestamp, Waiting, WaitingCounts};
 
+/// As many runs may be ending, however few may run.
+const ENDING_MIN: usize = 64;
+
 /// Counts and queues, behind one lock that is never held for long.
 ///
 /// **The invariant.** While the room is open and not paused, no job waits that could run: whoever
@@ -22,6 +25,8 @@ pub(super) struct Room {
     /// Told when there is an earlier moment to come again at.
     pub(super) delayed: Notify,
     workers: usize,
+    /// How many runs may be ending at a time beside those that have places.
+    ending_max: usize,
     max_queued: usize,
     max_queued_per_owner: usize,
 }
@@ -36,6 +41,8 @@ struct Inner {
     queue: Scheduler,
     delayed: Delayed,
     running: usize,
+    /// Runs that are over but for their ends, which are on their way into the store, and whose places others have.
+    ending: usize,
     /// Places that are kept for jobs that are being claimed.
     reserved: usize,
     routes: Vec<Lane>,
@@ -83,6 +90,7 @@ impl Room {
             queue: Scheduler::new(config.ageing),
             delayed: Delayed::default(),
             running: 0,
+            ending: 0,
             reserved: 0,
             routes: limits.iter().map(lane).collect(),
             stuck: 0,
@@ -94,6 +102,7 @@ impl Room {
             idle: Notify::new(),
             delayed: Notify::new(),
             workers: config.workers.max(1),
+            ending_max: config.workers.max(ENDING_MIN),
             max_queued: config.max_queued,
             max_queued_per_owner: config.max_queued_per_owner,
         }
@@ -315,14 +324,33 @@ impl Room {
         }
     }
 
+    /// Gives back the place of a run that is over but for its end; `false` where so many are ending that it is to
+    /// be kept until then.
+    pub(super) fn begin_ending(&self, route: RouteId) -> bool {
+        let mut inner = self.lock();
+        let may = inner.ending < self.ending_max;
+        if may {
+            inner.ending += 1;
+            inner.give_back(route);
+        }
+        may
+    }
+
+    /// The end of such a run is stored, or somebody else's matter.
+    pub(super) fn ended(&self) {
+        let mut inner = self.lock();
+        inner.ending -= 1;
+        if inner.is_idle() {
+            drop(inner);
+            self.idle.notify_waiters();
+        }
+    }
+
     /// Gives a place back.
     pub(super) fn free(&self, route: RouteId, stuck: bool) {
         let mut inner = self.lock();
-        inner.running -= 1;
         inner.stuck -= usize::from(stuck);
-        if let Some(lane) = inner.routes.get_mut(usize::from(route.0)) {
-            lane.running -= 1;
-        }
+        inner.give_back(route);
         if inner.is_idle() {
             drop(inner);
             self.idle.notify_waiters();
@@ -344,13 +372,14 @@ impl Room {
         self.lock().open = false;
     }
 
-    /// How many jobs wait, how many of those are delayed, how many run, and how many of those are stuck.
+    /// How many jobs wait, how many of those are delayed, how many run or are ending, and how many of those are
+    /// stuck.
     pub(super) fn counts(&self) -> (usize, usize, usize, usize) {
         let inner = self.lock();
         (
             inner.waiting,
             inner.delayed.len(),
-            inner.running,
+            inner.running + inner.ending,
             inner.stuck,
         )
     }
@@ -395,7 +424,7 @@ impl Lane {
 impl Inner {
     fn is_idle(&self) -> bool {
         // What is being claimed may run yet.
-        self.running == self.stuck && self.reserved == 0
+        self.running == self.stuck && self.reserved == 0 && self.ending == 0
     }
 
     fn used(&self) -> usize {
@@ -406,6 +435,13 @@ impl Inner {
         self.running += 1;
         if let Some(lane) = self.routes.get_mut(usize::from(route.0)) {
             lane.running += 1;
+        }
+    }
+
+    fn give_back(&mut self, route: RouteId) {
+        self.running -= 1;
+        if let Some(lane) = self.routes.get_mut(usize::from(route.0)) {
+            lane.running -= 1;
         }
     }
 

@@ -24,6 +24,9 @@ use crate::{
 /// How long a handler whose future was to be dropped may take to let go of its thread.
 const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 
+/// Results of up to so many bytes may wait for the store beside those that have places.
+const SMALL_RESULT: usize = 64 << 10;
+
 impl Inner {
     /// Starts queued jobs while there are places.
     pub(super) fn dispatch(self: &Arc<Self>) {
@@ -158,8 +161,8 @@ impl Inner {
         }
     }
 
-    /// Runs a job that was started, with its unpacked payload, and makes its end durable. The
-    /// place is held until then, so that results that wait for the store are bounded.
+    /// Runs a job that was started, with its unpacked payload, and makes its end durable. The place is held until
+    /// then where its result is large or many are ending already, so that results that wait for the store are bounded.
     pub(super) async fn run(
         self: Arc<Self>,
         live: Arc<Live>,
@@ -177,6 +180,13 @@ impl Inner {
         live.end_run();
         let now = self.now();
         route.observer.returned(&live.header, &state, &finish, now);
+        let is_small = match &finish {
+            Finish::Complete(output) => output.payload.data.len() <= SMALL_RESULT,
+            _ => true,
+        };
+        if is_small && stuck.is_none() {
+            place.begin_ending();
+        }
         self.finish_in(&mut place, &live, state.lease, finish).await;
         match stuck {
             Some(call) => place.held_by(call),

@@ -5,6 +5,7 @@ mod callbacks;
 mod claims;
 mod cluster;
 mod doze;
+mod ending;
 mod heavy;
 mod leases;
 mod lifecycle;
