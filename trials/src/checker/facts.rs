@@ -137,9 +137,28 @@ impl<'a> Facts<'a> {
     /// Until when a job is surely kept, by all that is known of its end.
     pub(super) fn kept_until(&self, job: &Job<'_>) -> Option<Micros> {
         let kept = self.call_of(job)?.kept_millis.saturating_mul(1_000);
-        let ended = job.ended_from().or_else(|| self.submitted_from(job))?;
+        let ended = self.ended_from(job).or_else(|| self.submitted_from(job))?;
         let until = ended.saturating_add(kept);
         Some(until.saturating_sub(self.clocks_differ()))
+    }
+
+    /// Before this moment, in whole milliseconds, a job had surely not ended.
+    ///
+    /// That it was seen alive says nothing: an end is dated when the handler returns, and seen when it is durable.
+    /// Nor does what a run did after its start where servers are several: it may be another's job by then, and ended.
+    fn ended_from(&self, job: &Job<'_>) -> Option<Micros> {
+        if let Some(told) = job.ended_at() {
+            return Some(told);
+        }
+        let new = job.acks.iter().filter(|ack| !ack.existing);
+        let new = new.map(|ack| ack.span.asked);
+        let counts = |run: &&Run<'_>| match self.several {
+            None => true,
+            Some(_) => run.entry.what == Moment::Start && !self.stood_still(run),
+        };
+        let lines = job.runs.iter().filter(counts).map(|run| run.entry.at);
+        let from = new.chain(lines).max()?;
+        Some(from - from.rem_euclid(1_000))
     }
 
     /// By how much the clocks of servers may differ.
@@ -310,21 +329,6 @@ impl<'a> Job<'a> {
     pub(super) fn ended_at(&self) -> Option<Micros> {
         let told = self.sights.iter().find_map(|sight| sight.ended_millis);
         told.map(|millis| millis.saturating_mul(1_000))
-    }
-
-    /// Before this moment, in whole milliseconds, it had surely not ended.
-    ///
-    /// That it was seen alive says nothing: an end is dated when the handler returns, and seen
-    /// when it is durable.
-    fn ended_from(&self) -> Option<Micros> {
-        if let Some(told) = self.ended_at() {
-            return Some(told);
-        }
-        let new = self.acks.iter().filter(|ack| !ack.existing);
-        let new = new.map(|ack| ack.span.asked);
-        let lines = self.runs.iter().map(|run| run.entry.at);
-        let from = new.chain(lines).max()?;
-        Some(from - from.rem_euclid(1_000))
     }
 }
 

@@ -34,6 +34,17 @@ fn a_job_may_be_there_and_gone_for_as_long_as_clocks_differ() {
 }
 
 #[test]
+fn a_run_may_go_on_while_another_server_has_ended_its_job() {
+    let run_on = |mut story: Story, fault: &[Fault]| {
+        story.submit(&call(), 1, false).run(1, 1, Moment::Start);
+        story.pass(10 * SECOND).run(1, 1, Moment::Stopped);
+        story.miss(Key::Id(1)).assert(fault);
+    };
+    run_on(several(), &[]);
+    run_on(Story::new(), &[Fault::Lost]);
+}
+
+#[test]
 fn who_stood_still_may_go_on_with_what_others_have_ended() {
     let mut story = several();
     story.submit(&call(), 1, false);
