@@ -53,8 +53,9 @@ pub(super) async fn claim(inner: Arc<Inner>, shard: Shard) {
         work.as_mut().enable();
         match inner.look(cluster, takers).await {
             Ok(looked) => {
-                if std::mem::take(&mut is_failing) {
-                    tracing::info!("jobs can be claimed again");
+                // Where it was not looked, nobody knows.
+                if !matches!(looked, Looked::Not) && std::mem::take(&mut is_failing) {
+                    tracing::info!(shard = %cluster.shard, "jobs can be claimed again");
                 }
                 takers = match looked {
                     // More may wait, and was there before any submit that comes now.
@@ -70,7 +71,7 @@ pub(super) async fn claim(inner: Arc<Inner>, shard: Shard) {
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::error!(%error, "no jobs can be claimed; will try again");
+                    tracing::error!(shard = %cluster.shard, %error, "no jobs can be claimed; will try again");
                 }
                 tokio::time::sleep(super::RETRY_AFTER).await;
                 // It may have been done all the same.

@@ -66,6 +66,8 @@ pub(super) struct Clusters {
     heard: Mutex<Option<Shard>>,
     /// Whose turn it is, where any shard will do.
     turn: AtomicUsize,
+    /// Whose turn it is to look for jobs first. Not the same: jobs would go to where the looks leave it.
+    look: AtomicUsize,
 }
 
 /// One of several engines on a shard.
@@ -182,6 +184,7 @@ impl Clusters {
             clock,
             heard: Mutex::new(None),
             turn: AtomicUsize::new(0),
+            look: AtomicUsize::new(0),
         }
     }
 
@@ -199,15 +202,15 @@ impl Clusters {
         if let [alone] = &self.each[..] {
             return alone.shard;
         }
-        let mut in_turn = self.in_turn();
+        let mut in_turn = self.in_turn(&self.turn);
         let first = in_turn.clone().next();
         let trusted = in_turn.find(|cluster| cluster.is_trusted());
         trusted.or(first).map(|it| it.shard).unwrap_or_default()
     }
 
     /// All of them, a different one first each time.
-    fn in_turn(&self) -> impl Iterator<Item = &Cluster> + Clone {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.each.len().max(1);
+    fn in_turn(&self, turn: &AtomicUsize) -> impl Iterator<Item = &Cluster> + Clone {
+        let turn = turn.fetch_add(1, Ordering::Relaxed) % self.each.len().max(1);
         self.each.iter().cycle().skip(turn).take(self.each.len())
     }
 
@@ -369,7 +372,7 @@ impl Inner {
         let Some(clusters) = &self.clusters else {
             return;
         };
-        for cluster in clusters.in_turn() {
+        for cluster in clusters.in_turn(&clusters.look) {
             if cluster.was_denied.swap(false, Ordering::AcqRel) {
                 cluster.work.notify_one();
             }

@@ -331,3 +331,19 @@ async fn ids_of_no_shard_are_of_no_job() {
     assert_eq!(cancelled, CancelOutcome::NotFound);
     engine.shut_down(Duration::ZERO).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn jobs_without_tags_go_to_all_shards_alike() {
+    let clusters = clusters(3);
+    let mut a = member(&clusters, once(), 1).await;
+    let mut counts = [0; 3];
+    for _ in 0..30 {
+        let id = a.engine.submit(call("/held", "x")).await.unwrap().id;
+        counts[a.shard_of(id)] += 1;
+        a.run().await.done();
+        assert_eq!(a.end(id).await, Phase::Done);
+        // Places that were free again had shards look for jobs meanwhile.
+        sleep(LEASE / 50).await;
+    }
+    assert_eq!(counts, [10; 3]);
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use super::database::without_password;
 use super::{Config, ConfigError, Keys};
 use crate::doctor::DoctorArgs;
 use crate::options::meant;
@@ -144,8 +145,13 @@ pub(crate) fn misspelt_in_environment() -> Vec<(String, &'static str)> {
     owned.collect()
 }
 
-/// clap names the flag where a variable has a bad value; names the variable instead.
+/// clap names the flag where a variable has a bad value, and repeats the value; names the variable instead, and no
+/// password.
 fn naming_variable(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) {
+        let masked = ContextValue::String(without_password(value));
+        error.insert(ContextKind::InvalidValue, masked);
+    }
     let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else {
         return error;
     };
@@ -183,6 +189,27 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::description().debug_assert();
+    }
+
+    /// clap repeats a value that it does not take.
+    #[test]
+    fn no_slip_in_a_store_shows_its_password() {
+        let url = "postgres://kjob:secret@db:5432/jobs?sslmode=disable";
+        for slip in [
+            format!("\"{url}\""),
+            format!(",{url}"),
+            format!("embedded,{url}"),
+            url.replace("postgres", "Postgres"),
+            url.replace("postgres", "pg"),
+            url.replace("postgres://", "postgres:/"),
+            url.replace("postgres://", ""),
+            "host=db password=secret".to_owned(),
+        ] {
+            let error = read(&["--store", &slip]).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+            assert!(error.contains("--store"), "{error}");
+        }
+        assert!(read(&["--store", &format!(" {url} ")]).is_ok());
     }
 
     #[test]

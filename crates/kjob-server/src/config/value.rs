@@ -307,6 +307,7 @@ pub(super) fn upstream_accounts(text: &str) -> Result<AccountsOfUpstream, BadVal
 }
 
 pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {
+    let text = text.trim();
     match text {
         "embedded" => Ok(StoreKind::Embedded),
         "memory" => Ok(StoreKind::Memory),
