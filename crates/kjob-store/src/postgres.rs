@@ -10,6 +10,7 @@ mod details;
 mod error;
 mod expiry;
 mod finish;
+mod fitting;
 mod gets;
 mod hints;
 mod lanes;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_postgres::Client;
 
 use super::error::sql;
-use super::{OpenError, schema};
+use super::fitting::{Known, advised, agreed};
+use super::{OpenError, ShardsError, schema};
 
 /// What is known of a database.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub struct Description {
     pub version: String,
     /// The version of the tables, or why this program cannot work with them.
     pub tables: Result<i64, OpenError>,
+    known: Option<Known>,
     /// Its place among several databases that hold jobs together, if it is one of them.
     pub shard: Option<ShardPlace>,
     /// By how many milliseconds its clock is ahead of this host's, give or take half of the
@@ -44,6 +46,31 @@ pub struct Connections {
     pub max: u64,
     /// How many there are now, that of the question included.
     pub open: u64,
+}
+
+impl Description {
+    /// Whether a server to which these databases are given, in this order, finds that they are a set; `None` is for one
+    /// of which nothing is known. What is said to be in the way is so for
+    /// [`migrate_shards`](super::PostgresStore::migrate_shards) too, unless that is what the error advises.
+    ///
+    /// # Errors
+    /// [`ShardsError`]: what is in the way.
+    pub fn are_a_set(found: &[Option<&Self>]) -> Result<(), ShardsError> {
+        let has_no_tables = |it: &Self| matches!(it.tables, Err(OpenError::NoSchema));
+        let known = found.iter().map(|it| match it {
+            Some(it) if has_no_tables(it) => Some(Known::default()),
+            Some(it) => it.known.clone(),
+            None => None,
+        });
+        let known: Vec<Option<Known>> = known.collect();
+        if known.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        match agreed(&known) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(advised(error, &known)),
+        }
+    }
 }
 
 /// Statements whose time is taken.
@@ -82,6 +109,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Description, OpenError> 
         shard: known
             .and_then(|it| it.shards.set.among_others())
             .and_then(place),
+        known: known.map(|it| it.shards.known()),
         tables: schema.map(|schema| schema.version),
         clock_ahead_ms,
         round_trip,

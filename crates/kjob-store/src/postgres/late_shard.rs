@@ -17,8 +17,8 @@ use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::fitting::check_place;
 use super::shard_set::ShardSet;
-use super::shards::check_place;
 use super::store::Background;
 use super::{OpenError, PostgresOptions, PostgresStore, ShardsError};
 

@@ -5,7 +5,8 @@ use tokio_postgres::error::SqlState;
 
 use super::OpenError;
 use super::error::sql;
-use super::shard_set::{CHANGES, KNOWN, NEXT_JOB, ShardSet};
+use super::fitting::Known;
+use super::shard_set::{CHANGES, KNOWN, NEXT_JOB, OWN_ID, ShardSet};
 
 /// The version of the tables that this program works with.
 pub(crate) const VERSION: i64 = 3;
@@ -75,6 +76,19 @@ pub(crate) struct Shards {
     pub(crate) changes: i64,
     /// The first id that was not given.
     pub(crate) next_job: i64,
+    /// Who the database is.
+    own_id: Vec<u8>,
+}
+
+impl Shards {
+    /// What says whether the database goes together with others.
+    pub(super) fn known(&self) -> Known {
+        Known {
+            own_id: self.own_id.clone(),
+            set: self.set.clone(),
+            next_job: self.next_job,
+        }
+    }
 }
 
 /// Brings the tables to [`VERSION`]; gives the versions that were made.
@@ -187,6 +201,7 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
     let changes = client.query_one(CHANGES, &[]).await.map_err(failed)?;
     let known = client.query(KNOWN, &[]).await.map_err(failed)?;
     let next_job = client.query_one(NEXT_JOB, &[]).await.map_err(failed)?;
+    let own_id = client.query_one(OWN_ID, &[]).await.map_err(failed)?;
     Ok(Schema {
         version: found,
         is_partitioned: row.get(2),
@@ -194,6 +209,7 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
             set: ShardSet::read(&known),
             changes: changes.get(0),
             next_job: next_job.get(0),
+            own_id: own_id.get(0),
         },
     })
 }

@@ -15,6 +15,9 @@ pub(crate) const CHANGES: &str = "SELECT next FROM kjob_counters WHERE name = 's
 /// The first id that a database has not given.
 pub(crate) const NEXT_JOB: &str = "SELECT next FROM kjob_counters WHERE name = 'job'";
 
+/// Who the database is.
+pub(crate) const OWN_ID: &str = "SELECT value FROM kjob_agreed WHERE name = 'database'";
+
 /// What a database knows of the set that it is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ShardSet {

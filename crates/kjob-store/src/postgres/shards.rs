@@ -8,24 +8,27 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use kjob_core::{JobId, Placement, PlacementError, ShardedStore, SharedStore, StoreError};
+use kjob_core::{JobId, PlacementError, ShardedStore, SharedStore, StoreError};
 use kjob_proto::Text;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::connect::{Connector, Purpose};
 use super::error::sql;
+use super::fitting::{Known, advised, advises_migration, agreed, planned};
 use super::late_shard::{LateShard, Seat, is_away};
 use super::row::text;
-use super::shard_set::{Generation, KNOWN, NEXT_JOB, ShardSet};
+use super::shard_set::{Generation, KNOWN, NEXT_JOB, OWN_ID, ShardSet};
 use super::store::Background;
 use super::{OpenError, PostgresOptions, PostgresStore};
 
-/// Why databases cannot be a set, or not be opened as one. Databases are numbered as they were given, from 0 on.
+/// Why databases cannot be a set, or not be opened as one. Databases are numbered as they were given, from 0 on, which
+/// is the number of the shard that each is to be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShardsError {
     /// One cannot be opened.
-    #[error("database {number}: {source}")]
+    #[error("the database given as shard {number}: {source}")]
     Open {
         /// Which.
         number: usize,
@@ -35,8 +38,8 @@ pub enum ShardsError {
     },
     /// One is in no set, or in one that was not made to its end.
     #[error(
-        "database {number} is not yet a shard of this set: stop all nodes and run kjob-server migrate with \
-         all databases"
+        "the database given as shard {number} is not yet a shard of this set: stop all nodes and run kjob-server \
+         migrate with all databases"
     )]
     NotYet {
         /// Which.
@@ -44,7 +47,8 @@ pub enum ShardsError {
     },
     /// One has another number in the set: they are not in the order in which they came to it.
     #[error(
-        "database {number} is shard {found} of its set: give the databases in the order of their shards"
+        "the database given as shard {number} is shard {found} of its set: give the databases in the order of their \
+         shards"
     )]
     Order {
         /// Which.
@@ -53,10 +57,23 @@ pub enum ShardsError {
         found: i64,
     },
     /// One is of another set.
-    #[error("database {number} is a shard of another set than those before it")]
+    #[error(
+        "the database given as shard {number} is of another set than those before it: give the databases of one set; \
+         for a set to grow, give a new, empty database"
+    )]
     OtherSet {
         /// Which.
         number: usize,
+    },
+    /// One has come before.
+    #[error(
+        "the database given as shard {number} was given as shard {first} already: give each database once"
+    )]
+    GivenTwice {
+        /// Which.
+        number: usize,
+        /// Where it was given first.
+        first: usize,
     },
     /// Some are missing.
     #[error("{found} databases of a set of {wanted}: give all of them")]
@@ -67,21 +84,29 @@ pub enum ShardsError {
         wanted: i64,
     },
     /// One that is to come to a set has had jobs of its own, whose ids are of other shards.
-    #[error("database {number} has had jobs of its own: only the first of a set may")]
+    #[error(
+        "the database given as shard {number} has had jobs of its own, as only the first of a new set may: put it \
+         first, or give an empty one"
+    )]
     HasJobs {
         /// Which.
         number: usize,
     },
     /// Nodes work on one.
-    #[error("database {number} has nodes at work, such as {url}: stop all nodes first")]
+    #[error(
+        "the database given as shard {number} has nodes at work, such as {url}: stop all nodes first; one that was \
+         killed counts until its lease is over (lease_time, 10 s), one that drains until it has ended"
+    )]
     InUse {
         /// Which.
         number: usize,
         /// Where one of them is reached.
         url: Text,
     },
-    /// One is locked: by another who makes a set of it, or as it was given twice.
-    #[error("database {number} is being changed by another, or was given twice")]
+    /// One is locked by another who makes a set of it.
+    #[error(
+        "the database given as shard {number} is being changed by another at this moment: try again"
+    )]
     Locked {
         /// Which.
         number: usize,
@@ -89,6 +114,23 @@ pub enum ShardsError {
     /// There cannot be a set of so many.
     #[error(transparent)]
     Size(#[from] PlacementError),
+}
+
+impl ShardsError {
+    /// Which database it is about, if it is about one.
+    pub fn number(&self) -> Option<usize> {
+        match self {
+            Self::Open { number, .. }
+            | Self::NotYet { number }
+            | Self::Order { number, .. }
+            | Self::OtherSet { number }
+            | Self::GivenTwice { number, .. }
+            | Self::HasJobs { number }
+            | Self::InUse { number, .. }
+            | Self::Locked { number } => Some(*number),
+            Self::Missing { .. } | Self::Size(_) => None,
+        }
+    }
 }
 
 /// What [`PostgresStore::migrate_shards`] did.
@@ -117,13 +159,18 @@ impl PostgresStore {
         options: &PostgresOptions,
     ) -> Result<ShardedStore, ShardsError> {
         let opening = urls.iter().map(|url| Self::open_any(url, options.clone()));
-        let opened = join_all(opening).await.into_iter().enumerate();
+        let opened = join_all(opening).await;
+        let known = opened.iter().map(|it| match it {
+            Ok(store) => Some(store.shared.shards.known()),
+            Err(OpenError::NoSchema) => Some(Known::default()),
+            Err(_) => None,
+        });
+        let known: Vec<Option<Known>> = known.collect();
+        let opened = opened.into_iter().enumerate();
         let opened = opened
             .map(|(number, opened)| opened.map_err(|source| ShardsError::Open { number, source }));
-        let opened = all_or_away(opened.collect())?;
-        let sets = opened.iter().map(|it| it.as_ref().ok().map(Self::set));
-        let sets: Vec<Option<&ShardSet>> = sets.collect();
-        let set = agreed(&sets)?;
+        let opened = all_or_away(opened.collect()).map_err(|error| advised(error, &known))?;
+        let set = agreed(&known).map_err(|error| advised(error, &known))?;
         let history = history(&opened, &set).await?;
         let placement = set.placement_from(history);
         let placement = placement.map_err(|source| ShardsError::Open { number: 0, source })?;
@@ -200,13 +247,19 @@ fn all_or_away(
 ) -> Result<Vec<Result<PostgresStore, ShardsError>>, ShardsError> {
     let is_any_there = opened.iter().any(Result::is_ok);
     let mut kept = Vec::with_capacity(opened.len());
+    let mut migrate = None;
     for it in opened {
         match it {
+            // Whatever else is wrong comes first: it would be in the way of the migration too.
+            Err(error) if advises_migration(&error) => migrate = migrate.or(Some(error)),
             Err(error) if !is_any_there || !is_away(&error) => return Err(error),
             it => kept.push(it),
         }
     }
-    Ok(kept)
+    match migrate {
+        Some(error) => Err(error),
+        None => Ok(kept),
+    }
 }
 
 /// From which of its sizes on there are jobs of a set: where a tag is of an earlier time, nobody has to ask for it. All
@@ -239,61 +292,6 @@ async fn history(
     Ok(0)
 }
 
-/// The set that all of those have that were reached, each as the shard of its number.
-fn agreed(sets: &[Option<&ShardSet>]) -> Result<ShardSet, ShardsError> {
-    let reached = || {
-        let numbered = sets.iter().enumerate();
-        numbered.filter_map(|(number, set)| Some((number, (*set)?)))
-    };
-    let Some((_, set)) = reached().next() else {
-        return Err(PlacementError::None.into());
-    };
-    if sets.len() == 1 && set.newest().is_none() {
-        return Ok(set.clone());
-    }
-    for (number, found) in reached() {
-        check_seat(number, found, set)?;
-    }
-    let largest = reached().filter_map(|(_, set)| set.newest().map(|row| row.size));
-    let wanted = largest.max().unwrap_or(0);
-    let found = sets.len();
-    if usize::try_from(wanted) != Ok(found) {
-        return Err(ShardsError::Missing { found, wanted });
-    }
-    for (number, found) in reached() {
-        check_place(number, found, set)?;
-    }
-    Ok(set.clone())
-}
-
-/// Whether a database is the shard of its number in the same set as another is.
-fn check_seat(number: usize, found: &ShardSet, other: &ShardSet) -> Result<(), ShardsError> {
-    let Some(newest) = found.newest() else {
-        return Err(ShardsError::NotYet { number });
-    };
-    if usize::try_from(newest.shard) != Ok(number) {
-        let found = newest.shard;
-        return Err(ShardsError::Order { number, found });
-    }
-    if other.newest().map(|row| &row.set_id) != Some(&newest.set_id) {
-        return Err(ShardsError::OtherSet { number });
-    }
-    Ok(())
-}
-
-/// Whether that is so, and both know the set by the same sizes.
-pub(super) fn check_place(
-    number: usize,
-    found: &ShardSet,
-    other: &ShardSet,
-) -> Result<(), ShardsError> {
-    check_seat(number, found, other)?;
-    match found.agrees_with(other) {
-        true => Ok(()),
-        false => Err(ShardsError::NotYet { number }),
-    }
-}
-
 /// Whoever joins, or takes ids, waits for this; and this for whoever does so at the moment.
 const LOCK: &str = "UPDATE kjob_counters SET next = next + 1 WHERE name = 'shards'";
 
@@ -304,8 +302,6 @@ const BURY: &str =
 const ALIVE: &str =
     "SELECT url FROM kjob_nodes WHERE NOT is_gone AND alive_until > now() ORDER BY id LIMIT 1";
 
-const SELF: &str = "SELECT value FROM kjob_agreed WHERE name = 'database'";
-
 const NOTE: &str =
     "INSERT INTO kjob_shards (generation, set_id, shard, size, alone_until, ids_until)
     VALUES ($1, $2, $3, $4, $5, $6)";
@@ -315,41 +311,31 @@ const NEWER_ONLY: &str = "UPDATE kjob_schema SET works_with = 3 WHERE works_with
 
 /// A database in a transaction that is to change the set.
 struct Found {
-    /// Who it is.
-    own_id: Vec<u8>,
-    set: ShardSet,
-    /// The first id that it has not given.
-    next_job: i64,
+    known: Known,
     /// Where a node of it is reached that is at work.
     node: Option<Text>,
 }
 
 /// Makes the set; how many databases it had before and has now.
 async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
-    let mut found = Vec::new();
+    let (mut known, mut nodes) = (Vec::new(), Vec::new());
     for (number, client) in clients.iter().enumerate() {
-        found.push(lock(number, client).await?);
+        let found = lock(number, client, &known).await?;
+        known.push(found.known);
+        nodes.push(found.node);
     }
-    let size = found.len();
-    let rows = match found.first() {
-        Some(first) => {
-            let given = found.iter().map(|it| it.next_job - 1).max();
-            grown(first, given.unwrap_or(0), size)?
-        }
-        None => return Err(PlacementError::None.into()),
-    };
-    if size == 1 && found[0].set.newest().is_none() {
+    let size = known.len();
+    let (rows, before) = planned(&known)?;
+    let first = &known[0].set;
+    if size == 1 && first.newest().is_none() {
         return Ok((0, 1));
     }
-    let before = found[0].set.newest().map_or(0, |newest| newest.size);
-    let before = usize::try_from(before).unwrap_or(0);
-    check(&found, before, &rows)?;
-    if before == size && found.iter().all(|it| it.set.agrees_with(&found[0].set)) {
+    if before == size && known.iter().all(|it| it.set.agrees_with(first)) {
         return Ok((before, size));
     }
     // Not before: tables may be brought up to date while nodes work.
-    for (number, it) in found.iter().enumerate() {
-        if let Some(url) = it.node.clone() {
+    for (number, node) in nodes.into_iter().enumerate() {
+        if let Some(url) = node {
             return Err(ShardsError::InUse { number, url });
         }
     }
@@ -369,17 +355,23 @@ fn failed(number: usize, doing: &'static str, error: tokio_postgres::Error) -> S
     ShardsError::Open { number, source }
 }
 
-async fn lock(number: usize, client: &Client) -> Result<Found, ShardsError> {
+/// Locks the set of a database, and says what is known of it. Those before it are locked already.
+async fn lock(number: usize, client: &Client, before: &[Known]) -> Result<Found, ShardsError> {
     let doing = "look at the set of databases";
     let fail = |error| failed(number, doing, error);
     // One that was given twice waits for itself.
     let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '2s'";
     client.batch_execute(begin).await.map_err(fail)?;
     if let Err(error) = client.execute(LOCK, &[]).await {
-        let is_locked = error.code() == Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE);
-        return Err(match is_locked {
-            true => ShardsError::Locked { number },
-            false => fail(error),
+        if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            return Err(fail(error));
+        }
+        client.batch_execute("ROLLBACK").await.map_err(fail)?;
+        let own_id = client.query_one(OWN_ID, &[]).await.map_err(fail)?;
+        let own_id: Vec<u8> = own_id.get(0);
+        return Err(match before.iter().position(|it| it.own_id == own_id) {
+            Some(first) => ShardsError::GivenTwice { number, first },
+            None => ShardsError::Locked { number },
         });
     }
     client.execute(BURY, &[]).await.map_err(fail)?;
@@ -387,78 +379,18 @@ async fn lock(number: usize, client: &Client) -> Result<Found, ShardsError> {
     let node = alive.first().map(|row| text(row.get(0))).transpose();
     let rows = client.query(KNOWN, &[]).await.map_err(fail)?;
     let next = client.query_one(NEXT_JOB, &[]).await.map_err(fail)?;
-    let own_id = client.query_one(SELF, &[]).await.map_err(fail)?;
+    let own_id = client.query_one(OWN_ID, &[]).await.map_err(fail)?;
     Ok(Found {
-        own_id: own_id.get(0),
-        set: ShardSet::read(&rows),
-        next_job: next.get(0),
+        known: Known {
+            own_id: own_id.get(0),
+            set: ShardSet::read(&rows),
+            next_job: next.get(0),
+        },
         node: node.map_err(|error| ShardsError::Open {
             number,
             source: error.into(),
         })?,
     })
-}
-
-/// What the set is to be, for its first database.
-fn grown(first: &Found, given: i64, size: usize) -> Result<Vec<Generation>, ShardsError> {
-    let mut rows = first.set.rows.clone();
-    if rows.is_empty() {
-        let row = |number, size, ids_until| Generation {
-            number,
-            set_id: first.own_id.clone(),
-            shard: 0,
-            size,
-            alone_until: first.next_job - 1,
-            ids_until,
-        };
-        if first.next_job > 1 {
-            // What it has so far was placed when it was the only one.
-            rows.push(row(1, 1, 0));
-        }
-        rows.push(row(rows.len() as i64 + 1, size as i64, given));
-    } else if let Some(newest) = rows.last()
-        && newest.size != size as i64
-    {
-        let next = Generation {
-            number: newest.number + 1,
-            size: size as i64,
-            ids_until: given,
-            ..newest.clone()
-        };
-        rows.push(next);
-    }
-    // Neither too many nor fewer than before.
-    let set = ShardSet { rows };
-    let sizes = set
-        .rows
-        .iter()
-        .map(|row| usize::try_from(row.size).unwrap_or(0));
-    Placement::new(&sizes.collect::<Vec<_>>(), 0)?;
-    Ok(set.rows)
-}
-
-/// Whether each may be in the set that is to have these rows: those that are have their places, and those that come
-/// are empty.
-fn check(found: &[Found], before: usize, rows: &[Generation]) -> Result<(), ShardsError> {
-    let set_id = rows.first().map(|row| &row.set_id);
-    for (number, it) in found.iter().enumerate() {
-        if let Some(newest) = it.set.newest()
-            && usize::try_from(newest.shard) != Ok(number)
-        {
-            let found = newest.shard;
-            return Err(ShardsError::Order { number, found });
-        }
-        // Of this set it may know more or less than the first, where a change of it was not made to its end, or was
-        // lost with the database's last moments.
-        if it.set.rows.iter().any(|row| Some(&row.set_id) != set_id) {
-            return Err(ShardsError::OtherSet { number });
-        }
-        let is_known = number < before && !it.set.rows.is_empty();
-        if number > 0 && !is_known && it.next_job > 1 {
-            return Err(ShardsError::HasJobs { number });
-        }
-    }
-    Ok(())
 }
 
 async fn note(

@@ -143,7 +143,7 @@ async fn a_database_that_comes_late_and_does_not_fit_stays_away_until_it_does() 
         let error = late.nodes().await.unwrap_err().to_string();
         error.contains("another set").then_some(error)
     });
-    assert!(why.await.contains("database 1 is a shard of another set"));
+    assert!(why.await.contains("given as shard 1 is of another set"));
     submit(&store, "a").await;
     let right = databases.0[0].client().await;
     let right = right.query_one("SELECT set_id FROM kjob_shards", &[]).await;

@@ -8,7 +8,7 @@ use kjob_core::conformance::Harness;
 use kjob_core::{
     Filter, JobId, JobTag, Owner, ShardedStore, SharedStore, Store, Submitted, Timestamp,
 };
-use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore, ShardsError};
+use kjob_store::postgres::{Description, OpenError, PostgresOptions, PostgresStore, ShardsError};
 
 use crate::jobs::job;
 use crate::sharing::join;
@@ -149,11 +149,8 @@ async fn a_set_is_opened_whole_and_in_order_or_not_at_all() {
     assert_eq!(listed(&store).await, ids.into());
     store.close().await.unwrap();
     let twice = [urls[2].clone(), urls[2].clone()];
-    let not_yet = open(&twice).await.unwrap_err();
-    assert!(
-        matches!(not_yet, ShardsError::NotYet { number: 0 }),
-        "{not_yet}"
-    );
+    let error = open(&twice).await.unwrap_err();
+    assert!(is_second_of_the_same(&error), "{error}");
 
     databases.migrate(2).await.unwrap();
     let opened = PostgresStore::open(&urls[1], options.clone()).await;
@@ -196,19 +193,97 @@ async fn a_set_is_opened_whole_and_in_order_or_not_at_all() {
     );
     let error = migrate(&urls[..1]).await.unwrap_err();
     assert!(matches!(error, ShardsError::Size(_)), "{error}");
+    let twice = [urls[0].clone(), urls[0].clone()];
+    for error in [
+        open(&twice).await.unwrap_err(),
+        migrate(&twice).await.unwrap_err(),
+    ] {
+        assert!(is_second_of_the_same(&error), "{error}");
+    }
 
     let others = Databases::new(2).await;
     others.migrate(2).await.unwrap();
-    let mixed = [urls[0].clone(), others.urls(2)[1].clone()];
+    // Also where it is another shard than its place says.
+    for other in others.urls(2) {
+        let mixed = [urls[0].clone(), other];
+        for error in [
+            open(&mixed).await.unwrap_err(),
+            migrate(&mixed).await.unwrap_err(),
+            described(&mixed).await.unwrap_err(),
+        ] {
+            assert!(
+                matches!(error, ShardsError::OtherSet { number: 1 }),
+                "{error}"
+            );
+        }
+    }
+    described(&urls[..2]).await.unwrap();
+}
+
+/// What is said of a set by a look at each of its databases.
+async fn described(urls: &[String]) -> Result<(), ShardsError> {
+    let mut found = Vec::new();
+    for url in urls {
+        let described = PostgresStore::describe(url, &PostgresOptions::default()).await;
+        found.push(described.unwrap());
+    }
+    let found: Vec<Option<&Description>> = found.iter().map(Some).collect();
+    Description::are_a_set(&found)
+}
+
+fn is_second_of_the_same(error: &ShardsError) -> bool {
+    let twice = matches!(
+        error,
+        ShardsError::GivenTwice {
+            number: 1,
+            first: 0
+        }
+    );
+    twice && error.number() == Some(1)
+}
+
+#[tokio::test]
+async fn a_migration_is_advised_only_where_it_would_not_be_refused() {
+    let (ours, theirs) = (Databases::new(3).await, Databases::new(2).await);
+    theirs.migrate(2).await.unwrap();
+    let urls = ours.urls(3);
+    let options = PostgresOptions::default();
+    for url in &urls[..2] {
+        PostgresStore::migrate(url, &options).await.unwrap();
+    }
+    let error = open(&urls[..2]).await.unwrap_err();
+    assert!(
+        matches!(error, ShardsError::NotYet { number: 0 }),
+        "{error}"
+    );
+    // The first has no tables yet.
+    let new = [urls[2].clone(), urls[1].clone()];
+    let error = open(&new).await.unwrap_err();
+    assert!(error.to_string().contains("migrate"), "{error}");
+    for first in [&urls[0], &urls[2]] {
+        let mixed = [first.clone(), theirs.urls(2)[1].clone()];
+        for error in [
+            open(&mixed).await.unwrap_err(),
+            described(&mixed).await.unwrap_err(),
+        ] {
+            assert!(
+                matches!(error, ShardsError::OtherSet { number: 1 }),
+                "{error}"
+            );
+        }
+    }
+    let store = ours.0[1].open(options.clone()).await;
+    submit(&store, "a").await;
     for error in [
-        open(&mixed).await.unwrap_err(),
-        migrate(&mixed).await.unwrap_err(),
+        open(&urls[..2]).await.unwrap_err(),
+        described(&urls[..2]).await.unwrap_err(),
     ] {
         assert!(
-            matches!(error, ShardsError::OtherSet { number: 1 }),
+            matches!(error, ShardsError::HasJobs { number: 1 }),
             "{error}"
         );
     }
+    store.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -218,10 +293,7 @@ async fn only_the_first_may_have_had_jobs_and_no_node_may_be_at_work() {
     let error = migrate(&[urls[0].clone(), urls[0].clone()])
         .await
         .unwrap_err();
-    assert!(
-        matches!(error, ShardsError::Locked { number: 1 }),
-        "{error}"
-    );
+    assert!(is_second_of_the_same(&error), "{error}");
 
     let second = databases.0[1].open(PostgresOptions::default());
     PostgresStore::migrate(&urls[1], &PostgresOptions::default())
