@@ -44,6 +44,13 @@ pub enum OpenError {
     /// The database has no tables of kjob.
     #[error("the database has no tables of kjob: run kjob-server migrate")]
     NoSchema,
+    /// The database does not let the role make tables.
+    #[error("{source}; the role has to own the database, or have CREATE on the schema")]
+    MayNotMakeTables {
+        /// What the database said.
+        #[source]
+        source: StoreError,
+    },
     /// The tables are of an older version.
     #[error(
         "the database's tables are of version {found}, this program needs {supported}: run kjob-server migrate"

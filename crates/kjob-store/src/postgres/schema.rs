@@ -93,7 +93,14 @@ impl Shards {
 
 /// Brings the tables to [`VERSION`]; gives the versions that were made.
 pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i64>, OpenError> {
-    let failed = |error| OpenError::Store(sql("make the tables")(error));
+    let failed = |error: tokio_postgres::Error| {
+        let is_forbidden = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+        let source = sql("make the tables")(error);
+        match is_forbidden {
+            true => OpenError::MayNotMakeTables { source },
+            false => OpenError::Store(source),
+        }
+    };
     let product = product(client).await?;
     let is_partitioned = partitioned && product != Product::Cockroach;
     while let Err(error) = client.batch_execute(VERSIONS).await {
