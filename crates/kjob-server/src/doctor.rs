@@ -101,9 +101,7 @@ async fn examine(cli: Cli, program: Program) -> Report {
             report.add(sync::speed(&place));
         }
         StoreKind::Postgres(urls) => {
-            for (number, url) in urls.iter().enumerate() {
-                report.add_all(database::look(url, number, urls.len()).await);
-            }
+            report.add_all(database::look(urls).await);
         }
         StoreKind::Memory => report.add(
             Finding::new(

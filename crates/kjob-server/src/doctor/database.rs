@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use kjob_store::postgres::{Description, OpenError, PostgresOptions, PostgresStore, ShardPlace};
+use kjob_store::postgres::{
+    Description, OpenError, PostgresOptions, PostgresStore, ShardPlace, ShardsError,
+};
 use tokio::time::timeout;
 
 use crate::config::DatabaseUrl;
@@ -18,19 +20,42 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A round trip above this makes every step of a job slow.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(5);
 
-/// Whether it can be reached, what it is, its tables, its place among so many, its clock, and whether it has room
-/// for a node.
-pub(super) async fn look(url: &DatabaseUrl, number: usize, count: usize) -> Vec<Finding> {
+/// Of each, whether it can be reached, what it is, its tables, its clock, whether it has room for a node, and its place
+/// among all of them.
+pub(super) async fn look(urls: &[DatabaseUrl]) -> Vec<Finding> {
     let options = PostgresOptions::default();
-    let asked = PostgresStore::describe(url.reveal(), &options);
+    let mut looked = Vec::new();
+    for url in urls {
+        looked.push(describe(url, &options).await);
+    }
+    let reached: Vec<_> = looked.iter().map(|it| it.as_ref().ok()).collect();
+    // As the server does it when it starts.
+    let misfit = match urls.len() {
+        1 => None,
+        _ => Description::are_a_set(&reached).err(),
+    };
+    let mut findings = Vec::new();
+    for (number, (url, looked)) in urls.iter().zip(&looked).enumerate() {
+        let seat = Seat {
+            url,
+            number,
+            count: urls.len(),
+            misfit: misfit.as_ref(),
+        };
+        let of_one = match looked {
+            Ok(found) => seat.judged(found, options.connections_max() as u64),
+            Err(unreached) => vec![unreached.clone()],
+        };
+        findings.extend(of_one.into_iter().map(|it| it.of_database(url)));
+    }
+    findings
+}
+
+/// What it is, or what is in the way of asking it.
+async fn describe(url: &DatabaseUrl, options: &PostgresOptions) -> Result<Description, Finding> {
+    let asked = PostgresStore::describe(url.reveal(), options);
     let (found, advice) = match timeout(PATIENCE, asked).await {
-        Ok(Ok(found)) => {
-            let mut findings = judged(url, &found, options.connections_max() as u64);
-            if found.tables.is_ok() {
-                findings.extend(place(url, found.shard, number, count));
-            }
-            return findings;
-        }
+        Ok(Ok(found)) => return Ok(found),
         Ok(Err(error)) => (error.to_string(), advice(&error)),
         Err(_) => {
             let seconds = PATIENCE.as_secs();
@@ -39,7 +64,7 @@ pub(super) async fn look(url: &DatabaseUrl, number: usize, count: usize) -> Vec<
     };
     let expected = "a database that can be reached and takes writes";
     let found = format!("{url}: {found}");
-    vec![Finding::new("database", found, expected).fail(advice)]
+    Err(Finding::new("database", found, expected).fail(advice))
 }
 
 const REACH: &str = "see that it runs and that the host, port, user and password of the URL are right, and \
@@ -56,50 +81,135 @@ fn advice(error: &OpenError) -> &'static str {
     }
 }
 
-fn judged(url: &DatabaseUrl, found: &Description, connections: u64) -> Vec<Finding> {
-    let mut findings = vec![reached(url, found)];
-    let tables = |found| Finding::new("tables", found, "tables that this version works with");
-    findings.push(match &found.tables {
-        Ok(version) => tables(format!("version {version}"))
-            .figure("version", *version)
-            .ok(),
-        Err(error) => tables(error.to_string()).fail(match error {
-            OpenError::NoSchema | OpenError::OlderSchema { .. } => "run kjob-server migrate",
-            OpenError::NewerSchema { .. } => "use a newer kjob",
-            _ => "let the user of the URL read and write the tables, as their owner or by a GRANT",
-        }),
-    });
-    findings.push(clock(found));
-    findings.extend(room(found, connections));
-    findings
-}
-
-/// Not told of a database that is alone and is meant to be.
-fn place(
-    url: &DatabaseUrl,
-    found: Option<ShardPlace>,
+/// A database, and what it is to be.
+struct Seat<'a> {
+    url: &'a DatabaseUrl,
     number: usize,
     count: usize,
-) -> Option<Finding> {
-    let shown = match found {
-        Some(found) => format!("{url} is shard {} of {}", found.shard, found.size),
-        None if count == 1 => return None,
-        None => format!("{url} is no shard"),
-    };
-    let expected = match count {
-        1 => "a database that holds jobs alone".to_owned(),
-        _ => format!("shard {number} of {count}"),
-    };
-    let is_right = found.is_some_and(|it| (it.shard, it.size) == (number as u64, count as u64));
-    let finding = Finding::new("shard", shown, expected);
-    Some(if is_right {
-        finding.ok()
-    } else {
-        finding.fail(
-            "give all databases of the set in the order of their shards; if they are not a set yet, stop all nodes \
-             and run kjob-server migrate",
+    /// What keeps all of them from being a set.
+    misfit: Option<&'a ShardsError>,
+}
+
+impl Seat<'_> {
+    fn judged(&self, found: &Description, connections: u64) -> Vec<Finding> {
+        let mut findings = vec![reached(self.url, found), self.tables(found)];
+        findings.push(self.clock(found));
+        findings.extend(self.room(found, connections));
+        if found.tables.is_ok() {
+            findings.extend(self.place(found.shard));
+        }
+        findings
+    }
+
+    /// What was found, with the database that it was found of where there are several.
+    fn named(&self, found: String) -> String {
+        match self.count {
+            1 => found,
+            _ => format!("{}: {found}", self.url),
+        }
+    }
+
+    /// What is in the way of a migration too.
+    fn in_the_way(&self) -> Option<&ShardsError> {
+        let is_to_be_made = |error: &&ShardsError| matches!(error, ShardsError::NotYet { .. });
+        self.misfit.filter(|error| !is_to_be_made(error))
+    }
+
+    fn tables(&self, found: &Description) -> Finding {
+        let tables = |found| {
+            let expected = "tables that this version works with";
+            Finding::new("tables", self.named(found), expected)
+        };
+        let error = match &found.tables {
+            Ok(version) => {
+                let tables = tables(format!("version {version}"));
+                return tables.figure("version", *version).ok();
+            }
+            Err(error) => error,
+        };
+        // Its own words end with an advice, which is not always right.
+        let said = match error {
+            OpenError::NoSchema => "the database has no tables of kjob".to_owned(),
+            OpenError::OlderSchema { found, .. } => format!("version {found}"),
+            error => error.to_string(),
+        };
+        match (error, self.in_the_way()) {
+            (OpenError::NoSchema | OpenError::OlderSchema { .. }, None) => {
+                tables(said).fail("run kjob-server migrate")
+            }
+            (OpenError::NoSchema | OpenError::OlderSchema { .. }, Some(misfit)) => {
+                tables(said).fail(format!("kjob-server migrate would refuse: {misfit}"))
+            }
+            (OpenError::NewerSchema { .. }, _) => tables(said).fail("use a newer kjob"),
+            _ => tables(said).fail(
+                "let the user of the URL read and write the tables, as their owner or by a GRANT",
+            ),
+        }
+    }
+
+    /// Not told of a database that is alone and is meant to be.
+    fn place(&self, found: Option<ShardPlace>) -> Option<Finding> {
+        let (url, number, count) = (self.url, self.number, self.count);
+        let shown = match found {
+            Some(found) => format!("{url} is shard {} of {}", found.shard, found.size),
+            None if count == 1 => return None,
+            None => format!("{url} is no shard"),
+        };
+        let expected = match count {
+            1 => "a database that holds jobs alone".to_owned(),
+            _ => format!("shard {number} of {count}, of one set"),
+        };
+        let is_right = found.is_some_and(|it| (it.shard, it.size) == (number as u64, count as u64));
+        let about_it = |error: &&ShardsError| error.number() == Some(number);
+        let finding = Finding::new("shard", shown, expected);
+        if is_right {
+            return Some(match self.misfit.filter(about_it) {
+                Some(misfit) => finding.fail(misfit.to_string()),
+                None => finding.ok(),
+            });
+        }
+        Some(match self.in_the_way() {
+            Some(misfit) => finding.fail(misfit.to_string()),
+            None => finding.fail(
+                "give all databases of the set in the order of their shards; if they are not a set yet, stop all \
+                 nodes and run kjob-server migrate",
+            ),
+        })
+    }
+
+    fn clock(&self, found: &Description) -> Finding {
+        let ahead = found.clock_ahead_ms;
+        let shown = format!("the database's clock is {ahead} ms ahead of this host's");
+        let expected = format!("a difference of at most {} ms", AHEAD_MAX.as_millis());
+        let finding =
+            Finding::new("database_clock", self.named(shown), expected).figure("ahead_ms", ahead);
+        if u128::from(ahead.unsigned_abs()) > AHEAD_MAX.as_millis() {
+            finding.warn("jobs go by the database's clock; let NTP set both")
+        } else {
+            finding.ok()
+        }
+    }
+
+    /// Not told by databases that count their connections in other ways.
+    fn room(&self, found: &Description, needed: u64) -> Option<Finding> {
+        let there = found.connections?;
+        let left = there.max.saturating_sub(there.open);
+        let shown = format!("{} of {} connections are free", left, there.max);
+        let expected = format!("{needed} for each node");
+        let finding = Finding::new("database_connections", self.named(shown), expected)
+            .figure("max", there.max)
+            .figure("open", there.open)
+            .figure("needed", needed);
+        Some(if there.max < needed {
+            finding.fail("raise max_connections of the database")
+        } else if left < needed {
+            finding.warn(
+            "raise max_connections of the database, unless nodes have them that will be stopped",
         )
-    })
+        } else {
+            finding.ok()
+        })
+    }
 }
 
 fn reached(url: &DatabaseUrl, found: &Description) -> Finding {
@@ -118,37 +228,4 @@ fn reached(url: &DatabaseUrl, found: &Description) -> Finding {
     } else {
         finding.ok()
     }
-}
-
-fn clock(found: &Description) -> Finding {
-    let ahead = found.clock_ahead_ms;
-    let shown = format!("the database's clock is {ahead} ms ahead of this host's");
-    let expected = format!("a difference of at most {} ms", AHEAD_MAX.as_millis());
-    let finding = Finding::new("database_clock", shown, expected).figure("ahead_ms", ahead);
-    if u128::from(ahead.unsigned_abs()) > AHEAD_MAX.as_millis() {
-        finding.warn("jobs go by the database's clock; let NTP set both")
-    } else {
-        finding.ok()
-    }
-}
-
-/// Not told by databases that count their connections in other ways.
-fn room(found: &Description, needed: u64) -> Option<Finding> {
-    let there = found.connections?;
-    let left = there.max.saturating_sub(there.open);
-    let shown = format!("{} of {} connections are free", left, there.max);
-    let expected = format!("{needed} for each node");
-    let finding = Finding::new("database_connections", shown, expected)
-        .figure("max", there.max)
-        .figure("open", there.open)
-        .figure("needed", needed);
-    Some(if there.max < needed {
-        finding.fail("raise max_connections of the database")
-    } else if left < needed {
-        finding.warn(
-            "raise max_connections of the database, unless nodes have them that will be stopped",
-        )
-    } else {
-        finding.ok()
-    })
 }

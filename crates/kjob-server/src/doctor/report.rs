@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Finding {
     check: &'static str,
+    /// Which one it is about, where the store is in databases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<String>,
     verdict: Verdict,
     found: String,
     expected: String,
@@ -39,12 +42,18 @@ impl Finding {
     ) -> Self {
         Self {
             check,
+            database: None,
             verdict: Verdict::Ok,
             found: found.into(),
             expected: expected.into(),
             advice: None,
             figures: Map::new(),
         }
+    }
+
+    pub(super) fn of_database(mut self, url: impl fmt::Display) -> Self {
+        self.database = Some(url.to_string());
+        self
     }
 
     pub(super) fn figure(mut self, name: &str, value: impl Into<Value>) -> Self {

@@ -240,7 +240,8 @@ mod database {
     fn one_without_tables_fails() {
         let (dir, url) = (tempdir().unwrap(), bare_database());
         let told = Told::with(&dir, &["--store", &url]);
-        told.assert_fails("tables", &["run kjob-server migrate"]);
+        told.assert_fails("tables", &["no tables of kjob"]);
+        assert_eq!(told.check("tables")["advice"], "run kjob-server migrate");
         assert_eq!(told.verdict("database"), "ok", "{:#}", told.report);
     }
 
@@ -256,6 +257,57 @@ mod database {
         let room = &told.check("database_connections")["figures"];
         assert!(room["max"].as_u64() > room["needed"].as_u64(), "{room}");
         assert!(room["open"].as_u64() > Some(0), "{room}");
+    }
+
+    #[test]
+    fn databases_of_two_sets_fail_as_at_the_server() {
+        let dir = tempdir().unwrap();
+        let set = || {
+            let both = [bare_database(), bare_database()];
+            let (code, _, log) = run(["migrate", "--store", &both.join(",")]);
+            assert_eq!(code, 0, "{log}");
+            both
+        };
+        let ([first, second], [other, another]) = (set(), set());
+        let good = Told::with(&dir, &["--store", &format!("{first},{second}")]);
+        assert_eq!(good.code, 0, "{:#}", good.report);
+        let checks = good.report["checks"].as_array().unwrap();
+        let of_second = checks.iter().filter(|it| it["database"] == second);
+        let of_second: Vec<_> = of_second.map(|it| it["check"].as_str().unwrap()).collect();
+        let all = [
+            "database",
+            "tables",
+            "database_clock",
+            "database_connections",
+            "shard",
+        ];
+        assert_eq!(of_second, all);
+        for (store, words) in [
+            (format!("{first},{another}"), "another set"),
+            (format!("{first},{other}"), "another set"),
+            (format!("{first},{first}"), "already"),
+        ] {
+            let told = Told::with(&dir, &["--store", &store]);
+            assert_eq!(told.code, 1, "{:#}", told.report);
+            let failed = told.report["checks"].as_array().unwrap().iter();
+            let failed = failed.filter(|it| it["verdict"] == "fail" && it["check"] == "shard");
+            let mut advice = failed.filter_map(|it| it["advice"].as_str());
+            assert!(advice.any(|it| it.contains(words)), "{:#}", told.report);
+            let (code, _, log) = run(["--store", &store]);
+            assert_eq!(code, 1);
+            assert!(log.contains(words), "{log}");
+        }
+        // Nobody is sent to migrate what would be refused.
+        let store = format!("{},{another}", bare_database());
+        let told = Told::with(&dir, &["--store", &store]);
+        let advice = told.check("tables")["advice"].as_str().unwrap();
+        assert!(advice.contains("would refuse"), "{advice}");
+        for command in [&["migrate", "--store", &store][..], &["--store", &store]] {
+            let (code, _, log) = run(command);
+            assert_eq!(code, 1);
+            assert!(log.contains("another set"), "{log}");
+            assert!(log.contains(&another), "{log}");
+        }
     }
 }
 
