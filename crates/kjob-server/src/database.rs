@@ -22,10 +22,10 @@ pub enum DatabaseError {
         source: OpenError,
     },
     /// They cannot be opened together, or made a set.
-    #[error("store, of {count} databases: {source}")]
+    #[error("store {which}: {source}")]
     Shards {
-        /// How many were given.
-        count: usize,
+        /// Which databases it is about, and of how many; without passwords.
+        which: String,
         /// Why not.
         #[source]
         source: ShardsError,
@@ -75,11 +75,19 @@ pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
     let options = PostgresOptions::default();
     if let [url] = &urls[..] {
         let migrated = PostgresStore::migrate(url.reveal(), &options).await;
-        let versions = migrated.map_err(|source| DatabaseError::Open {
+        let failed = |source| DatabaseError::Open {
             url: url.clone(),
             source,
-        })?;
-        return Ok(of_tables(url, &versions));
+        };
+        let mut said = of_tables(url, &migrated.map_err(failed)?);
+        let found = PostgresStore::describe(url.reveal(), &options).await;
+        if let Some(place) = found.map_err(failed)?.shard {
+            said += &format!(
+                "it is shard {} of a set of {}; give the URLs of all of them, in the order of their shards\n",
+                place.shard, place.size
+            );
+        }
+        return Ok(said);
     }
     let migrated = PostgresStore::migrate_shards(&revealed(urls), &options).await;
     let migrated = migrated.map_err(|source| of_several(urls, source))?;
@@ -106,14 +114,34 @@ fn revealed(urls: &[DatabaseUrl]) -> Vec<&str> {
 
 /// An error of one of them names that one.
 fn of_several(urls: &[DatabaseUrl], source: ShardsError) -> DatabaseError {
-    match source {
-        ShardsError::Open { number, source } if number < urls.len() => DatabaseError::Open {
-            url: urls[number].clone(),
+    let url = source.number().and_then(|number| urls.get(number));
+    match (source, url) {
+        (ShardsError::Open { source, .. }, Some(url)) => DatabaseError::Open {
+            url: url.clone(),
             source,
         },
-        source => DatabaseError::Shards {
-            count: urls.len(),
+        (source, url) => DatabaseError::Shards {
+            which: match (url, other(urls, &source)) {
+                (Some(url), Some(other)) => format!("{url} and {other}, of {}", count(urls)),
+                (Some(url), None) => format!("{url}, of {}", count(urls)),
+                (None, _) => format!("of {}", count(urls)),
+            },
             source,
         },
+    }
+}
+
+/// Where one was given twice, as what it was given first.
+fn other<'a>(urls: &'a [DatabaseUrl], error: &ShardsError) -> Option<&'a DatabaseUrl> {
+    match error {
+        ShardsError::GivenTwice { first, .. } => urls.get(*first),
+        _ => None,
+    }
+}
+
+fn count(urls: &[DatabaseUrl]) -> String {
+    match urls.len() {
+        1 => "1 database".to_owned(),
+        count => format!("{count} databases"),
     }
 }

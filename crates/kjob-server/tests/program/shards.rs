@@ -77,6 +77,9 @@ async fn jobs_are_spread_over_databases_and_any_node_answers_for_them() {
         log.contains("the database is shard 1 of a set of 2"),
         "{log}"
     );
+    let (code, said, log) = run(["migrate", "--store", &second]);
+    assert_eq!(code, 0, "{log}");
+    assert!(said.contains("it is shard 1 of a set of 2"), "{said}");
     let turned = format!("{second},{first}");
     let (code, _, log) = run(["--store", &turned]);
     assert_ne!(code, 0);
