@@ -22,13 +22,20 @@ impl DatabaseUrl {
         Self(SecretString::from(url))
     }
 
-    /// All that a text names, with commas between; `None` if it is anything else.
+    /// All that a text names, with commas between; `None` if it is anything else. A comma at the end is nothing.
     pub(super) fn all_of(text: &str) -> Option<Vec<Self>> {
-        let urls = split(text);
+        let text = text.trim_end();
+        let urls = split(text.strip_suffix(',').unwrap_or(text));
         let is_url = |url: &&str| SCHEMES.iter().any(|scheme| url.starts_with(scheme));
         urls.iter()
             .all(is_url)
             .then(|| urls.into_iter().map(Self::new).collect())
+    }
+
+    /// Whether there is another URL in it: something else than a comma is between them.
+    pub(super) fn is_several(&self) -> bool {
+        let starts = SCHEMES.iter().map(|scheme| self.reveal().matches(scheme));
+        starts.map(Iterator::count).sum::<usize>() > 1
     }
 
     /// The whole URL, with its password.
@@ -169,6 +176,21 @@ mod tests {
         assert_eq!(several, ["postgres://a,b:5/j", "postgresql://c/j"]);
         for bad in ["", "embedded,postgres://a/j", "postgres:/a", "mysql://a/j"] {
             assert_eq!(DatabaseUrl::all_of(bad), None, "{bad}");
+        }
+        let several = DatabaseUrl::all_of("postgres://a/j,postgres://c/j, ").unwrap();
+        let several: Vec<&str> = several.iter().map(DatabaseUrl::reveal).collect();
+        assert_eq!(several, ["postgres://a/j", "postgres://c/j"]);
+        for (text, is_several) in [
+            ("postgres://a/j;postgresql://c/j", true),
+            ("postgres://a/j postgres://c/j", true),
+            ("postgres://u:a://b@a/j?sslrootcert=x", false),
+        ] {
+            let urls = DatabaseUrl::all_of(text).unwrap();
+            assert_eq!(
+                (urls.len(), urls[0].is_several()),
+                (1, is_several),
+                "{text}"
+            );
         }
         let url = DatabaseUrl::new("postgres://ann:secret@db");
         assert!(!format!("{url:?}").contains("secret"));

@@ -312,6 +312,10 @@ pub(super) fn store(text: &str) -> Result<StoreKind, BadValue> {
         "embedded" => Ok(StoreKind::Embedded),
         "memory" => Ok(StoreKind::Memory),
         _ => match DatabaseUrl::all_of(text) {
+            Some(urls) if urls.iter().any(DatabaseUrl::is_several) => Err(BadValue::new(
+                &without_password(text),
+                "the URLs of several databases separated by commas",
+            )),
             Some(urls) => Ok(StoreKind::Postgres(urls)),
             None => Err(BadValue::new(
                 &without_password(text),
