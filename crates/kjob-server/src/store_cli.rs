@@ -78,6 +78,10 @@ enum StoreCommand {
 enum StoreCommandError {
     #[error("store: jobs in memory have no files; this is for store = \"embedded\"")]
     NoFiles,
+    #[error(
+        "store: jobs in PostgreSQL are looked at with its own tools; this is for store = \"embedded\""
+    )]
+    InDatabase,
     #[error("data_dir: there is no store in {dir}", dir = dir.display())]
     NoStore { dir: PathBuf },
     #[error(
@@ -129,8 +133,10 @@ pub(crate) fn main(config: &Config, arguments: StoreArgs) -> ExitCode {
 
 fn carry_out(config: &Config, command: StoreCommand) -> Result<Answer, StoreCommandError> {
     let settings = &config.settings;
-    if settings.store != StoreKind::Embedded {
-        return Err(StoreCommandError::NoFiles);
+    match settings.store {
+        StoreKind::Embedded => {}
+        StoreKind::Memory => return Err(StoreCommandError::NoFiles),
+        StoreKind::Postgres(_) => return Err(StoreCommandError::InDatabase),
     }
     let dir = &settings.data_dir;
     // Opening would make one.

@@ -318,6 +318,9 @@ fn what_cannot_be_done_is_said_with_its_exit_code() {
     let (code, error) = refusal(&dir, &["stats", "--store", "memory"]);
     assert_eq!(code, 3);
     assert!(error.contains("jobs in memory have no files"), "{error}");
+    let (code, error) = refusal(&dir, &["stats", "--store", "postgres://db/jobs"]);
+    assert_eq!(code, 3);
+    assert!(error.contains("PostgreSQL are looked at with"), "{error}");
     for misuse in [
         &["purge", "--status", "RUNNING"][..],
         &["purge", "--older-than", "a while"],
