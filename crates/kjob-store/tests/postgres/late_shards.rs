@@ -61,7 +61,7 @@ async fn a_database_that_is_down_comes_to_its_set_when_it_is_back() {
                 Ok(job) => assert!(job.is_some() && !is_away(*id)),
                 Err(error @ StoreError::Io { .. }) => {
                     let said = error.to_string();
-                    let names = said.contains(&format!("database {away}: "));
+                    let names = said.contains(&format!("given as shard {away}: "));
                     assert!(names && said.contains("has not been reached yet"), "{said}");
                     assert!(is_away(*id));
                 }
