@@ -161,21 +161,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::sync::atomic::AtomicU32;
-    use std::task::Waker;
 
     use super::*;
-
-    fn context() -> Context<'static> {
-        Context::from_waker(Waker::noop())
-    }
-
-    /// Works for so long.
-    fn spend(time: Duration) {
-        let began = Instant::now();
-        while began.elapsed() < time {
-            std::hint::spin_loop();
-        }
-    }
+    use crate::turn::tests::{context, spend};
 
     /// `yield_now` goes behind what the runtime looks at outside of the line as well.
     async fn to_the_end_of_the_line() {

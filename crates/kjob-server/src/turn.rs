@@ -191,7 +191,7 @@ impl Turn {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::pin::pin;
@@ -199,12 +199,12 @@ mod tests {
 
     use super::*;
 
-    fn context() -> Context<'static> {
+    pub(crate) fn context() -> Context<'static> {
         Context::from_waker(Waker::noop())
     }
 
     /// Works for so long.
-    fn spend(time: Duration) {
+    pub(crate) fn spend(time: Duration) {
         let began = Instant::now();
         while began.elapsed() < time {
             std::hint::spin_loop();

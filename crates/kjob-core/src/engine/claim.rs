@@ -110,9 +110,9 @@ impl Inner {
         let wanted = reserved.places.routes.iter().filter_map(|(id, limit)| {
             let pattern = routes.get(id)?.clone();
             let limit = *limit;
-            (limit > 0).then_some((*id, Wanted { pattern, limit }))
+            (limit > 0).then_some(Wanted { pattern, limit })
         });
-        let (asked, wanted): (Vec<RouteId>, Vec<Wanted>) = wanted.unzip();
+        let wanted: Vec<Wanted> = wanted.collect();
         let limit = reserved.places.total;
         if limit > 0 && reserved.places.routes.iter().all(|(_, free)| *free > 0) {
             cluster.was_denied.store(false, Ordering::Release);
@@ -134,12 +134,11 @@ impl Inner {
         for job in claimed {
             self.begin_claimed(job, &mut reserved.places);
         }
-        let kept = &reserved.places.routes;
-        let is_used_up =
-            |wanted: &RouteId| kept.iter().any(|(id, left)| id == wanted && *left == 0);
+        let routes = reserved.places.routes.iter();
+        let not_used_up = routes.filter(|(_, left)| *left > 0).count();
         Ok(match found {
             0 => Looked::Nothing,
-            some if some >= limit || asked.iter().any(is_used_up) => Looked::Full,
+            some if some >= limit || not_used_up < wanted.len() => Looked::Full,
             _ => Looked::Some,
         })
     }

@@ -82,12 +82,12 @@ impl Step for Get {
         let rows = session
             .query(&GETS, &[&numbers, &ids, &at, &payloads, &results])
             .await?;
-        let read = |row| match row {
-            row if tokio_postgres::Row::get(row, COLUMN_COUNT + 1) => Ok(Got::Large),
-            row => job(row).map(|job| Got::Job(Box::new(job))),
+        let read = |row: &tokio_postgres::Row| match row.get(COLUMN_COUNT + 1) {
+            true => Ok(Got::Large),
+            false => job(row).map(|job| Got::Job(Box::new(job))),
         };
-        let rows = rows.iter();
         Ok(rows
+            .iter()
             .map(|row| (place(row.get(COLUMN_COUNT)), read(row)))
             .collect())
     }
