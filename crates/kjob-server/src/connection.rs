@@ -263,7 +263,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
         if arrived.is_alone() {
             return Box::pin(async move {
                 peer.activity.turn().ask().await;
-                service.answer(request, peer, arrived).await
+                Ok(service.answer(request, peer, arrived).await)
             });
         }
         // HTTP/2 may bring a thousand at once, and each is a task.
@@ -279,8 +279,8 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()))
         {
-            return Box::pin(ready(refused));
+            return Box::pin(ready(Ok(refused)));
         }
-        Box::pin(paced(pace, answer))
+        Box::pin(async move { Ok(paced(pace, answer).await) })
     }
 }

@@ -30,7 +30,7 @@ use crate::callbacks::{Callbacks, deliver};
 use crate::gateway::Gateway;
 use crate::head::{Head, Media, Routed, Target, Through, WIRE_TYPES, guessed_encoding};
 use crate::health::{NotReady, Page};
-use crate::load::{Load, Overrun};
+use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
 use crate::passthrough::{Passthrough, streamed};
@@ -152,15 +152,12 @@ impl Service {
     }
 
     /// Answers one request.
-    ///
-    /// # Errors
-    /// None; [`arrive`](Self::arrive) has them all.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: Peer,
         arrived: Arrived,
-    ) -> Result<Response<ReplyBody>, Overrun> {
+    ) -> Response<ReplyBody> {
         let Arrived {
             began,
             mut in_flight,
@@ -224,7 +221,7 @@ impl Service {
             peer = %peer.ip,
             "request"
         );
-        Ok(response)
+        response
     }
 
     /// Answers what is no browser's question.
