@@ -135,11 +135,7 @@ impl Connector {
                 biased;
                 () = self.cutting.cancelled() => break,
                 ended = poll_fn(|context| {
-                    // What has come until the end is answered, however long the others take.
-                    let began = match is_ending {
-                        true => std::time::Instant::now(),
-                        false => task::ready!(pace.poll_begin(context)),
-                    };
+                    let began = task::ready!(pace.poll_begin(context));
                     activity.turn().begin(began);
                     let polled = connection.as_mut().poll(context);
                     activity.turn().bound_reads(pace.end(context));
@@ -153,6 +149,8 @@ impl Connector {
                 () = self.stopping.cancelled(), if !is_ending => {
                     is_ending = true;
                     cut_at = Instant::now() + self.patience.write;
+                    // What has come until the end is answered, however long the others take.
+                    pace.set_free();
                     connection.as_mut().graceful_shutdown();
                     timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
                 }
@@ -175,6 +173,7 @@ impl Connector {
                     Due::Idle => {
                         is_ending = true;
                         cut_at = Instant::now() + self.patience.write;
+                        pace.set_free();
                         connection.as_mut().graceful_shutdown();
                         timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
                     }

@@ -72,6 +72,11 @@ pub(crate) struct Pace {
     /// Those of the same connection that come one after another.
     streams: Option<PollSemaphore>,
     long: PollSemaphore,
+    /// Whether it stands in line for a long turn. Who does has to take it: what it was given and did not take
+    /// would be nobody's for as long as it sleeps.
+    is_in_line: bool,
+    /// Whether it waits for nobody any more.
+    is_free: bool,
     /// Of its connection, while a turn lasts or waits for others'.
     place: Option<OwnedSemaphorePermit>,
     /// While a long turn lasts, and until all others that were waiting have had one.
@@ -87,6 +92,8 @@ impl Pace {
         Self {
             streams: None,
             long: PollSemaphore::new(long.0.clone()),
+            is_in_line: false,
+            is_free: false,
             place: None,
             permit: None,
             began: Instant::now(),
@@ -121,8 +128,11 @@ impl Pace {
         {
             self.place = ready!(streams.poll_acquire(context));
         }
-        if self.average.is_long() {
+        // While it stands in line, turns of the same connection's requests may have become short.
+        if self.is_in_line || (self.average.is_long() && !self.is_free) {
+            self.is_in_line = true;
             self.permit = ready!(self.long.poll_acquire(context));
+            self.is_in_line = false;
         }
         self.began = Instant::now();
         Poll::Ready(self.began)
@@ -131,16 +141,29 @@ impl Pace {
     /// It has ended; how long it took.
     pub(crate) fn end(&mut self, context: &mut Context<'_>) -> Duration {
         let took = self.began.elapsed();
+        self.end_after(took, context);
+        took
+    }
+
+    fn end_after(&mut self, took: Duration, context: &mut Context<'_>) {
         self.average.add(took);
         self.place = None;
-        if took < LONG {
+        if took < LONG || self.is_free {
             self.permit = None;
         }
         if self.permit.is_some() {
             // Comes back when the others have had their turns.
             context.waker().wake_by_ref();
         }
-        took
+    }
+
+    /// From now on its turns begin at once: it leaves the lines it stands in.
+    pub(crate) fn set_free(&mut self) {
+        self.is_free = true;
+        self.is_in_line = false;
+        self.permit = None;
+        self.streams = None;
+        self.long = PollSemaphore::new(self.long.clone_inner());
     }
 }
 
@@ -161,6 +184,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::sync::atomic::AtomicU32;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::turn::tests::{context, spend};
@@ -210,6 +235,61 @@ mod tests {
             assert!(poll(&mut other, 3 * LONG));
         }
         assert!(!poll(&mut one, Duration::ZERO));
+    }
+
+    proptest! {
+        /// Eight requests of two connections are looked at in any order, and their turns take any time: what is
+        /// given to one is taken or given back by the time that it sleeps.
+        #[test]
+        fn what_sleeps_keeps_no_long_turn_from_others(
+            steps in prop::collection::vec((0..8_usize, any::<bool>(), 0..20_u8), 1..400),
+        ) {
+            let long_turns = LongTurns::new(1);
+            let streams = [Streams::new(1), Streams::new(1)];
+            let mut paces: Vec<Pace> = (0..8)
+                .map(|number| Pace::of_many(&long_turns, &streams[number % 2]))
+                .collect();
+            let mut is_at_work = [false; 8];
+            for (number, is_long, what) in steps {
+                let pace = &mut paces[number];
+                if is_at_work[number] {
+                    let took = if is_long { 4 * LONG } else { Duration::ZERO };
+                    pace.end_after(took, &mut context());
+                    is_at_work[number] = false;
+                } else if what == 0 {
+                    pace.set_free();
+                } else {
+                    is_at_work[number] = pace.poll_begin(&mut context()).is_ready();
+                }
+            }
+            // Each comes to one turn more, and sleeps after it.
+            let mut is_asleep = [false; 8];
+            for number in (0..8).cycle().take(8 * 8) {
+                let pace = &mut paces[number];
+                let comes = !is_asleep[number]
+                    && (is_at_work[number] || pace.poll_begin(&mut context()).is_ready());
+                if comes {
+                    pace.end_after(Duration::ZERO, &mut context());
+                    is_asleep[number] = true;
+                }
+            }
+            prop_assert_eq!(is_asleep, [true; 8]);
+            prop_assert_eq!(long_turns.0.available_permits(), 1);
+            prop_assert!(streams.iter().all(|streams| streams.gate.available_permits() == 1));
+        }
+    }
+
+    /// As a connection does that is to end while it waits for its turn.
+    #[test]
+    fn who_is_set_free_leaves_the_line() {
+        let long_turns = LongTurns::new(1);
+        let taken = long_turns.0.clone().try_acquire_owned().unwrap();
+        let mut pace = Pace::of_long(&long_turns);
+        assert!(pace.poll_begin(&mut context()).is_pending());
+        pace.set_free();
+        assert!(poll(&mut pace, 2 * LONG));
+        drop(taken);
+        assert_eq!(long_turns.0.available_permits(), 1);
     }
 
     #[test]

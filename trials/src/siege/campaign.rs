@@ -22,8 +22,12 @@ use super::{ATTACKS, Attack, Terms};
 /// The attack that is none: no slower than beside this are honest clients by the server's doing.
 const CONTROL: &str = "spin";
 
-/// How long an attack may take beyond its time, to see the last answers.
+/// How long an attack may take beyond its time, to see the last answers. A server that owes them for longer is
+/// not besieged further: each attack would take as long.
 const OVERTIME: Duration = Duration::from_secs(240);
+
+/// The same of a short siege, which has fewer requests to wait for.
+const OVERTIME_SHORT: Duration = Duration::from_secs(90);
 
 /// How long the server may take to let go of what an attack held.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -102,21 +106,27 @@ async fn besiege(
 
     for attack in attacks {
         let mut row = Row::begin(attack.name, &server, bound, is_tight)?;
-        row.counts = attack_from_outside(campaign, attack, &server).await?;
+        let counts = attack_from_outside(campaign, attack, &server).await?;
+        let owes_answers = counts.is_none();
+        row.counts = counts.unwrap_or_default();
+        if owes_answers {
+            row.violations(["the attack did not end: answers are missing".to_owned()]);
+        }
         row.end(&server, &honest, honest.take_times(), &quiet)?;
-        row.note_end(server.ended());
+        let ended = server.ended();
+        let is_over = owes_answers || ended.is_some();
+        row.violations(ended);
         if attack.name == CONTROL {
             *control = row.ratio(50);
         } else if campaign.judges_latency {
             row.judge_latency(*control);
         }
-        let has_ended = row.has_ended;
-        if !has_ended {
+        if !is_over {
             recover(&server, &mut row).await?;
         }
         println!("{}", row.verdict());
         rows.push(row);
-        if has_ended {
+        if is_over {
             return Ok(rows);
         }
         honest.take_times();
@@ -145,11 +155,12 @@ async fn besiege(
     Ok(rows)
 }
 
+/// What it counted; nothing where it did not end.
 async fn attack_from_outside(
     campaign: &Campaign,
     attack: &Attack,
     server: &Server,
-) -> Result<Counts> {
+) -> Result<Option<Counts>> {
     let terms = &campaign.terms;
     let mut command = Command::new("taskset");
     command
@@ -166,22 +177,23 @@ async fn attack_from_outside(
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     let child = command.spawn().context("could not start an attacker")?;
-    let output = timeout(terms.time + OVERTIME, child.wait_with_output());
-    let failed = |what: String| {
-        let mut counts = Counts::default();
-        counts.violations.insert(what, 1);
-        counts
+    let overtime = match terms.is_short {
+        true => OVERTIME_SHORT,
+        false => OVERTIME,
     };
-    let Ok(output) = output.await else {
-        return Ok(failed(
-            "the attack did not end: answers are missing".to_owned(),
-        ));
+    let Ok(output) = timeout(terms.time + overtime, child.wait_with_output()).await else {
+        return Ok(None);
     };
     let output = output?;
     let line = String::from_utf8_lossy(&output.stdout);
     match serde_json::from_str(line.trim()) {
-        Ok(counts) if output.status.success() => Ok(counts),
-        _ => Ok(failed(format!("the attacker ended with {}", output.status))),
+        Ok(counts) if output.status.success() => Ok(Some(counts)),
+        _ => {
+            let mut counts = Counts::default();
+            let what = format!("the attacker ended with {}", output.status);
+            counts.violations.insert(what, 1);
+            Ok(Some(counts))
+        }
     }
 }
 

@@ -33,7 +33,6 @@ pub(crate) struct Row {
     pub(crate) memory_after: u64,
     times: Times,
     quiet: Times,
-    pub(crate) has_ended: bool,
 }
 
 impl Row {
@@ -58,7 +57,6 @@ impl Row {
             memory_after: 0,
             times: Times::default(),
             quiet: Times::default(),
-            has_ended: false,
         })
     }
 
@@ -95,12 +93,6 @@ impl Row {
         self.times = times;
         self.quiet = quiet.clone();
         Ok(())
-    }
-
-    /// How the server ended, if it did: it must not.
-    pub(crate) fn note_end(&mut self, ended: Option<String>) {
-        self.has_ended = ended.is_some();
-        self.violations(ended);
     }
 
     pub(crate) fn note(&mut self, what: String) {
