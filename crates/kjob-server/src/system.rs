@@ -142,10 +142,16 @@ impl SystemInfo {
 impl SystemInfo {
     /// What is told of other nodes, in place of what is told by one alone (docs/protocol.md section 8).
     fn ring(&self, nodes: &[Node]) -> Vec<(&'static str, Text)> {
-        if nodes.len() < 2 {
+        let mut urls: Vec<&str> = Vec::with_capacity(nodes.len());
+        for url in nodes.iter().map(|node| node.url.as_str()) {
+            // A node that was restarted is there twice until its last lease ends.
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+        if urls.len() < 2 {
             return Vec::new();
         }
-        let urls: Vec<&str> = nodes.iter().map(|node| node.url.as_str()).collect();
         vec![
             ("conf.enable_ha", Text::from_static("TRUE")),
             ("conf.ha_ring_head_nodes_full", Text::from(urls.join(";"))),
@@ -197,6 +203,23 @@ mod tests {
         assert_eq!(get("conf.enable_ha"), Some("TRUE"));
         let ring = "http://127.0.0.1:1;http://127.0.0.2:2";
         assert_eq!(get("conf.ha_ring_head_nodes_full"), Some(ring));
+        let restarted = [
+            nodes[1].clone(),
+            node(3, "http://127.0.0.2:2"),
+            nodes[0].clone(),
+        ];
+        let map = system.properties_among(&restarted, None).property_map;
+        let ring = "http://127.0.0.2:2;http://127.0.0.1:1";
+        assert_eq!(
+            map.get("conf.ha_ring_head_nodes_full")
+                .map(|it| it.as_str()),
+            Some(ring)
+        );
+        let map = system.properties_among(&restarted[..2], None).property_map;
+        assert!(
+            !map.contains_key("conf.ha_ring_head_nodes_full"),
+            "one address alone"
+        );
         assert_eq!(get("conf.host0_public_urls"), Some("http://127.0.0.1:1"));
         let alone = system.properties_among(&nodes[..1], None);
         assert_eq!(alone, system.properties(None));

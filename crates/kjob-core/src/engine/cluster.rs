@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::store_clock::{Reading, StoreClock};
+use super::twin::Twin;
 use super::watching::Watching;
 use super::{Engine, EngineConfig, Inner, Registry, beat, claim, watching};
 use crate::{Clock, JobId, Node, Placement, Shard, ShardedStore, SharedStore, Store, StoreError};
@@ -88,6 +89,7 @@ pub(super) struct Cluster {
     /// Told when this engine is to be a node no more.
     pub(super) left: CancellationToken,
     nodes: RwLock<Arc<[Node]>>,
+    twin: Mutex<Twin>,
 }
 
 impl Cluster {
@@ -103,6 +105,7 @@ impl Cluster {
             trusted_until: Mutex::new(None),
             left: CancellationToken::new(),
             nodes: RwLock::new(Arc::new([])),
+            twin: Mutex::new(Twin::default()),
         }
     }
 
@@ -151,6 +154,19 @@ impl Cluster {
     }
 
     pub(super) fn set_nodes(&self, nodes: Vec<Node>) {
+        let ClusterConfig {
+            url, lease_time, ..
+        } = &self.config;
+        let mut twin = self.twin.lock().unwrap_or_else(PoisonError::into_inner);
+        if twin.look(url, &nodes, *lease_time) {
+            tracing::warn!(
+                shard = %self.shard,
+                %url,
+                "another node says that it is reached at the same URL: clients take both for one, and do not fail \
+                 over from one to the other; give each a public_url of its own, unless a load balancer is there"
+            );
+        }
+        drop(twin);
         let mut known = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         *known = nodes.into();
     }

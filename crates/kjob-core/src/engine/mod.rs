@@ -69,6 +69,7 @@ mod submission;
 mod submit;
 mod table;
 mod to_end;
+mod twin;
 mod watching;
 
 use std::fmt;

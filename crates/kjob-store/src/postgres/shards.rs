@@ -20,7 +20,7 @@ use super::late_shard::{LateShard, Seat, is_away};
 use super::row::text;
 use super::shard_set::{Generation, KNOWN, NEXT_JOB, OWN_ID, ShardSet};
 use super::store::Background;
-use super::{OpenError, PostgresOptions, PostgresStore};
+use super::{OpenError, PostgresOptions, PostgresStore, schema};
 
 /// Why databases cannot be a set, or not be opened as one. Databases are numbered as they were given, from 0 on, which
 /// is the number of the shard that each is to be.
@@ -209,11 +209,6 @@ impl PostgresStore {
         options: &PostgresOptions,
     ) -> Result<MigratedShards, ShardsError> {
         let open = |number, source| ShardsError::Open { number, source };
-        let mut versions = Vec::new();
-        for (number, url) in urls.iter().enumerate() {
-            let migrated = Self::migrate(url, options).await;
-            versions.push(migrated.map_err(|source| open(number, source))?);
-        }
         let background = Background::start().map_err(|source| open(0, source))?;
         let mut clients = Vec::new();
         for (number, url) in urls.iter().enumerate() {
@@ -223,22 +218,35 @@ impl PostgresStore {
             let client = connector.connect(Purpose::Read).await;
             clients.push(client.map_err(|source| open(number, source.into()))?);
         }
-        let making = background.runtime.spawn(async move {
-            let made = make_set(&clients).await;
-            // Those that are not committed yet end here: with the connection.
-            drop(clients);
-            made
-        });
-        let made = making
+        // What is not committed when this ends does so with its connection.
+        let migrating = background
+            .runtime
+            .spawn(async move { migrate_all(&clients).await });
+        migrating
             .await
-            .unwrap_or(Err(open(0, StoreError::Closed.into())));
-        let (before, size) = made?;
-        Ok(MigratedShards {
-            versions,
-            before,
-            size,
-        })
+            .unwrap_or(Err(open(0, StoreError::Closed.into())))
     }
+}
+
+async fn migrate_all(clients: &[Client]) -> Result<MigratedShards, ShardsError> {
+    let mut known = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        let found = glimpse(client).await;
+        known.push(found.map_err(|error| failed(number, LOOKING, error))?);
+    }
+    // Before anything is made in a database that may have been meant for something else.
+    planned(&known)?;
+    let mut versions = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        let migrated = schema::migrate(client, true).await;
+        versions.push(migrated.map_err(|source| ShardsError::Open { number, source })?);
+    }
+    let (before, size) = make_set(clients).await?;
+    Ok(MigratedShards {
+        versions,
+        before,
+        size,
+    })
 }
 
 /// As it is, if at least one was opened and the others cannot be reached for now.
@@ -316,6 +324,8 @@ struct Found {
     node: Option<Text>,
 }
 
+const LOOKING: &str = "look at the set of databases";
+
 /// Makes the set; how many databases it had before and has now.
 async fn make_set(clients: &[Client]) -> Result<(usize, usize), ShardsError> {
     let (mut known, mut nodes) = (Vec::new(), Vec::new());
@@ -355,10 +365,32 @@ fn failed(number: usize, doing: &'static str, error: tokio_postgres::Error) -> S
     ShardsError::Open { number, source }
 }
 
+/// What is known of a database whose tables may be of an older version, or not be there yet. It may be another by the
+/// time that it is locked.
+async fn glimpse(client: &Client) -> Result<Known, tokio_postgres::Error> {
+    let known = if_there_is(client.query(KNOWN, &[]).await)?;
+    let next = if_there_is(client.query_opt(NEXT_JOB, &[]).await)?.flatten();
+    let own_id = if_there_is(client.query_opt(OWN_ID, &[]).await)?.flatten();
+    Ok(Known {
+        own_id: own_id.map_or_else(Vec::new, |row| row.get(0)),
+        set: known.map_or_else(ShardSet::default, |rows| ShardSet::read(&rows)),
+        next_job: next.map_or(0, |row| row.get(0)),
+    })
+}
+
+/// Nothing where the table is not there.
+fn if_there_is<T>(
+    found: Result<T, tokio_postgres::Error>,
+) -> Result<Option<T>, tokio_postgres::Error> {
+    match found {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Locks the set of a database, and says what is known of it. Those before it are locked already.
 async fn lock(number: usize, client: &Client, before: &[Known]) -> Result<Found, ShardsError> {
-    let doing = "look at the set of databases";
-    let fail = |error| failed(number, doing, error);
+    let fail = |error| failed(number, LOOKING, error);
     // One that was given twice waits for itself.
     let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '2s'";
     client.batch_execute(begin).await.map_err(fail)?;

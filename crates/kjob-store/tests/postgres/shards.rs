@@ -284,6 +284,23 @@ async fn a_migration_is_advised_only_where_it_would_not_be_refused() {
             "{error}"
         );
     }
+    // Nothing is made where it is refused.
+    let error = migrate(&new).await.unwrap_err();
+    assert!(
+        matches!(error, ShardsError::HasJobs { number: 1 }),
+        "{error}"
+    );
+    let error = open(&urls[2..]).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ShardsError::Open {
+                source: OpenError::NoSchema,
+                ..
+            }
+        ),
+        "{error}"
+    );
     store.close().await.unwrap();
 }
 
