@@ -6,6 +6,8 @@ pub mod embedded;
 mod info_blob;
 #[cfg(any(feature = "embedded", feature = "postgres"))]
 mod observer;
+#[cfg(any(feature = "embedded", feature = "postgres"))]
+mod panics;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "embedded", feature = "postgres"))]

@@ -23,8 +23,8 @@ impl EmbeddedStore {
         requests
             .send(request(reply))
             .await
-            .map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+            .map_err(|_| self.unwritten())?;
+        answer.await.map_err(|_| self.unwritten())?
     }
 
     /// As [`ask`](Self::ask), for what has to go on when the disk is full: where it finds no room, room

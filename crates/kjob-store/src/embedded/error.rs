@@ -189,19 +189,6 @@ struct Named {
     source: Arc<dyn std::error::Error + Send + Sync>,
 }
 
-/// What is told to whoever waits for work that panicked.
-pub(crate) fn panicked() -> StoreError {
-    StoreError::Io {
-        doing: "do what was asked",
-        source: Arc::new(Panicked),
-    }
-}
-
-/// A panic in work of the store.
-#[derive(Debug, thiserror::Error)]
-#[error("it panicked; the log says more")]
-struct Panicked;
-
 /// SQLite's own error, if a failure comes from it.
 fn sqlite_error(error: &StoreError) -> Option<&rusqlite::Error> {
     let StoreError::Io { source, .. } = error else {

@@ -1,10 +1,11 @@
 //! A few threads that do blocking work, so that no async thread ever does.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, RecvError, Sender, never, select_biased, unbounded};
+
+use crate::panics::said;
 
 type Work<C> = Box<dyn FnOnce(&mut C) + Send>;
 
@@ -168,13 +169,6 @@ impl<C> Drop for Pool<C> {
             }
         }
     }
-}
-
-/// The words of a panic, if it has some.
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::recent::Recent;
 use super::room::{self, Room};
 use super::summary::OwnerUsage;
 use super::totals::Sum;
+use crate::panics::panicked;
 
 /// Shared by the handle, the writer and the readers.
 pub(crate) struct Shared {
@@ -137,6 +138,13 @@ impl Shared {
     pub(crate) fn set_failure(&self, error: StoreError) {
         // A second one changes nothing.
         let _ = self.failure.set(error);
+    }
+
+    /// Notes that there is no writer any more, though nobody has closed the store; and gives what that means for steps.
+    pub(crate) fn writer_panicked(&self) -> StoreError {
+        self.failure
+            .get_or_init(|| panicked("write any more"))
+            .clone()
     }
 
     /// Passes on what came of a change to a file; if that left the file in an unknown state,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use kjob_core::{JobId, StoreError};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::due::Due;
-use super::error::{self, is_fatal};
+use super::error::is_fatal;
 use super::layout::Layout;
 use super::lock::DirLock;
 use super::pool::Pool;
@@ -21,6 +22,7 @@ use super::rewrite::Rewrite;
 use super::shared::Shared;
 use super::writer::Writer;
 use super::{EmbeddedOptions, OpenError, open};
+use crate::panics::{panicked, said};
 
 /// Steps that may wait for the writer before those who ask have to wait for room.
 const REQUESTS_MAX: usize = 16 * 1024;
@@ -138,9 +140,24 @@ impl EmbeddedStore {
         };
         writer.publish_table();
         let shared_tags = opened.shared_tags;
+        let write = {
+            let shared = Arc::clone(&shared);
+            move || {
+                // What it leaves half done is its own, or is behind locks whose users know that.
+                let run = AssertUnwindSafe(|| writer.run(waiting, shared_tags));
+                if let Err(panic) = catch_unwind(run) {
+                    let said = said(&*panic);
+                    tracing::error!(
+                        said,
+                        "the store's writer panicked; nothing is written any more"
+                    );
+                    shared.writer_panicked();
+                }
+            }
+        };
         let writer = std::thread::Builder::new()
             .name("kjob-write".to_owned())
-            .spawn(move || writer.run(waiting, shared_tags))
+            .spawn(write)
             .map_err(threads)?;
         Ok(Self {
             shared,
@@ -175,11 +192,17 @@ impl EmbeddedStore {
         self.shared.room.watch()
     }
 
+    /// Why the writer gave no answer: unless the store was closed, it panicked, and nothing is written any more.
+    pub(crate) fn unwritten(&self) -> StoreError {
+        let closed = self.shared.check_open().err();
+        closed.unwrap_or_else(|| self.shared.writer_panicked())
+    }
+
     /// Why a piece of work gave no answer: unless the store was closed meanwhile, it panicked. Callers take
     /// a closed store for the end of all, so they are told the difference.
     pub(crate) fn unanswered(&self) -> StoreError {
         let closed = self.shared.check_open().err();
-        closed.unwrap_or_else(error::panicked)
+        closed.unwrap_or_else(|| panicked("do what was asked"))
     }
 }
 
@@ -276,6 +299,41 @@ pub(crate) mod tests {
         store.close().await.unwrap();
         let closed = store.list(&Filter::ALL, NOW).await;
         assert!(matches!(closed, Err(StoreError::Closed)), "{closed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_is_a_failure_of_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let id = store.reserve_ids(1).await.unwrap().take().unwrap();
+        let submit = store.submit(job(id, "tag", Bytes::new()), true);
+        submit.await.unwrap();
+        inspect(&store, |_| panic!("as it is meant to")).await;
+        // It waits for an answer while the writer ends; the next one finds nobody to ask.
+        for _ in 0..2 {
+            let failed = store.reserve_ids(1).await;
+            assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+            let failure = store.failure().unwrap().to_string();
+            let wanted = "the store cannot write any more: it panicked; the log says more";
+            assert_eq!(failure, wanted);
+            assert_eq!(failed.unwrap_err().to_string(), wanted);
+        }
+        let read = store.get(id, Parts::NONE, NOW).await.unwrap();
+        assert!(read.is_some(), "what was written is there");
+        let closed = store.close().await;
+        assert!(matches!(closed, Err(StoreError::Io { .. })), "{closed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_is_seen_by_who_asks_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        inspect(&store, |_| panic!("as it is meant to")).await;
+        let begun = std::time::Instant::now();
+        while store.failure().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Lets the newest segment grow by so many pages and no more.

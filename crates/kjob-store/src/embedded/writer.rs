@@ -95,6 +95,8 @@ impl Writer {
             self.failed_commits.clear();
             self.give_away_taken();
             if !closing.is_empty() {
+                // First, so that whoever gets no answer knows why.
+                self.shared.set_closed();
                 requests.close();
                 // What came after the close, and must not outlive the lock.
                 while let Ok(late) = requests.try_recv() {
@@ -418,7 +420,6 @@ impl Writer {
     }
 
     fn close(self, replies: Vec<Reply<()>>) {
-        self.shared.set_closed();
         let done = self.finish();
         for reply in replies {
             // Nobody may be waiting any more.
