@@ -13,6 +13,7 @@ use super::hints::{self, Hints};
 use super::tls::MakeTls;
 use super::url::Target;
 use super::{OpenError, PostgresOptions, tls, url};
+use crate::panics::panicked;
 
 const CONNECTING: &str = "connect to the database";
 
@@ -36,8 +37,8 @@ const READER: &str = "SET jit = off; SET enable_seqscan = off; SET enable_hashjo
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \
      WHERE current_setting('synchronous_commit') = 'off'";
 
-/// How many times as long as its connect timeout says a host may take until it has let us in: its addresses are
-/// tried in turn, and what answers there may be silent.
+/// How many times as long as its connect timeout says a host may take until its connection is set up: its addresses
+/// are tried in turn, and what answers there may be silent.
 const PATIENCE: u32 = 4;
 
 /// What a connection is for.
@@ -93,8 +94,12 @@ impl Connector {
         let connecting = self
             .runtime
             .spawn(async move { connector.here(purpose).await });
-        // It ends early only with the runtime, so with the store.
-        connecting.await.map_err(|_| StoreError::Closed)?
+        match connecting.await {
+            Ok(made) => made,
+            Err(ended) if ended.is_panic() => Err(panicked(CONNECTING)),
+            // The runtime has ended, so the store has.
+            Err(_) => Err(StoreError::Closed),
+        }
     }
 
     /// Hears what other handles say, over a connection of its own, until that ends. On our runtime.
@@ -130,34 +135,46 @@ impl Connector {
     }
 
     async fn here(&self, purpose: Purpose) -> Result<Client, StoreError> {
-        // The two kinds of connection are of different types, and do the same.
+        // The two kinds of connection are of different types, and do the same. They are set up before they live by
+        // themselves: one that has taken too long for that ends here, and nobody waits for its server any more.
         macro_rules! connect {
             ($tls:expr) => {{
-                let (client, connection) = self.in_time(self.config.connect($tls)).await?;
+                let (client, mut connection) = self.config.connect($tls).await?;
+                tokio::select! {
+                    set_up = set_up(&client, purpose) => set_up?,
+                    ended = &mut connection => ended?,
+                }
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!("a connection to the database has ended: {error}");
                     }
                 });
-                client
+                Ok(client)
             }};
         }
-        let client = match &self.tls {
-            Some(tls) => connect!(tls.clone()),
-            None => connect!(NoTls),
-        };
-        let settings = match purpose {
-            Purpose::Write => WRITER,
-            Purpose::Read => READER,
-        };
-        for settings in [settings, DURABLE] {
-            // A database that knows no such setting needs none.
-            if let Err(error) = client.batch_execute(settings).await
-                && error.is_closed()
-            {
-                return Err(sql(CONNECTING)(error));
+        let connecting = async {
+            match &self.tls {
+                Some(tls) => connect!(tls.clone()),
+                None => connect!(NoTls),
             }
-        }
-        Ok(client)
+        };
+        self.in_time(connecting).await
     }
+}
+
+/// Makes the settings of a connection.
+async fn set_up(client: &Client, purpose: Purpose) -> Result<(), tokio_postgres::Error> {
+    let settings = match purpose {
+        Purpose::Write => WRITER,
+        Purpose::Read => READER,
+    };
+    for settings in [settings, DURABLE] {
+        // A database that knows no such setting needs none.
+        if let Err(error) = client.batch_execute(settings).await
+            && error.is_closed()
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
 }

@@ -203,7 +203,7 @@ impl Lane {
         while let Some(batch) = (self.from)(&shared).next(&shared).await {
             batch.run(&self).await;
         }
-        self.link.close().await;
+        self.link.close();
     }
 
     /// Does all of them or none, and tells who counts that.

@@ -1,10 +1,11 @@
 //! A connection that is made anew when it is lost, with its prepared statements.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use kjob_core::StoreError;
 use rand::RngExt;
 use tokio_postgres::types::ToSql;
@@ -27,14 +28,19 @@ pub(crate) struct Link {
     connector: Connector,
     purpose: Purpose,
     tries_max: u32,
-    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// Locked for a moment only, and nobody waits in it: requests come to their turn when they do, and who was the
+    /// next to have the connection might sleep while all others need it, those who renew a lease among them.
+    latest: Mutex<Option<Attempt>>,
 }
+
+/// The making of a connection, which goes on whoever waits for it, and what came of it.
+type Attempt = Shared<BoxFuture<'static, Result<Arc<Session>, StoreError>>>;
 
 /// A connection that was made.
 pub(crate) struct Session {
     pub(crate) client: Client,
     /// By the addresses of their texts, which are constants.
-    statements: std::sync::Mutex<HashMap<(usize, usize), Statement>>,
+    statements: Mutex<HashMap<(usize, usize), Statement>>,
     /// Not to be used again, though it is open: the server is no longer what it was.
     is_left: std::sync::atomic::AtomicBool,
 }
@@ -45,27 +51,34 @@ impl Link {
             connector,
             purpose,
             tries_max: tries_max.max(1),
-            session: tokio::sync::Mutex::new(None),
+            latest: Mutex::new(None),
         }
     }
 
-    /// The connection, made now if there is none.
+    /// The connection, made now if there is none. All who wait for it meanwhile get it, or the one error.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, StoreError> {
-        let mut session = self.session.lock().await;
-        if let Some(session) = &*session
-            && session.is_usable()
-        {
-            return Ok(Arc::clone(session));
-        }
-        *session = None;
-        let client = self.connector.connect(self.purpose).await?;
-        let made = Arc::new(Session {
-            client,
-            statements: Default::default(),
-            is_left: Default::default(),
-        });
-        *session = Some(Arc::clone(&made));
-        Ok(made)
+        let attempt = {
+            let mut latest = self.lock();
+            match latest.as_ref().filter(|attempt| is_of_use(attempt)) {
+                Some(attempt) => attempt.clone(),
+                None => latest.insert(self.begin()).clone(),
+            }
+        };
+        attempt.await
+    }
+
+    /// A new connection. It is made in a task of its own once this is looked at.
+    fn begin(&self) -> Attempt {
+        let (connector, purpose) = (self.connector.clone(), self.purpose);
+        let making = async move {
+            let client = connector.connect(purpose).await?;
+            Ok(Arc::new(Session {
+                client,
+                statements: Default::default(),
+                is_left: Default::default(),
+            }))
+        };
+        making.boxed().shared()
     }
 
     /// Runs a statement, again where the database gave it up in favour of others.
@@ -117,9 +130,21 @@ impl Link {
         let _ = self.connector.runtime.spawn(tokio::time::sleep(wait)).await;
     }
 
-    /// Lets go of the connection.
-    pub(crate) async fn close(&self) {
-        *self.session.lock().await = None;
+    /// Lets go of the connection. It ends once nobody is at work on it.
+    pub(crate) fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Attempt>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a connection is being made, or was, and can be used.
+fn is_of_use(attempt: &Attempt) -> bool {
+    match attempt.clone().now_or_never() {
+        Some(made) => made.is_ok_and(|session| session.is_usable()),
+        None => true,
     }
 }
 
@@ -162,5 +187,155 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner);
         // Of several who prepared it at once, one is kept.
         Ok(known.entry(key).or_insert(statement).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::postgres::PostgresOptions;
+
+    /// What there is instead of a database: it counts who comes, and answers as far as it is let.
+    struct Server {
+        address: SocketAddr,
+        came: Arc<AtomicUsize>,
+        /// How many statements of a connection it answers.
+        answers: watch::Sender<usize>,
+    }
+
+    impl Server {
+        async fn start(answers: usize) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let came = Arc::<AtomicUsize>::default();
+            let (answers, allowed) = watch::channel(answers);
+            let count = Arc::clone(&came);
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(serve(stream, allowed.clone()));
+                }
+            });
+            Self {
+                address,
+                came,
+                answers,
+            }
+        }
+
+        fn link(&self, connect_timeout: Duration) -> Link {
+            let url = format!("postgresql://kjob@{}/kjob?sslmode=disable", self.address);
+            let options = PostgresOptions {
+                connect_timeout,
+                ..PostgresOptions::default()
+            };
+            let runtime = tokio::runtime::Handle::current();
+            let connector = Connector::new(&url, &options, runtime).unwrap();
+            Link::new(connector, Purpose::Write, 1)
+        }
+
+        fn came(&self) -> usize {
+            self.came.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Lets anybody in, and says of each statement that it was done, or that it gives `off`.
+    async fn serve(mut stream: TcpStream, mut allowed: watch::Receiver<usize>) -> Option<()> {
+        let length = stream.read_u32().await.ok()?;
+        stream
+            .read_exact(&mut vec![0; length as usize - 4])
+            .await
+            .ok()?;
+        stream
+            .write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I")
+            .await
+            .ok()?;
+        for answered in 1.. {
+            let kind = stream.read_u8().await.ok()?;
+            let length = stream.read_u32().await.ok()?;
+            let mut text = vec![0; length as usize - 4];
+            stream.read_exact(&mut text).await.ok()?;
+            allowed
+                .wait_for(|answers| answered <= *answers)
+                .await
+                .ok()?;
+            assert_eq!(kind, b'Q');
+            if text.starts_with(b"SHOW") {
+                let row = b"T\0\0\0\x1a\0\x01a\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0\
+                    D\0\0\0\x0d\0\x01\0\0\0\x03off";
+                stream.write_all(row).await.ok()?;
+            }
+            stream
+                .write_all(b"C\0\0\0\x09DONE\0Z\0\0\0\x05I")
+                .await
+                .ok()?;
+        }
+        None
+    }
+
+    const SHORT: Duration = Duration::from_millis(250);
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn all_who_wait_for_a_server_that_is_silent_hear_of_it_at_once() {
+        // From the first word on, and after some: while it tells what it is, and while it takes our settings.
+        for answers in 0..3 {
+            let server = Server::start(answers).await;
+            let link = server.link(SHORT);
+            let all = join_all((0..10).map(|_| link.session())).await;
+            let errors = all.into_iter().map(|made| made.err().unwrap());
+            for error in errors {
+                let said = error.to_string();
+                assert!(said.contains("cannot connect to the database"), "{said}");
+            }
+            assert_eq!(server.came(), 1, "by one connection for all of them");
+            // Nobody is told later of what was so then.
+            server.answers.send_replace(usize::MAX);
+            assert!(link.session().await.unwrap().is_usable());
+            assert_eq!(server.came(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_sleeps_or_goes_away_keeps_nobody_from_the_connection() {
+        let server = Server::start(0).await;
+        let link = server.link(LONG);
+        let [mut gone, mut sleeps, mut awake] = [(); 3].map(|()| Box::pin(link.session()));
+        for waiting in [&mut gone, &mut sleeps, &mut awake] {
+            assert!(waiting.now_or_never().is_none());
+        }
+        while server.came() == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(gone);
+        server.answers.send_replace(usize::MAX);
+        let made = tokio::time::timeout(LONG, awake).await.unwrap().unwrap();
+        for _ in 0..3 {
+            assert!(Arc::ptr_eq(&made, &link.session().await.unwrap()));
+        }
+        assert!(Arc::ptr_eq(&made, &sleeps.await.unwrap()));
+        assert_eq!(server.came(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_made_also_where_all_who_asked_for_it_have_gone() {
+        let server = Server::start(usize::MAX).await;
+        let link = server.link(LONG);
+        assert!(link.session().now_or_never().is_none());
+        while server.came() == 0 {
+            tokio::task::yield_now().await;
+        }
+        link.session().await.unwrap();
+        assert_eq!(server.came(), 1);
     }
 }

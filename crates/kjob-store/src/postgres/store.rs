@@ -336,7 +336,7 @@ impl Store for PostgresStore {
         self.shared.release_callbacks().await?;
         self.shared.fold_own_usage().await?;
         for link in &self.shared.readers {
-            link.close().await;
+            link.close();
         }
         Ok(())
     }
