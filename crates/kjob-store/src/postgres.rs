@@ -31,6 +31,7 @@ mod start;
 mod store;
 mod submit;
 mod tls;
+mod transaction;
 mod turns;
 mod url;
 mod usage;

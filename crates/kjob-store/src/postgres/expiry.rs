@@ -7,10 +7,12 @@ use std::sync::LazyLock;
 use kjob_core::{Expired, JobId, Owner, StoreError, Timestamp};
 use tokio_postgres::Row;
 
-use super::parts::{table, transaction};
+use super::error::sql;
+use super::parts::table;
 use super::row::text;
 use super::session::Link;
 use super::shared::Shared;
+use super::transaction::{Transaction, transaction};
 use super::usage::{Change, counted};
 
 /// Jobs that one call looks at, of each kind.
@@ -139,14 +141,12 @@ impl Shared {
     /// Forgets a piece of what is in a table that was let go, and drops it once nothing is left.
     async fn sweep(&self, link: &Link, number: i64) -> Result<Expired, StoreError> {
         let doing = "drop expired jobs";
-        let session = link.session().await?;
-        let client = &session.client;
         let (statement, tally) = (sweep(number), self.own_tally());
+        let transaction = Transaction::begin(link, doing).await?;
+        let client = transaction.client();
         let piece = async {
-            client.batch_execute("BEGIN").await?;
             let next = "SELECT swept_to FROM kjob_parts WHERE number = $1 FOR UPDATE SKIP LOCKED";
             let Some(part) = client.query_opt(next, &[&number]).await? else {
-                client.batch_execute("ROLLBACK").await?;
                 return Ok(None);
             };
             let from: i64 = part.get(0);
@@ -166,21 +166,23 @@ impl Shared {
                     client.batch_execute(&drop).await?;
                 }
             }
-            client.batch_execute("COMMIT").await?;
             Ok(Some(gone))
         };
         match piece.await {
             Ok(Some(gone)) => {
+                transaction.commit().await.map_err(sql(doing))?;
                 let mut expired = self.count_gone(&gone)?;
                 expired.more = !gone.is_empty();
                 Ok(expired)
             }
-            Ok(None) => Ok(Expired::default()),
+            Ok(None) => {
+                transaction.roll_back().await.map_err(sql(doing))?;
+                Ok(Expired::default())
+            }
             Err(error) => {
-                if client.batch_execute("ROLLBACK").await.is_err() {
-                    session.leave();
-                }
-                Err(super::error::sql(doing)(error))
+                // Where that fails too, the connection was let go.
+                let _ = transaction.roll_back().await;
+                Err(sql(doing)(error))
             }
         }
     }

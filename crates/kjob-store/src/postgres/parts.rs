@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 
 use kjob_core::{JobId, StoreError, Timestamp};
 
-use super::error::sql;
 use super::session::Link;
 use super::shared::Shared;
+use super::transaction::transaction;
 
 /// Retentions up to so many milliseconds, and the powers of two that are the lengths of their ranges: 2.3 h
 /// and 1.2 h, 3.1 days and 9.3 h, 50 days and 6.2 days, any and 199 days.
@@ -121,24 +121,6 @@ fn is_there_already(error: &StoreError) -> bool {
     error.is_some_and(|error| {
         error.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION)
     })
-}
-
-/// Runs a transaction, written out, on a connection that nobody else uses meanwhile.
-pub(crate) async fn transaction(
-    link: &Link,
-    doing: &'static str,
-    text: &str,
-) -> Result<(), StoreError> {
-    let run = |session: std::sync::Arc<super::session::Session>| -> futures_util::future::BoxFuture<'_, _> {
-        Box::pin(async move {
-            let done = session.client.batch_execute(text).await;
-            if done.is_err() && session.client.batch_execute("ROLLBACK").await.is_err() {
-                session.leave();
-            }
-            done
-        })
-    };
-    link.attempt(run).await?.map_err(sql(doing))
 }
 
 #[cfg(test)]

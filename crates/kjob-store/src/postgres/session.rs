@@ -135,6 +135,16 @@ impl Link {
         *self.lock() = None;
     }
 
+    /// Lets go of this connection, which is not to be used again.
+    pub(crate) fn let_go(&self, session: &Arc<Session>) {
+        session.leave();
+        let is_it = |attempt: &mut Attempt| match attempt.peek() {
+            Some(Ok(latest)) => Arc::ptr_eq(latest, session),
+            _ => false,
+        };
+        drop(self.lock().take_if(is_it));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Attempt>> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -337,5 +347,19 @@ mod tests {
         }
         link.session().await.unwrap();
         assert_eq!(server.came(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_let_go_is_not_used_again() {
+        let server = Server::start(usize::MAX).await;
+        let link = server.link(LONG);
+        let first = link.session().await.unwrap();
+        link.let_go(&first);
+        let second = link.session().await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        // It is another's meanwhile.
+        link.let_go(&first);
+        assert!(Arc::ptr_eq(&second, &link.session().await.unwrap()));
+        assert_eq!(server.came(), 2);
     }
 }

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 
 use super::row::text;
 use super::shared::{Shared, TALLIES};
+use super::transaction::transaction;
 
 /// Adds up rows called `changed`, with columns `owner`, `jobs`, `bytes` and `waiting`, and adds that to the
 /// usage: two further parts of a statement. `tally` is the parameter that says to which row.
@@ -197,7 +198,7 @@ impl Shared {
             COMMIT"
         );
         let link = self.maintenance.lock().await;
-        super::parts::transaction(&link, "add up what is stored", &fold).await
+        transaction(&link, "add up what is stored", &fold).await
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "tests may panic"
 )]
 
+mod broken_off;
 mod conformance;
 mod faults;
 mod guards;
