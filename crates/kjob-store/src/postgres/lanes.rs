@@ -1,11 +1,13 @@
 //! Steps that gather while batches are under way, and the lanes that carry them off together.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kjob_core::StoreError;
 use tokio::sync::{Notify, oneshot};
@@ -17,6 +19,7 @@ use super::session::{Link, Session};
 use super::shared::Shared;
 use super::start::{Progress, Start};
 use super::submit::Submit;
+use crate::panics::{panicked, said};
 
 /// A step that goes with others of its kind in one statement.
 #[async_trait]
@@ -206,8 +209,29 @@ impl Lane {
         self.link.close();
     }
 
-    /// Does all of them or none, and tells who counts that.
+    /// Does all of them or none. A panic ends nothing but that: the lane goes on, on another connection, as nobody
+    /// knows what this one was in the middle of.
     async fn commit<S: Step>(&self, steps: &[&S]) -> Done<S> {
+        match AssertUnwindSafe(self.commit_all(steps))
+            .catch_unwind()
+            .await
+        {
+            Ok(done) => done,
+            Err(panic) => {
+                let (said, doing) = (said(&*panic), S::DOING);
+                tracing::error!(
+                    said,
+                    doing,
+                    "work of the store panicked; other work goes on"
+                );
+                self.link.close();
+                Err(panicked(doing))
+            }
+        }
+    }
+
+    /// Does all of them or none, and tells who counts that.
+    async fn commit_all<S: Step>(&self, steps: &[&S]) -> Done<S> {
         let begun = Instant::now();
         let mut done = self.try_all(steps).await;
         if let Ok(Err(error)) = &done
