@@ -5,6 +5,8 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Turns of heavy work: decoding, unpacking, checking or turning so many bytes that others would
 /// feel it. Clones share their turns.
@@ -54,14 +56,22 @@ impl HeavyWork {
         if len < Self::LEN_MIN {
             return Some(work());
         }
-        // Never closed, so there is always a turn.
-        let turn = self.turns.clone().acquire_owned().await;
-        // Kept by the work itself: a caller who goes away does not end it.
-        let work = move || {
-            let _turn = turn;
-            work()
+        let turns = self.turns.clone();
+        let done = match turns.clone().try_acquire_owned() {
+            Ok(turn) => in_turn(turn, work).await,
+            // The caller may be a request that is polled in turns of its own only. A turn of ours that it was
+            // given would sleep with it, so a task waits for it, which runs at once when it is woken.
+            Err(_) => {
+                let waits = async move {
+                    // Never closed, so there is always a turn.
+                    let turn = turns.acquire_owned().await;
+                    in_turn(turn, work).await
+                };
+                let waits = AbortOnDropHandle::new(tokio::spawn(waits));
+                waits.await.flatten()
+            }
         };
-        match tokio::task::spawn_blocking(work).await {
+        match done {
             Ok(done) => Some(done),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -70,6 +80,18 @@ impl HeavyWork {
             },
         }
     }
+}
+
+/// Does work on a thread for it. The turn is kept by the work itself: a caller who goes away does not end it.
+async fn in_turn<T: Send + 'static, Turn: Send + 'static>(
+    turn: Turn,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
+    tokio::task::spawn_blocking(work).await
 }
 
 impl Default for HeavyWork {
@@ -91,7 +113,11 @@ impl fmt::Debug for HeavyWork {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Poll;
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -132,6 +158,41 @@ mod tests {
         go_on.send(()).unwrap();
         assert_eq!(has_begun.recv().await, Some("second"));
         assert_eq!(second.await.unwrap(), Some(()));
+    }
+
+    /// Polls once, as who is polled in turns of their own does, and then not for a long time.
+    async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> bool {
+        poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
+    }
+
+    /// The bug: a turn was given to a request that stood in a long line for its own, and slept with it.
+    #[tokio::test]
+    async fn who_is_not_polled_keeps_no_turn_from_others() {
+        let heavy = HeavyWork::new(1);
+        let turn = heavy.turns.clone().acquire_owned().await.unwrap();
+        let mut sleeps = Box::pin(heavy.run(HeavyWork::LEN_MIN, || "sleeps"));
+        let mut waits = Box::pin(heavy.run(HeavyWork::LEN_MIN, || "waits"));
+        assert!(!poll_once(sleeps.as_mut()).await);
+        tokio::task::yield_now().await;
+        assert!(!poll_once(waits.as_mut()).await);
+        drop(turn);
+        let in_time = tokio::time::timeout(Duration::from_secs(30), waits).await;
+        assert_eq!(in_time, Ok(Some("waits")));
+        assert_eq!(sleeps.await, Some("sleeps"));
+    }
+
+    #[tokio::test]
+    async fn who_goes_before_their_turn_leaves_the_line_and_nothing_is_done() {
+        let heavy = HeavyWork::new(1);
+        let turn = heavy.turns.clone().acquire_owned().await.unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let mut goes = Box::pin(heavy.run(HeavyWork::LEN_MIN, move || done.send(())));
+        assert!(!poll_once(goes.as_mut()).await);
+        tokio::task::yield_now().await;
+        drop(goes);
+        drop(turn);
+        assert_eq!(heavy.run(HeavyWork::LEN_MIN, || 7).await, Some(7));
+        assert!(is_done.recv().is_err(), "it was never begun");
     }
 
     #[tokio::test]
