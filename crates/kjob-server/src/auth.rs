@@ -1,6 +1,7 @@
 //! Who calls: accounts, and how it is known that a request is of one of them.
 
 mod credentials;
+mod line;
 mod owner_key;
 mod print;
 mod throttle;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use credentials::Claim;
 pub(crate) use credentials::Credentials;
+use line::in_place;
 pub use owner_key::{OwnerKey, OwnerKeyError};
 use print::{Print, PrintKey};
 use throttle::Throttle;
@@ -74,7 +76,7 @@ struct Inner {
     wrong: Cache<Print, Wrong>,
     throttle: Throttle,
     hashing: Arc<Semaphore>,
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
 }
 
 /// Credentials that were found good.
@@ -135,7 +137,7 @@ impl Accounts {
             wrong: Cache::new(WRONG_MAX),
             throttle: Throttle::new(),
             hashing: Arc::new(Semaphore::new(cores.min(HASHED_AT_ONCE_MAX))),
-            waiting: Semaphore::new(WAITING_MAX),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         }))
     }
 
@@ -200,26 +202,28 @@ impl Accounts {
     async fn try_password(&self, attempt: Try, audit: Option<AuditLog>) -> Result<Login, Denied> {
         let inner = &self.0;
         inner.check_throttle(&attempt)?;
-        let waiting = inner.waiting.try_acquire().map_err(|_| Denied::Busy)?;
-        let place = inner.hashing.clone().acquire_owned().await;
-        let place = place.map_err(|_| Denied::Busy)?;
-        drop(waiting);
-        // Others may have tried the same meanwhile.
-        if let Some(answer) = inner.remembered(&attempt.print) {
-            return answer;
-        }
-        inner.check_throttle(&attempt)?;
-        let inner = inner.clone();
-        let tried = tokio::task::spawn_blocking(move || {
-            // Kept until the hash is done, whoever waits for it: it bounds memory.
-            let _place = place;
-            let (answer, events) = inner.hash(&attempt);
-            for event in events {
-                AuditLog::note_blocking(audit.as_ref(), event);
+        let waiting = inner.waiting.clone().try_acquire_owned();
+        let waiting = waiting.map_err(|_| Denied::Busy)?;
+        let judge = inner.clone();
+        let tried = in_place(&inner.hashing, |place| async move {
+            drop(waiting);
+            // Others may have tried the same meanwhile.
+            if let Some(answer) = judge.remembered(&attempt.print) {
+                return answer;
             }
-            answer
+            judge.check_throttle(&attempt)?;
+            let hashed = tokio::task::spawn_blocking(move || {
+                // Kept until the hash is done, whoever waits for it: it bounds memory.
+                let _place = place;
+                let (answer, events) = judge.hash(&attempt);
+                for event in events {
+                    AuditLog::note_blocking(audit.as_ref(), event);
+                }
+                answer
+            });
+            // It fails if it panicked, or if the runtime ends.
+            hashed.await.unwrap_or(Err(Denied::Busy))
         });
-        // It fails if it panicked, or if the runtime ends.
         tried.await.unwrap_or(Err(Denied::Busy))
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::credentials::{Claim, Credentials};
+use super::line::in_place;
 use super::owner_key::OwnerKey;
 use super::print::{Print, PrintKey};
 use super::throttle::Throttle;
@@ -56,7 +57,7 @@ struct Inner {
     throttle: Throttle,
     known: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
 }
 
 /// Whoever can say whose credentials are good.
@@ -122,7 +123,7 @@ impl UpstreamAccounts {
             throttle: Throttle::new(),
             known: Arc::new(Semaphore::new(KNOWN_ASKED_AT_ONCE_MAX)),
             strangers: Arc::new(Semaphore::new(STRANGERS_ASKED_AT_ONCE_MAX)),
-            waiting: Semaphore::new(WAITING_MAX),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         };
         Self {
             inner: Arc::new(inner),
@@ -186,26 +187,24 @@ impl UpstreamAccounts {
             ip,
             was_good: inner.verdicts.good_since(&print).is_some(),
         };
-        let place = if question.was_good {
-            inner.known.clone().acquire_owned().await
+        let busy = || Refusal::Login(Denied::Busy);
+        let (places, waiting) = if question.was_good {
+            (&self.inner.known, None)
         } else {
             inner.check_throttle(&question)?;
-            let busy = |_| Refusal::Login(Denied::Busy);
-            let waiting = inner.waiting.try_acquire().map_err(busy)?;
-            let place = inner.strangers.clone().acquire_owned().await;
-            drop(waiting);
-            place
+            let waiting = inner.waiting.clone().try_acquire_owned();
+            (&self.inner.strangers, Some(waiting.map_err(|_| busy())?))
         };
-        let place = place.map_err(|_| Refusal::Login(Denied::Busy))?;
-        // Others may have asked the same meanwhile.
-        if let Some(verdict) = inner.verdicts.remembered(&print, self.hold_for) {
-            return Ok(verdict);
-        }
-        inner.check_throttle(&question)?;
-        let audit = audit.cloned();
-        let asked = tokio::spawn(async move {
+        let (audit, hold_for) = (audit.cloned(), self.hold_for);
+        let asked = in_place(places, move |place| async move {
             // Kept until there is an answer, whoever waits for it.
             let _place = place;
+            drop(waiting);
+            // Others may have asked the same meanwhile.
+            if let Some(verdict) = inner.verdicts.remembered(&print, hold_for) {
+                return Ok(verdict);
+            }
+            inner.check_throttle(&question)?;
             let told = inner.asked.ask(&question.credentials, question.ip).await;
             let verdict = told.map_err(Refusal::Upstream)?;
             for event in inner.note(&question, &verdict) {
@@ -213,8 +212,7 @@ impl UpstreamAccounts {
             }
             Ok(verdict)
         });
-        // It fails if it panicked, or if the runtime ends.
-        asked.await.unwrap_or(Err(Refusal::Login(Denied::Busy)))
+        asked.await.unwrap_or_else(|| Err(busy()))
     }
 
     /// Waits until the upstream lets the caller in no more. While it gives no answer, it has said nothing
