@@ -3,6 +3,8 @@
 //! One lazy timer a connection looks here when something could be due. Requests and reads only store
 //! a number, so that a busy connection sets no timers.
 
+mod untaken;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +13,8 @@ use tokio::time::Instant;
 
 use crate::load::Counted;
 use crate::turn::Turn;
+pub(crate) use untaken::Answer;
+use untaken::Untaken;
 
 /// How long a connection may do nothing.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,8 @@ struct Inner {
     /// When a piece of any answer was last taken. HTTP/2 clients hold back answers by windows, which
     /// blocks no write.
     sent_at: AtomicU64,
+    /// The same of each answer of HTTP/2.
+    untaken: Untaken,
     /// Whether anything has come.
     spoken: AtomicBool,
     /// Whether a request has come.
@@ -92,6 +98,8 @@ pub(crate) struct InFlight {
     activity: Activity,
     is_first: bool,
     stage: Stage,
+    /// Its answer, while that is being sent over HTTP/2.
+    answer: Option<Arc<Answer>>,
     /// Its part of the server's load, where it has one.
     counted: Option<Counted>,
 }
@@ -113,6 +121,7 @@ impl Activity {
             working: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
             sent_at: AtomicU64::new(0),
+            untaken: Untaken::default(),
             spoken: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
@@ -147,6 +156,7 @@ impl Activity {
             activity: self.clone(),
             is_first,
             stage: Stage::Receiving,
+            answer: None,
             counted: None,
         }
     }
@@ -229,6 +239,12 @@ impl Activity {
         {
             return Due::Stuck;
         }
+        // However much else goes on: what the client does not take is kept for it, and is others' no more.
+        let untaken = inner.untaken.oldest();
+        let untaken_end = untaken.map(|since| self.moment_of(since) + patience.write);
+        if untaken_end.is_some_and(|end| now >= end) {
+            return Due::Stuck;
+        }
         let in_flight = inner.in_flight.load(Ordering::Relaxed);
         if in_flight > 0 {
             if inner.sending.load(Ordering::Relaxed) == in_flight
@@ -238,7 +254,8 @@ impl Activity {
                 return Due::Stuck;
             }
             let shortest = patience.head.min(patience.keep_alive).min(patience.write);
-            return Due::Later(now + shortest);
+            let at = now + shortest;
+            return Due::Later(untaken_end.map_or(at, |end| end.min(at)));
         }
         let head = if !inner.asked.load(Ordering::Relaxed) {
             Some(inner.began)
@@ -266,8 +283,14 @@ impl Activity {
     }
 
     fn moment(&self, stored: &AtomicU64) -> Option<Instant> {
-        let millis = stored.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.0.began + Duration::from_millis(millis))
+        match stored.load(Ordering::Relaxed) {
+            0 => None,
+            stored => Some(self.moment_of(stored)),
+        }
+    }
+
+    fn moment_of(&self, stored: u64) -> Instant {
+        self.0.began + Duration::from_millis(stored.saturating_sub(1))
     }
 }
 
@@ -291,6 +314,10 @@ impl InFlight {
     pub(crate) fn begin_sending(&mut self) {
         if self.stage != Stage::Sending {
             self.on_sent();
+            // HTTP/1 sends one at a time, so that all the others wait as well.
+            if self.activity.is_http2() {
+                self.answer = Some(Arc::new(Answer::new(&self.activity)));
+            }
             self.enter(Stage::Sending);
         }
     }
@@ -298,7 +325,22 @@ impl InFlight {
     /// A piece of the answer was taken.
     pub(crate) fn on_sent(&self) {
         let activity = &self.activity;
-        activity.0.sent_at.store(activity.now(), Ordering::Relaxed);
+        match &self.answer {
+            Some(answer) => answer.on_taken(),
+            None => activity.0.sent_at.store(activity.now(), Ordering::Relaxed),
+        }
+    }
+
+    /// The client would take more of the answer than there is yet.
+    pub(crate) fn on_wanted(&self) {
+        if let Some(answer) = &self.answer {
+            answer.on_all_taken();
+        }
+    }
+
+    /// The answer, where the client may hold it back while others go on.
+    pub(crate) fn answer(&self) -> Option<&Arc<Answer>> {
+        self.answer.as_ref()
     }
 
     fn enter(&mut self, stage: Stage) {
@@ -337,106 +379,4 @@ impl Drop for InFlight {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    const PATIENCE: Patience = Patience {
-        head: Duration::from_secs(10),
-        keep_alive: Duration::from_secs(60),
-        write: Duration::from_secs(30),
-    };
-
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    /// Follows the lazy timer until something is due, and says how many seconds that took.
-    async fn follow(activity: &Activity) -> (Due, u64) {
-        let start = Instant::now();
-        loop {
-            match activity.due(&PATIENCE) {
-                Due::Later(at) => tokio::time::sleep_until(at).await,
-                due => return (due, start.elapsed().as_secs()),
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_never_asks_is_cut_after_the_time_for_a_head() {
-        let activity = Activity::new();
-        advance(seconds(9)).await;
-        activity.on_read(1);
-        assert_eq!(follow(&activity).await, (Due::Stuck, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn between_requests_the_longer_time_counts_until_a_head_begins() {
-        let activity = Activity::new();
-        drop(activity.begin_request(false));
-        assert_eq!(follow(&activity).await, (Due::Idle, 60));
-
-        drop(activity.begin_request(false));
-        advance(seconds(55)).await;
-        activity.on_read(1);
-        assert_eq!(follow(&activity).await, (Due::Stuck, 10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_long_request_is_never_due() {
-        let activity = Activity::new();
-        let request = activity.begin_request(false);
-        for _ in 0..100 {
-            let Due::Later(at) = activity.due(&PATIENCE) else {
-                panic!("a request is in flight");
-            };
-            tokio::time::sleep_until(at).await;
-        }
-        assert!(!activity.is_quiet());
-        drop(request);
-        assert!(activity.is_quiet());
-        assert_eq!(follow(&activity).await, (Due::Idle, 60));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn other_frames_of_http2_are_no_head() {
-        let activity = Activity::new();
-        drop(activity.begin_request(true));
-        advance(seconds(1)).await;
-        activity.on_read(1);
-        assert_eq!(follow(&activity).await, (Due::Idle, 59));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_no_bytes_is_cut() {
-        let activity = Activity::new();
-        let _request = activity.begin_request(false);
-        advance(seconds(1)).await;
-        activity.on_write(true);
-        assert_eq!(follow(&activity).await, (Due::Stuck, 30));
-        // Any progress starts the time anew.
-        activity.on_write(false);
-        activity.on_write(true);
-        assert_eq!(follow(&activity).await, (Due::Stuck, 30));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_held_back_is_given_up() {
-        let activity = Activity::new();
-        let mut first = activity.begin_request(true);
-        let mut second = activity.begin_request(true);
-        advance(seconds(100)).await;
-        first.begin_sending();
-        // While another request is being worked on the connection is of use.
-        advance(seconds(100)).await;
-        assert!(matches!(activity.due(&PATIENCE), Due::Later(_)));
-        second.begin_sending();
-        advance(seconds(29)).await;
-        first.on_sent();
-        assert_eq!(follow(&activity).await, (Due::Stuck, 30));
-        drop((first, second));
-        assert!(activity.is_quiet());
-        assert_eq!(follow(&activity).await, (Due::Idle, 60));
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use kjob_core::engine::Engine;
 use kjob_proto::{Encoding, Segments, reply_error, reply_failover};
 use tokio::sync::mpsc;
 
-use crate::activity::InFlight;
+use crate::activity::{Answer, InFlight};
 use crate::body::Held;
 use crate::refusal::Refusal;
 
@@ -26,6 +26,10 @@ pub(crate) const REQUEST_TIME: HeaderName = HeaderName::from_static("x-request-t
 /// The largest piece that is handed to the connection at a time while a delivery is watched. The
 /// last one counts as written once it is handed over, so it is to be small.
 const WATCHED_PIECE_MAX: usize = 64 << 10;
+
+/// The largest piece that is handed over at a time over HTTP/2, a frame of the usual size: by what has left and
+/// what was asked for it is known whether the client takes anything.
+const FRAMED_PIECE_MAX: usize = 16 << 10;
 
 /// Why a request was not done: noted on its answer, for those who count.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +169,15 @@ pub(crate) struct ReplyBody {
 struct HeldPiece {
     piece: Bytes,
     _held: Arc<Held>,
+    answer: Option<Arc<Answer>>,
+}
+
+impl Drop for HeldPiece {
+    fn drop(&mut self) {
+        if let Some(answer) = &self.answer {
+            answer.on_taken();
+        }
+    }
 }
 
 impl AsRef<[u8]> for HeldPiece {
@@ -227,12 +240,16 @@ impl ReplyBody {
         while self.piece.is_empty() {
             self.piece = self.pieces.next()?;
         }
-        let watched = self.delivery.is_some() && self.piece.len() > WATCHED_PIECE_MAX;
-        let piece = if watched {
-            self.piece.split_to(WATCHED_PIECE_MAX)
+        let answer = self.in_flight.as_ref().and_then(InFlight::answer);
+        let len_max = if answer.is_some() {
+            FRAMED_PIECE_MAX
+        } else if self.delivery.is_some() {
+            WATCHED_PIECE_MAX
         } else {
-            std::mem::take(&mut self.piece)
+            usize::MAX
         };
+        let len = self.piece.len().min(len_max);
+        let piece = self.piece.split_to(len);
         self.left -= piece.len() as u64;
         if let Some(in_flight) = &self.in_flight {
             in_flight.on_sent();
@@ -243,7 +260,11 @@ impl ReplyBody {
             delivery.complete();
         }
         Some(match self.held.clone() {
-            Some(_held) => Bytes::from_owner(HeldPiece { piece, _held }),
+            Some(_held) => Bytes::from_owner(HeldPiece {
+                piece,
+                _held,
+                answer: answer.cloned(),
+            }),
             None => piece,
         })
     }
@@ -277,24 +298,31 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(passed) = &mut self.passed {
-            let frame = std::task::ready!(Pin::new(passed).poll_frame(context));
-            if let Some(in_flight) = &self.in_flight {
-                in_flight.on_sent();
+        let Self {
+            passed,
+            feed,
+            in_flight,
+            ..
+        } = &mut *self;
+        let polled = match (passed, feed) {
+            (Some(passed), _) => Pin::new(passed).poll_frame(context),
+            (None, Some(feed)) => {
+                let piece = feed.poll_recv(context);
+                piece.map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
             }
-            return Poll::Ready(frame);
-        }
-        let piece = match &mut self.feed {
-            None => self.next_piece(),
-            Some(feed) => {
-                let piece = std::task::ready!(feed.poll_recv(context));
-                if let Some(in_flight) = &self.in_flight {
-                    in_flight.on_sent();
-                }
-                piece
+            (None, None) => {
+                let piece = self.next_piece();
+                return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
             }
         };
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        if let Some(in_flight) = in_flight {
+            if polled.is_ready() {
+                in_flight.on_sent();
+            } else {
+                in_flight.on_wanted();
+            }
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kjob_proto::{
     CreateJobRequest, CreateJobResponse, Encoding, GetJobRequest, GetJobResponse, Limits, Record,
@@ -168,6 +168,91 @@ async fn a_client_that_takes_nothing_of_an_answer_is_cut() {
     };
     in_time("the cut", cut).await;
     assert!(in_time("the rest", unread.collect()).await.is_err());
+}
+
+async fn connect_with_window(server: &TestServer, window: u32) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let (sender, connection) = Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// A job that ends with a mebibyte, and one that does not end.
+async fn big_job_and_gate(server: &TestServer) -> (i64, i64) {
+    let sender = connect(server).await;
+    let submit = |endpoint: &'static str, data: Bytes| CreateJobRequest {
+        endpoint: endpoint.into(),
+        request_encoding: "binary".into(),
+        data,
+        ..Default::default()
+    };
+    let mut ids = Vec::new();
+    for (endpoint, len) in [("/raw", 1 << 20), ("/gate", 1)] {
+        let submit = submit(endpoint, Bytes::from(vec![7; len]));
+        let job: CreateJobResponse = call(&sender, "/create/job", submit).await.unwrap();
+        ids.push(job.job_id);
+    }
+    (ids[0], ids[1])
+}
+
+fn get(job_id: i64) -> Request<Full<Bytes>> {
+    let get = GetJobRequest {
+        job_id,
+        options: map(&[("wait_ms", "300000")]),
+    };
+    request("/get/job", get.encode_to_bytes())
+}
+
+/// The bug: with a poll in progress beside it, an answer that was never taken was kept for ever, and its
+/// memory was nobody else's. A window of a byte has it handed over, so that it is in progress no more.
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_an_answer_is_cut_though_it_polls() {
+    let server = TestServer::with_options(|options| {
+        options.write_timeout = std::time::Duration::from_millis(100);
+        options.header_timeout = std::time::Duration::from_millis(100);
+    })
+    .await;
+    let (big, gate) = big_job_and_gate(&server).await;
+    for window in [0, 1, 1000, 65_535] {
+        let mut sender = connect_with_window(&server, window).await;
+        let poll = tokio::spawn(sender.send_request(get(gate)));
+        let unread = in_time("a reply", sender.send_request(get(big))).await;
+        let cut = async {
+            while !sender.is_closed() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        in_time("the cut", cut).await;
+        assert!(in_time("the poll", poll).await.unwrap().is_err());
+        drop(unread);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_an_answer_slowly_may_poll_beside_it() {
+    let server = TestServer::with_options(|options| {
+        options.write_timeout = std::time::Duration::from_secs(1);
+    })
+    .await;
+    let (big, gate) = big_job_and_gate(&server).await;
+    let mut sender = connect_with_window(&server, 65_535).await;
+    let poll = tokio::spawn(sender.send_request(get(gate)));
+    let reply = in_time("a reply", sender.send_request(get(big))).await;
+    let mut body = reply.unwrap().into_body();
+    let (mut len, began) = (0, tokio::time::Instant::now());
+    while let Some(frame) = in_time("a frame", body.frame()).await {
+        len += frame.unwrap().into_data().unwrap().len();
+        tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+    }
+    assert!(len > 1 << 20);
+    assert!(began.elapsed() > std::time::Duration::from_secs(2));
+    assert!(!poll.is_finished());
+    server.gate.add_permits(1);
+    assert!(in_time("the poll", poll).await.unwrap().is_ok());
 }
 
 const DATA: u8 = 0;
