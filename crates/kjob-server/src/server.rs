@@ -64,7 +64,8 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// Connections of one address at a time. Default: as many as of all, since behind a proxy all come
     /// from one. When one more comes, some of the same address that rest end, and where all are at
-    /// work it is closed.
+    /// work it is closed. For a moment an address may have up to eight more, while those that end are there
+    /// still; one that stays as a request of it came at that moment ends once it rests.
     pub max_connections_per_address: usize,
     /// Requests in progress beyond the first of each connection, over all connections, until their
     /// answers are sent. Only HTTP/2 has such. Default 10,000. More are answered 429; of those at most
@@ -84,7 +85,8 @@ pub struct ServerOptions {
     /// answered 408.
     pub body_idle_timeout: Duration,
     /// Time in which a client takes no byte of an answer that is there. Default 60 s. After it the
-    /// connection is closed.
+    /// connection is closed. Over HTTP/2 that is so of each answer, whatever else goes on; what is taken of one
+    /// is noted by frames of up to 16 KiB.
     pub write_timeout: Duration,
     /// Time between two requests of a connection. Default 180 s. After it the connection is closed.
     pub keep_alive_timeout: Duration,
