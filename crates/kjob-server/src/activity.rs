@@ -89,6 +89,8 @@ struct Inner {
     moved: AtomicUsize,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// Whether it waits for a turn in which to look at what has come.
+    in_line: AtomicBool,
     turn: Turn,
 }
 
@@ -130,6 +132,7 @@ impl Activity {
             moved: AtomicUsize::new(0),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            in_line: AtomicBool::new(false),
             turn: Turn::new(),
         }))
     }
@@ -137,6 +140,15 @@ impl Activity {
     /// Its turn.
     pub(crate) fn turn(&self) -> &Turn {
         &self.0.turn
+    }
+
+    /// Whether it waits for a turn, and what has come is not looked at meanwhile.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.0.in_line.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_in_line(&self, in_line: bool) {
+        self.0.in_line.store(in_line, Ordering::Relaxed);
     }
 
     /// A request has come.

@@ -135,7 +135,9 @@ impl Connector {
                 biased;
                 () = self.cutting.cancelled() => break,
                 ended = poll_fn(|context| {
-                    let began = task::ready!(pace.poll_begin(context));
+                    let begun = pace.poll_begin(context);
+                    activity.set_in_line(begun.is_pending());
+                    let began = task::ready!(begun);
                     activity.turn().begin(began);
                     let polled = connection.as_mut().poll(context);
                     activity.turn().bound_reads(pace.end(context));

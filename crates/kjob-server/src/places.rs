@@ -15,9 +15,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -388,6 +390,13 @@ impl Place {
             } else {
                 is_told.await;
             }
+            // What has come is looked at first, also where that takes a turn for which others stand in line. The
+            // task is woken for that turn, and comes by here after it.
+            poll_fn(|_| match self.activity.is_in_line() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            })
+            .await;
             told = inner.taken().leave_or_stay(self.number, inner.limit());
         }
     }

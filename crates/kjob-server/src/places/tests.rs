@@ -359,12 +359,31 @@ async fn one_that_stays_need_not_leave_where_another_has_left() {
     assert!(!served[0].has_left());
 }
 
+/// The bug: a connection whose request had come ended while it stood in line for the turn to look at it.
+#[tokio::test(start_paused = true)]
+async fn one_that_stands_in_line_has_its_turn_first() {
+    let places = Places::new(2, 2);
+    let mut served = resting(&places, 2).await;
+    served.iter().for_each(|one| one.activity.set_in_line(true));
+    advance(60 * QUIET_MIN).await;
+    for _ in 0..3 {
+        ask(&places, address(1)).await;
+        assert!(served.iter_mut().all(|one| !one.has_left()));
+    }
+    served[0].activity.set_in_line(false);
+    served[0].begin_request();
+    assert!(!served[0].has_left());
+    served[1].activity.set_in_line(false);
+    assert!(served[1].has_left(), "nothing had come");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Comes,
     IsServed(usize),
     Asks(usize),
     IsAnswered(usize),
+    StandsInLine(usize),
     Goes(usize),
     TimePasses(u64),
 }
@@ -375,6 +394,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<usize>().prop_map(Step::IsServed),
         3 => any::<usize>().prop_map(Step::Asks),
         3 => any::<usize>().prop_map(Step::IsAnswered),
+        1 => any::<usize>().prop_map(Step::StandsInLine),
         1 => any::<usize>().prop_map(Step::Goes),
         3 => (1..400_u64).prop_map(Step::TimePasses),
     ]
@@ -394,12 +414,14 @@ async fn take_steps(limit: usize, steps: Vec<Step>) {
             Step::TimePasses(millis) => advance(Duration::from_millis(millis)).await,
             _ if count == 0 => {}
             Step::IsServed(number) => {
+                served[number % count].activity.set_in_line(false);
                 if served[number % count].has_left() {
                     served.swap_remove(number % count);
                 }
             }
             Step::Asks(number) => served[number % count].begin_request(),
             Step::IsAnswered(number) => served[number % count].request = None,
+            Step::StandsInLine(number) => served[number % count].activity.set_in_line(true),
             Step::Goes(number) => drop(served.swap_remove(number % count)),
         }
         let taken = places.0.taken();
@@ -417,6 +439,7 @@ async fn take_steps(limit: usize, steps: Vec<Step>) {
     for _ in 0..2 {
         for one in &mut served {
             one.request = None;
+            one.activity.set_in_line(false);
         }
         served.retain_mut(|one| !one.has_left());
         advance(QUIET_MIN).await;
