@@ -24,24 +24,25 @@
 //!
 //! // In a file under tests/: expands to one #[test] for each behaviour.
 //! kjob_core::store_conformance!(InMemory);
-//! # kjob_core::conformance::check(|| InMemory, |trial| {
-//! #     Box::pin(kjob_core::conformance::ids::a_reserved_id_is_never_given_again(trial))
-//! # });
+//! # kjob_core::conformance::check(
+//! #     || InMemory,
+//! #     kjob_core::conformance::cases::a_reserved_id_is_never_given_again,
+//! # );
 //! ```
 //!
 //! Times are made up and handed in, so nothing sleeps.
 
 // A check that fails is meant to panic: this is the body of tests.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
-pub mod callbacks;
-pub mod concurrency;
-pub mod ids;
-pub mod lifecycle;
+mod callbacks;
+mod concurrency;
+mod ids;
+mod lifecycle;
 mod model;
-pub mod reads;
-pub mod retention;
-pub mod tags;
+mod reads;
+mod retention;
+mod tags;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -86,16 +87,24 @@ pub struct Trial {
     last: Option<JobId>,
 }
 
+/// A test of the suite at work.
+pub type Checking<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// A test of the suite.
-type Case = for<'a> fn(&'a mut Trial) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+type Case = for<'a> fn(&'a mut Trial) -> Checking<'a>;
 
 /// Runs one test on a store of its own.
 ///
 /// # Panics
 /// Where the store breaks the contract.
 pub fn check<H: Harness + 'static>(make: impl Fn() -> H, case: Case) {
+    check_made(&|| Box::new(make()), case);
+}
+
+/// Apart, so that not every test of every store compiles a runtime's loop of its own.
+fn check_made(make: &dyn Fn() -> Box<dyn Harness>, case: Case) {
     runtime().block_on(async {
-        let mut trial = Trial::new(Box::new(make())).await;
+        let mut trial = Trial::new(make()).await;
         case(&mut trial).await;
     });
 }
@@ -104,7 +113,21 @@ pub fn check<H: Harness + 'static>(make: impl Fn() -> H, case: Case) {
 #[macro_export]
 macro_rules! store_conformance {
     ($harness:expr) => {
-        $crate::__store_conformance_cases! { $harness;
+        $crate::__store_conformance! { @list tests [$harness] }
+
+        #[test]
+        fn any_sequence_of_steps_does_what_the_model_does() {
+            $crate::conformance::check_against_model(|| $harness);
+        }
+    };
+}
+
+/// The list of cases, and what is made of it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __store_conformance {
+    (@list $what:ident $arguments:tt) => {
+        $crate::__store_conformance! { @$what $arguments
             ids::a_reserved_id_is_never_given_again,
             ids::a_reserved_id_is_never_given_again_after_reopening,
             ids::a_block_has_as_many_ids_as_were_asked_for,
@@ -186,27 +209,26 @@ macro_rules! store_conformance {
             concurrency::many_lives_at_once_all_end_as_they_should,
             concurrency::ids_reserved_at_once_are_different,
         }
-
-        #[test]
-        fn any_sequence_of_steps_does_what_the_model_does() {
-            $crate::conformance::check_against_model(|| $harness);
-        }
     };
-}
-
-/// The list of tests, turned into tests.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __store_conformance_cases {
-    ($harness:expr; $($subject:ident :: $case:ident,)*) => {$(
+    (@tests [$harness:expr] $($subject:ident :: $case:ident,)*) => {$(
         #[test]
         fn $case() {
-            $crate::conformance::check(
-                || $harness,
-                |trial| ::std::boxed::Box::pin($crate::conformance::$subject::$case(trial)),
-            );
+            $crate::conformance::check(|| $harness, $crate::conformance::cases::$case);
         }
     )*};
+    (@cases [] $($subject:ident :: $case:ident,)*) => {$(
+        pub fn $case(trial: &mut Trial) -> Checking<'_> {
+            Box::pin(super::$subject::$case(trial))
+        }
+    )*};
+}
+
+/// The tests by their names alone. What they do is compiled into this crate, once, and not into each program that
+/// tests a store.
+pub mod cases {
+    use super::{Checking, Trial};
+
+    crate::__store_conformance! { @list cases [] }
 }
 
 /// The moment `millis` after the suite's beginning of time.

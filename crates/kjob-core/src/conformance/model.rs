@@ -23,6 +23,10 @@ use crate::{
 /// # Panics
 /// Where the store does something else than the model.
 pub fn check_against_model<H: Harness + 'static>(make: impl Fn() -> H) {
+    check_all_against_model(&|| Box::new(make()));
+}
+
+fn check_all_against_model(make: &dyn Fn() -> Box<dyn Harness>) {
     // The sequences differ each time; a failure prints the smallest one found.
     let config = Config {
         cases: 64,
@@ -33,7 +37,7 @@ pub fn check_against_model<H: Harness + 'static>(make: impl Fn() -> H) {
     let outcome = TestRunner::new(config).run(&vec(op(), 1..60), |ops| {
         runtime.block_on(async {
             let mut run = Run {
-                trial: Trial::new(Box::new(make())).await,
+                trial: Trial::new(make()).await,
                 model: Model::default(),
                 now: at(0),
             };
