@@ -102,6 +102,8 @@ struct Own {
     is_closed: bool,
     /// How long reads take to reach the store, and answers to ends to come back.
     delays: (Duration, Duration),
+    /// How long answers to submits take to come back.
+    submits: Duration,
     /// How long claims take to reach the store, and how many there were.
     claims: (Duration, u64),
     /// How long answers to the next beats take to come back; `None` for those that do not get through.
@@ -174,6 +176,11 @@ impl MemoryNode {
     /// Has reads take so long to reach the store, and answers to ends so long to come back, as over a slow way.
     pub fn set_slow(&self, reads: Duration, ends: Duration) {
         self.own().delays = (reads, ends);
+    }
+
+    /// Has answers to submits take so long to come back; one that is under way when the way is cut is lost.
+    pub fn slow_submits(&self, answers: Duration) {
+        self.own().submits = answers;
     }
 
     /// Has claims take so long to reach the store.

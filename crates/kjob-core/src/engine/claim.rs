@@ -160,14 +160,20 @@ impl Inner {
             });
             return;
         };
-        let live = self.table.adopt(Live::stored(header, state));
-        live.set_local(true);
-        live.observe(state);
-        live.stop_waiting();
+        let live = self.take(header, state);
         self.room.take_reserved(places, route.id);
         let place = Place::taken(self, route.id, live.header.id);
         let started = Started { state, payload };
         tokio::spawn(self.clone().begin(live, route, started, place));
+    }
+
+    /// A job of which this engine was given a run by a shared store. Its submit may be on its way here still, and
+    /// count it as waiting.
+    pub(super) fn take(&self, header: Header, state: State) -> Arc<Live> {
+        let live = self.table.adopt(Live::taken(header, state));
+        live.take(state);
+        self.no_longer_waits(&live);
+        live
     }
 
     /// Lets jobs wait again that were started for this node without its hearing of it. No handler of theirs
@@ -205,9 +211,7 @@ impl Inner {
     /// Lets a job wait again that was started for this node and has not begun: it costs no attempt,
     /// whatever the rule of its route.
     pub(super) async fn give_back(self: &Arc<Self>, header: Header, state: State) {
-        let live = self.table.adopt(Live::stored(header, state));
-        live.set_local(true);
-        live.stop_waiting();
+        let live = self.take(header, state);
         self.finish(&live, state.lease, self.not_begun()).await;
     }
 

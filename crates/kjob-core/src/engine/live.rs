@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::Attachment;
-use crate::{Age, CallbackState, Ending, Header, Job, Phase, State};
+use crate::{Age, CallbackState, Ending, Header, Job, Lease, Phase, State};
 
 /// A job from just before its submit is durable until just after its end is.
 ///
@@ -29,6 +29,8 @@ struct Cell {
     /// Whether this engine has it: it runs or waits here, or is on its way into the store. Of others' jobs
     /// this is no more than what was heard last.
     local: bool,
+    /// The newest run that this engine was given by a shared store; zero if none.
+    taken: Lease,
     stop: Option<Stop>,
     run: Option<CancellationToken>,
     ended: Option<Arc<Job>>,
@@ -55,12 +57,19 @@ impl Live {
         Self::with(header, attachment, state, false, true)
     }
 
-    /// A job that the store has.
+    /// A job that the store has, and that counts as waiting.
     pub(super) fn stored(header: Header, state: State) -> Arc<Self> {
         Self::with(header, None, state, true, true)
     }
 
-    /// A job that another engine has, if any.
+    /// A job of a shared store that this engine is given a run of, and that counts as waiting nowhere here.
+    pub(super) fn taken(header: Header, state: State) -> Arc<Self> {
+        let live = Self::with(header, None, state, true, true);
+        live.stop_waiting();
+        live
+    }
+
+    /// A job of a shared store that another engine has, if any, and that counts as waiting nowhere here.
     pub(super) fn remote(header: Header, state: State) -> Arc<Self> {
         let live = Self::with(header, None, state, true, false);
         live.stop_waiting();
@@ -79,6 +88,7 @@ impl Live {
             stored,
             waiting: true,
             local,
+            taken: Lease(0),
             stop: None,
             run: None,
             ended: None,
@@ -109,18 +119,32 @@ impl Live {
 
     /// As [`observe`](Self::observe); whether it was news.
     pub(super) fn hears(&self, state: State) -> bool {
+        let is_news = self.cell().hears(state);
+        if is_news {
+            self.changed.notify_waiters();
+        }
+        is_news
+    }
+
+    /// This engine was given a run of the job, whatever it has heard of it before.
+    pub(super) fn take(&self, state: State) {
         let mut cell = self.cell();
-        cell.stored = true;
-        if !state.is_newer_than(&cell.state) {
-            return false;
-        }
-        cell.state = state;
-        if state.phase == Phase::Cancelling {
-            cell.stop(Stop::Cancel);
-        }
+        cell.local = true;
+        cell.taken = cell.taken.max(state.lease);
+        let is_news = cell.hears(state);
         drop(cell);
-        self.changed.notify_waiters();
-        true
+        if is_news {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// The job is whoever's claims it, once its run of this lease is over, or none has begun (zero); unless that
+    /// was this engine, which may be quicker than the answer to what it did before.
+    pub(super) fn leave(&self, after: Lease) {
+        let mut cell = self.cell();
+        if cell.taken <= after {
+            cell.local = false;
+        }
     }
 
     /// Begins a run, and gives the token by which it is stopped.
@@ -206,11 +230,6 @@ impl Live {
         self.cell().local
     }
 
-    /// Says whether this engine has the job.
-    pub(super) fn set_local(&self, local: bool) {
-        self.cell().local = local;
-    }
-
     /// Whether the store may know of an end of its run of which nobody here has heard.
     pub(super) fn is_ending(&self) -> bool {
         self.cell().ending
@@ -279,6 +298,18 @@ impl Live {
 }
 
 impl Cell {
+    fn hears(&mut self, state: State) -> bool {
+        self.stored = true;
+        if !state.is_newer_than(&self.state) {
+            return false;
+        }
+        self.state = state;
+        if state.phase == Phase::Cancelling {
+            self.stop(Stop::Cancel);
+        }
+        true
+    }
+
     /// Whether there is news for who has seen the job at this age. An end is none before it can be
     /// told with its result.
     fn is_newer_than(&self, seen: Age) -> bool {

@@ -8,7 +8,8 @@ use super::Inner;
 use super::live::Live;
 use super::log::job_log;
 use crate::{
-    Finish, Header, LiveJob, OnInterrupt, Parts, Phase, Refused, State, StepError, StoreError,
+    Finish, Header, Lease, LiveJob, OnInterrupt, Parts, Phase, Refused, State, StepError,
+    StoreError,
 };
 
 /// Takes up every job that has not ended: queued ones wait again, those that ran follow their route's
@@ -96,10 +97,7 @@ impl Inner {
         state: State,
         reason: &'static str,
     ) {
-        let live = self.table.adopt(Live::stored(header, state));
-        live.set_local(true);
-        live.observe(state);
-        live.stop_waiting();
+        let live = self.take(header, state);
         self.interrupt(&live, reason).await;
     }
 
@@ -160,7 +158,7 @@ async fn start_to_fail(inner: &Arc<Inner>, live: &Arc<Live>) -> bool {
             }
             // It was cancelled meanwhile.
             Err(StepError::Refused(_) | StepError::Unknown(_)) => {
-                inner.settle_as_stored(live).await;
+                inner.settle_as_stored(live, Lease::default()).await;
                 return false;
             }
             Err(StepError::Store(error)) => {

@@ -81,7 +81,7 @@ impl Inner {
             // the answer was an error.
             Err(StepError::Refused(_) | StepError::Unknown(_)) => {
                 drop(place);
-                self.settle_as_stored(&live).await;
+                self.settle_as_stored(&live, Lease::default()).await;
             }
             // All jobs wait a moment: one after another would fail the same way.
             Err(StepError::Store(error)) => {

@@ -39,7 +39,7 @@ impl Inner {
                 // Another end was made durable first, or an earlier try was done, though its
                 // answer was an error.
                 Err(StepError::Refused(_) | StepError::Unknown(_)) => {
-                    return self.settle_as_stored(live).await;
+                    return self.settle_as_stored(live, lease).await;
                 }
                 Err(StepError::Store(error)) if self.is_hopeless(&error) => {
                     // Trying again cannot help, or there is no time to; at the next start the job
@@ -67,7 +67,7 @@ impl Inner {
             let header = &live.header;
             self.tell(&header.endpoint, |told| told.queued_again(header, &state));
             live.observe(state);
-            return self.leave_to_all(cluster, live);
+            return self.leave_to_all(cluster, live, state.lease);
         }
         let Some(route) = self.route_of(&live.header.endpoint) else {
             // The routes were replaced while it ran.
@@ -103,8 +103,8 @@ impl Inner {
     }
 
     /// Brings a job to where somebody else, or a step whose answer was an error, has made it
-    /// durable.
-    pub(super) async fn settle_as_stored(self: &Arc<Self>, live: &Arc<Live>) {
+    /// durable. What this engine did of it before was its run of this lease, or none (zero).
+    pub(super) async fn settle_as_stored(self: &Arc<Self>, live: &Arc<Live>, lease: Lease) {
         let id = live.header.id;
         loop {
             match self
@@ -120,7 +120,7 @@ impl Inner {
                 }
                 Ok(Some(Job { state, .. })) if self.is_shared() => {
                     // Another node has it.
-                    live.set_local(false);
+                    live.leave(lease);
                     live.observe(state);
                     return self.leave_watched(live);
                 }

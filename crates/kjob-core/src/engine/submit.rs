@@ -17,8 +17,8 @@ use super::submission::{Accepted, Submission, SubmitError};
 use super::to_end::ToEnd;
 use super::{Engine, Inner, RETRY_AFTER};
 use crate::{
-    Finish, Header, JobOptions, JobTag, LiveJob, NewJob, Owner, Parts, Payload, Phase, QueryId,
-    Shard, State, StoreError, Submitted, TagReuse, Waiting, WaitingCounts,
+    Finish, Header, JobOptions, JobTag, Lease, LiveJob, NewJob, Owner, Parts, Payload, Phase,
+    QueryId, Shard, State, StoreError, Submitted, TagReuse, Waiting, WaitingCounts,
 };
 
 impl Engine {
@@ -198,6 +198,9 @@ impl Inner {
             return;
         }
         self.table.name(&live);
+        // The one that a submit begins. A later one is somebody else's, where the answer was long in coming.
+        let is_first = state.lease == Lease(1);
+        let begun = begun.filter(|_| is_first || !self.is_shared());
         match begun {
             Some((mut place, payload)) if state.phase == Phase::Running => {
                 place.come_back();
@@ -211,10 +214,14 @@ impl Inner {
                 }
             }
             // It was found out about late, and cancelled meanwhile: the handler need not begin.
-            _ if state.phase == Phase::Cancelling => {
+            Some(_) if state.phase == Phase::Cancelling => {
                 self.no_longer_waits(&live);
                 let inner = self.clone();
                 tokio::spawn(async move { inner.finish(&live, state.lease, Finish::Stop).await });
+            }
+            // Another node may have been quicker than the answer.
+            _ if let Some(cluster) = self.cluster_of(live.header.id) => {
+                self.leave_to_all(cluster, &live, Lease::default());
             }
             // A cancel may have come first.
             _ if newest.phase == Phase::Queued => self.enqueue(&live, &route),
@@ -236,7 +243,7 @@ impl Inner {
             match self.step(get).await {
                 Ok(Some(job)) if job.state.phase.is_terminal() => {
                     drop(begun);
-                    return self.settle_as_stored(&live).await;
+                    return self.settle_as_stored(&live, Lease::default()).await;
                 }
                 Ok(Some(job)) => return self.begin_stored(live, route, job.state, begun),
                 Ok(None) => return self.withdraw(&live),
@@ -299,11 +306,8 @@ impl Inner {
         Ok((header, submission.payload, submission.tag_reuse))
     }
 
-    /// Queues a job that counts as waiting, and starts what can start.
+    /// Queues a job that counts as waiting, in a store that is shared with nobody, and starts what can start.
     pub(super) fn enqueue(self: &Arc<Self>, live: &Arc<Live>, route: &Route) {
-        if let Some(cluster) = self.cluster_of(live.header.id) {
-            return self.leave_to_all(cluster, live);
-        }
         self.room
             .enqueue(self.waiting(&live.header, route), live.state().not_before);
         self.dispatch();

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Live;
-use crate::{Hint, Job, JobId, Parts, Shard, StoreError};
+use crate::{Hint, Job, JobId, Lease, Parts, Shard, StoreError};
 
 /// The jobs that are looked at.
 #[derive(Debug, Default)]
@@ -41,9 +41,9 @@ impl Inner {
         live
     }
 
-    /// Leaves a job that waits to whichever node claims it.
-    pub(super) fn leave_to_all(&self, cluster: &Cluster, live: &Arc<Live>) {
-        live.set_local(false);
+    /// Leaves a job to whichever node claims it, once its run of this lease is over, or none has begun (zero).
+    pub(super) fn leave_to_all(&self, cluster: &Cluster, live: &Arc<Live>, after: Lease) {
+        live.leave(after);
         self.no_longer_waits(live);
         cluster.work.notify_one();
         self.leave_watched(live);
@@ -55,7 +55,7 @@ impl Inner {
             return;
         };
         // Held by the table and whoever calls this.
-        if !self.table.let_go(live, 2) {
+        if !live.is_local() && !self.table.let_go(live, 2) {
             cluster.watching.lock().insert(live.header.id, live.clone());
             cluster.watching.more.notify_one();
         }
@@ -69,7 +69,10 @@ impl Inner {
         let mut jobs = cluster.watching.lock();
         for live in others {
             let id = live.header.id;
-            if jobs.get(&id).is_some_and(|known| Arc::ptr_eq(known, &live)) {
+            let is_same = |known: &Arc<Live>| Arc::ptr_eq(known, &live);
+            // One that ran here a moment ago may have been left to all, and be watched from now on.
+            let is_watched = !live.is_local() && self.table.get(id).as_ref().is_some_and(is_same);
+            if !is_watched && jobs.get(&id).is_some_and(is_same) {
                 jobs.remove(&id);
             }
         }

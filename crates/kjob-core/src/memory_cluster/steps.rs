@@ -24,6 +24,11 @@ impl Store for MemoryNode {
             Submitted::Created(_) => self.say(Hint::Work),
             _ => {}
         }
+        let answer = self.own().submits;
+        if !answer.is_zero() {
+            tokio::time::sleep(answer).await;
+            self.store()?;
+        }
         Ok(submitted)
     }
 

@@ -49,6 +49,22 @@ async fn with_a_free_worker_the_start_is_in_the_commit_of_the_submit() {
     assert_eq!(stored.state.lease.0, 1);
 }
 
+/// A server looks at its requests in turns, and some may not have one for long.
+#[tokio::test]
+async fn a_submit_that_has_no_turn_keeps_no_ids_from_others() {
+    let switch = Arc::new(Switch::default());
+    switch.is_slow.store(true, Ordering::SeqCst);
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch));
+    let (registry, _runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed_on(store, ManualClock::at(T0), config(|_| {}), registry).await;
+    let mut first = std::pin::pin!(bed.engine.submit(call("/held", "first")));
+    assert!(futures_now(&mut first).await.is_none());
+    let second = bed.engine.submit(call("/held", "second"));
+    let second = tokio::time::timeout(Duration::from_secs(10), second).await;
+    assert!(second.expect("there are ids").is_ok());
+    first.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_submit_whose_caller_goes_away_still_runs() {
     let switch = Arc::new(Switch::default());

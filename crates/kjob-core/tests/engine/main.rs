@@ -7,6 +7,7 @@ mod cluster;
 mod doze;
 mod ending;
 mod heavy;
+mod late_answers;
 mod leases;
 mod lifecycle;
 mod news;

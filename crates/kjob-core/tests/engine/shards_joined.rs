@@ -29,9 +29,11 @@ async fn a_node_starts_without_a_shard_and_joins_it_when_it_is_there() {
         let begin = Instant::now();
         // What waits in both, of a node that is gone.
         let ids = {
-            let idle = member(&clusters, once(), 0).await;
-            let ids = idle.submit_to_each().await;
-            idle.engine.shut_down(Duration::ZERO).await.unwrap();
+            let mut busy = member(&clusters, once(), 1).await;
+            busy.engine.submit(call("/held", "x")).await.unwrap();
+            let _run = busy.run().await;
+            let ids = busy.submit_to_each().await;
+            busy.engine.shut_down(Duration::ZERO).await.unwrap();
             ids
         };
         let scribe = Scribe::default();
