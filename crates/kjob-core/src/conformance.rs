@@ -33,7 +33,12 @@
 //! Times are made up and handed in, so nothing sleeps.
 
 // A check that fails is meant to panic: this is the body of tests.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub
+)]
 
 mod callbacks;
 mod concurrency;

@@ -91,6 +91,8 @@ struct Inner {
     blocked_since: AtomicU64,
     /// Whether it waits for a turn in which to look at what has come.
     in_line: AtomicBool,
+    /// Whether its turns are long, and so wait for those of others.
+    has_long_turns: AtomicBool,
     turn: Turn,
 }
 
@@ -133,6 +135,7 @@ impl Activity {
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             in_line: AtomicBool::new(false),
+            has_long_turns: AtomicBool::new(false),
             turn: Turn::new(),
         }))
     }
@@ -149,6 +152,18 @@ impl Activity {
 
     pub(crate) fn set_in_line(&self, in_line: bool) {
         self.0.in_line.store(in_line, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_long_turns(&self, has_long_turns: bool) {
+        let known = &self.0.has_long_turns;
+        known.store(has_long_turns, Ordering::Relaxed);
+    }
+
+    /// Whether its requests may be without a turn for long, whatever they were waiting for has come: others may
+    /// need what they keep meanwhile.
+    pub(crate) fn is_paced(&self) -> bool {
+        let inner = &self.0;
+        inner.has_long_turns.load(Ordering::Relaxed) || inner.in_flight.load(Ordering::Relaxed) > 1
     }
 
     /// A request has come.

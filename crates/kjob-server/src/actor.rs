@@ -34,6 +34,8 @@ pub(crate) struct Actor {
     pub(crate) forwardable: Forwardable,
     /// The caller's address.
     pub(crate) ip: IpAddr,
+    /// Whether the request may be without a turn for long.
+    pub(crate) is_paced: bool,
     /// How and to whom callbacks are made, if any are.
     pub(crate) callbacks: Option<Callbacks>,
 }
@@ -64,11 +66,12 @@ impl Actor {
     /// Submits a job, and writes who did.
     pub(crate) async fn submit(&self, submission: Submission) -> Result<Accepted, Refusal> {
         callbacks::check(self.callbacks.as_ref(), &submission)?;
-        if self.audit.is_none() {
+        if self.audit.is_none() && !self.is_paced {
             return Ok(self.enter(submission).await?);
         }
         let actor = self.clone();
-        // A task of its own, so that it is written also if the caller goes away meanwhile.
+        // A task of its own, so that it is written also if the caller goes away meanwhile; and so that a job that is
+        // stored begins, and keeps no place of a worker idle until its request has a turn.
         let submitted = tokio::spawn(actor.submit_and_note(submission));
         submitted.await.map_err(|_| Refusal::Stopping)?
     }

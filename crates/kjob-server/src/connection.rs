@@ -141,6 +141,7 @@ impl Connector {
                     activity.turn().begin(began);
                     let polled = connection.as_mut().poll(context);
                     activity.turn().bound_reads(pace.end(context));
+                    activity.set_long_turns(pace.is_long());
                     polled
                 }) => {
                     if let Err(error) = ended {

@@ -119,6 +119,11 @@ impl Pace {
         }
     }
 
+    /// Whether its turns are long.
+    pub(crate) fn is_long(&self) -> bool {
+        self.average.is_long()
+    }
+
     /// A turn begins, once it may; the moment when it does.
     pub(crate) fn poll_begin(&mut self, context: &mut Context<'_>) -> Poll<Instant> {
         // All who were waiting when the last one ended have had theirs.

@@ -456,6 +456,7 @@ impl Service {
             span: head.span.clone(),
             forwardable: head.forwardable.clone(),
             ip: peer.ip,
+            is_paced: peer.activity.is_paced(),
             callbacks: self.callbacks.get().cloned(),
         }
     }

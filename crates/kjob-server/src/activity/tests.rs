@@ -23,6 +23,19 @@ async fn follow(activity: &Activity) -> (Due, u64) {
     }
 }
 
+#[tokio::test]
+async fn a_request_alone_on_a_connection_with_short_turns_has_its_turns_at_once() {
+    let activity = Activity::new();
+    let first = activity.begin_request(true);
+    assert!(!activity.is_paced());
+    let second = activity.begin_request(true);
+    assert!(activity.is_paced());
+    drop((first, second));
+    assert!(!activity.is_paced());
+    activity.set_long_turns(true);
+    assert!(activity.is_paced());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_never_asks_is_cut_after_the_time_for_a_head() {
     let activity = Activity::new();
