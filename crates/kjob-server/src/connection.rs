@@ -131,7 +131,7 @@ impl Connector {
         let mut is_ending = false;
         let mut cut_at = Instant::now();
         loop {
-            tokio::select! {
+            let is_to_end = tokio::select! {
                 biased;
                 () = self.cutting.cancelled() => break,
                 ended = poll_fn(|context| {
@@ -149,14 +149,7 @@ impl Connector {
                     }
                     break;
                 }
-                () = self.stopping.cancelled(), if !is_ending => {
-                    is_ending = true;
-                    cut_at = Instant::now() + self.patience.write;
-                    // What has come until the end is answered, however long the others take.
-                    pace.set_free();
-                    connection.as_mut().graceful_shutdown();
-                    timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
-                }
+                () = self.stopping.cancelled(), if !is_ending => true,
                 () = timer.as_mut() => match activity.due(&self.patience) {
                     Due::Stuck => {
                         tracing::debug!(%peer, "connection is stuck, and cut");
@@ -172,16 +165,22 @@ impl Connector {
                     }
                     _ if is_ending => {
                         timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
+                        false
                     }
-                    Due::Idle => {
-                        is_ending = true;
-                        cut_at = Instant::now() + self.patience.write;
-                        pace.set_free();
-                        connection.as_mut().graceful_shutdown();
-                        timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
+                    Due::Idle => true,
+                    Due::Later(at) => {
+                        timer.as_mut().reset(at);
+                        false
                     }
-                    Due::Later(at) => timer.as_mut().reset(at),
                 },
+            };
+            if is_to_end {
+                is_ending = true;
+                cut_at = Instant::now() + self.patience.write;
+                // What has come until the end is answered, however long the others take.
+                pace.set_free();
+                connection.as_mut().graceful_shutdown();
+                timer.as_mut().reset(Instant::now() + LAST_LOOKS_EVERY);
             }
         }
     }

@@ -153,7 +153,7 @@ impl Pace {
     fn end_after(&mut self, took: Duration, context: &mut Context<'_>) {
         self.average.add(took);
         self.place = None;
-        if took < LONG || self.is_free {
+        if took < LONG {
             self.permit = None;
         }
         if self.permit.is_some() {

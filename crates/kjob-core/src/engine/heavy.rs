@@ -113,11 +113,10 @@ impl fmt::Debug for HeavyWork {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::pin::Pin;
-    use std::task::Poll;
     use std::thread;
     use std::time::Duration;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -160,11 +159,6 @@ mod tests {
         assert_eq!(second.await.unwrap(), Some(()));
     }
 
-    /// Polls once, as who is polled in turns of their own does, and then not for a long time.
-    async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> bool {
-        poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
-    }
-
     /// The bug: a turn was given to a request that stood in a long line for its own, and slept with it.
     #[tokio::test]
     async fn who_is_not_polled_keeps_no_turn_from_others() {
@@ -172,9 +166,9 @@ mod tests {
         let turn = heavy.turns.clone().acquire_owned().await.unwrap();
         let mut sleeps = Box::pin(heavy.run(HeavyWork::LEN_MIN, || "sleeps"));
         let mut waits = Box::pin(heavy.run(HeavyWork::LEN_MIN, || "waits"));
-        assert!(!poll_once(sleeps.as_mut()).await);
+        assert_eq!((&mut sleeps).now_or_never(), None);
         tokio::task::yield_now().await;
-        assert!(!poll_once(waits.as_mut()).await);
+        assert_eq!((&mut waits).now_or_never(), None);
         drop(turn);
         let in_time = tokio::time::timeout(Duration::from_secs(30), waits).await;
         assert_eq!(in_time, Ok(Some("waits")));
@@ -187,7 +181,7 @@ mod tests {
         let turn = heavy.turns.clone().acquire_owned().await.unwrap();
         let (done, is_done) = std::sync::mpsc::channel();
         let mut goes = Box::pin(heavy.run(HeavyWork::LEN_MIN, move || done.send(())));
-        assert!(!poll_once(goes.as_mut()).await);
+        assert!((&mut goes).now_or_never().is_none());
         tokio::task::yield_now().await;
         drop(goes);
         drop(turn);
