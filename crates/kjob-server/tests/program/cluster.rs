@@ -57,6 +57,19 @@ async fn wait(client: &Client, id: i64) -> Job {
     client.wait(id, LONG).await.unwrap()
 }
 
+/// A job that the node runs, which has to be the only one: another may claim what is submitted while it looks for
+/// jobs itself.
+async fn begun(node: &Running, submit: &Submit) -> i64 {
+    let client = node.client();
+    let id = client.submit(submit).await.unwrap().id;
+    let deadline = std::time::Instant::now() + LONG;
+    while client.get(id).await.unwrap().status != Status::Running {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    id
+}
+
 fn failure(job: &Job) -> &str {
     job.error_message.as_deref().unwrap_or_default()
 }
@@ -91,9 +104,10 @@ async fn any_node_answers_for_any_job() {
 #[tokio::test]
 async fn others_take_over_from_a_node_that_was_killed() {
     let (dir, database) = (tempdir().unwrap(), database());
-    let (one, two) = (node(&dir, &database, 1), node(&dir, &database, 2));
+    let one = node(&dir, &database, 1);
+    let runs = begun(&one, &sleep(600_000)).await;
+    let two = node(&dir, &database, 2);
     let (a, b) = (one.client(), two.client());
-    let runs = a.submit(&sleep(600_000)).await.unwrap().id;
     let busy = b.submit(&sleep(1_000)).await.unwrap().id;
     let waits = a.submit(&echo()).await.unwrap().id;
     drop(one);
@@ -131,11 +145,12 @@ async fn others_take_over_from_a_node_that_was_killed() {
 #[tokio::test]
 async fn a_node_that_was_stopped_past_its_lease_speaks_for_nothing_and_joins_anew() {
     let (dir, database) = (tempdir().unwrap(), database());
-    let (one, two) = (node(&dir, &database, 1), node(&dir, &database, 2));
-    let (a, b) = (one.client(), two.client());
+    let one = node(&dir, &database, 1);
     // It would be done while its node is stopped, and brings its end as soon as that goes on.
-    let runs = a.submit(&sleep(2_000)).await.unwrap().id;
+    let runs = begun(&one, &sleep(2_000)).await;
     one.signal("STOP");
+    let two = node(&dir, &database, 2);
+    let (a, b) = (one.client(), two.client());
     let job = wait(&b, runs).await;
     assert_eq!(job.status, Status::Error);
     one.signal("CONT");
