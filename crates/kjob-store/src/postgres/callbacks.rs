@@ -19,8 +19,9 @@ const CLAIM: &str = "WITH due AS (
     UPDATE kjob_callbacks c SET due_at = GREATEST($3::bigint, $1 + 1), claimed_by = $4
     FROM due WHERE c.id = due.id RETURNING c.id, due.due_at";
 
-const NEXT: &str =
-    "SELECT min(due_at) FROM kjob_callbacks WHERE due_at IS NOT NULL AND expires_at > $1";
+// Not by min(), for the reason that NEXT_RIPE of claims has.
+const NEXT: &str = "SELECT due_at FROM kjob_callbacks WHERE due_at IS NOT NULL AND expires_at > $1
+    ORDER BY due_at, id LIMIT 1";
 
 static JOBS: LazyLock<String> = LazyLock::new(|| {
     let columns = columns(ENDED, "NULL::bytea", "NULL::bytea");
@@ -61,7 +62,7 @@ impl Shared {
             jobs.sort_by_key(|job| place(job.header.id));
         }
         let next = self.query(doing, NEXT, &[&at]).await?;
-        let next_at = next.first().and_then(|row| row.get::<_, Option<i64>>(0));
+        let next_at = next.first().map(|row| row.get(0));
         Ok(ClaimedCallbacks {
             jobs,
             next_at: next_at.map(Timestamp::from_millis),

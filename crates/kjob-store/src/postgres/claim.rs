@@ -55,7 +55,9 @@ const RIPEN: &str = "WITH ripe AS (
     )
     UPDATE kjob_live l SET is_delayed = false FROM ripe WHERE l.id = ripe.id";
 
-const NEXT_RIPE: &str = "SELECT min(not_before) FROM kjob_live WHERE phase = 0 AND is_delayed";
+// Not by min(): a plan that was made while the table was empty would walk over all of them each time.
+const NEXT_RIPE: &str = "SELECT not_before FROM kjob_live WHERE phase = 0 AND is_delayed
+    ORDER BY not_before LIMIT 1";
 
 /// The first of each priority that waits under some patterns.
 const HEADS: &str = "SELECT p.priority, h.received_at, h.turn, w.lane

@@ -291,6 +291,36 @@ async fn a_delayed_job_is_claimed_when_its_time_has_come() {
 }
 
 #[tokio::test]
+async fn claims_do_not_read_what_waits_for_tomorrow() {
+    const JOBS: i64 = 200;
+    const LOOKS: i64 = 5;
+    let Cluster { schema, mut nodes } = Cluster::of(1).await;
+    let node = &nodes[0];
+    // The database makes its plans with the first claim, of a table in which nothing is.
+    assert_eq!(claim(node, 9).await, []);
+    for number in 0..JOBS {
+        let mut later = job(id(node).await, &format!("later-{number}"), "ann");
+        later.header.options.not_before = Some(at(86_400_000));
+        node.submit(later, false).await.unwrap();
+    }
+    for _ in 0..LOOKS {
+        // It is not looked each time whether others' jobs have become due.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(claim(node, 9).await, []);
+    }
+    nodes.clear();
+    let read = "SELECT coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes
+        WHERE schemaname = current_schema() AND indexrelname = 'kjob_live_delayed'";
+    // It counts once the connection has gone.
+    let mut count = 0;
+    while count < LOOKS {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        count = schema.number(read).await;
+    }
+    assert!(count < JOBS, "{count} rows were read");
+}
+
+#[tokio::test]
 async fn one_tag_submitted_through_many_nodes_at_once_is_one_job() {
     let cluster = Cluster::of(3).await;
     for round in 0..10 {
