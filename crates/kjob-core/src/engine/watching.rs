@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::Inner;
 use super::cluster::Cluster;
 use super::live::Live;
-use crate::{Hint, Job, JobId, Lease, Parts, Shard, StoreError};
+use crate::{Hint, Job, JobId, Lease, Parts, Phase, Shard, State, StoreError};
 
 /// The jobs that are looked at.
 #[derive(Debug, Default)]
@@ -45,7 +45,13 @@ impl Inner {
     pub(super) fn leave_to_all(&self, cluster: &Cluster, live: &Arc<Live>, after: Lease) {
         live.leave(after);
         self.no_longer_waits(live);
-        cluster.work.notify_one();
+        // One that waits for a time is found by a later look: this one would be for nothing.
+        let State {
+            phase, not_before, ..
+        } = live.state();
+        if phase == Phase::Queued && not_before.is_none_or(|at| at <= self.now()) {
+            cluster.work.notify_one();
+        }
         self.leave_watched(live);
     }
 
