@@ -1,6 +1,6 @@
 //! Submits: many jobs by one statement, names and all.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
@@ -34,31 +34,53 @@ pub(crate) struct Submit {
     details: Vec<u8>,
 }
 
-/// Stores those whose names are free, or were taken from another just now: `{named}` is the part that says
-/// whose they are.
-const STORE: &str = "WITH r AS (
-        SELECT * FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::smallint[], $8::smallint[], $9::smallint[], $10::boolean[], $11::bytea[],
-            $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[], $17::bytea[])
-        AS r(id, turn, received_at, not_before, retention_ms, phase, priority, encoding,
-            is_called_back, lane, owner, endpoint, tag, name, details, payload)
-    ),
-    named AS ({named}),
-    stored AS (
-        INSERT INTO kjob_live (id, turn, lease, attempt, node, received_at, not_before, started_at,
-            retention_ms, phase, progress, priority, encoding, is_delayed, is_called_back, lane, owner,
-            endpoint, tag, details, payload)
-        SELECT id, turn, phase, phase, CASE WHEN phase = 1 THEN $18::bigint END, received_at, not_before,
-            CASE WHEN phase = 1 THEN received_at END, retention_ms, phase, 0, priority, encoding,
-            not_before IS NOT NULL, is_called_back, lane, owner, endpoint, tag, details, payload
-        FROM r WHERE name IS NULL OR id IN (SELECT id FROM named)
-        RETURNING id, owner, phase, octet_length(payload) AS len
-    ),
-    changed AS (
-        SELECT owner, 1 AS jobs, len AS bytes, 1 - phase AS waiting FROM stored
-    ),
-    {counted}
-    SELECT id FROM stored";
+/// The jobs, as rows.
+const ROWS: &str = "unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+        $7::smallint[], $8::smallint[], $9::smallint[], $10::boolean[], $11::bytea[],
+        $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[], $17::bytea[])
+    AS r(id, turn, received_at, not_before, retention_ms, phase, priority, encoding,
+        is_called_back, lane, owner, endpoint, tag, name, details, payload)";
+
+const INSERT: &str = "INSERT INTO kjob_live (id, turn, lease, attempt, node, received_at, not_before,
+        started_at, retention_ms, phase, progress, priority, encoding, is_delayed, is_called_back, lane,
+        owner, endpoint, tag, details, payload)
+    SELECT id, turn, phase, phase, CASE WHEN phase = 1 THEN $18::bigint END, received_at, not_before,
+        CASE WHEN phase = 1 THEN received_at END, retention_ms, phase, 0, priority, encoding,
+        not_before IS NOT NULL, is_called_back, lane, owner, endpoint, tag, details, payload";
+
+/// Stores jobs of which none has a name. Nobody can be in their way: all are stored or none, so what that changes
+/// is known beforehand.
+static STORE_UNNAMED: LazyLock<String> = LazyLock::new(|| {
+    let counted = counted("$1");
+    format!(
+        "WITH stored AS ({INSERT} FROM {ROWS}),
+        changed AS (
+            SELECT * FROM unnest($19::bytea[], $20::bigint[], $21::bigint[], $22::bigint[])
+            AS c(owner, jobs, bytes, waiting)
+        ),
+        {counted}
+        SELECT 1 WHERE false"
+    )
+});
+
+/// Stores those whose names are free, or were taken from another just now: `named` is the part that says whose
+/// they are.
+fn store(named: &str) -> String {
+    let counted = counted("$1");
+    format!(
+        "WITH r AS (SELECT * FROM {ROWS}),
+        named AS ({named}),
+        stored AS (
+            {INSERT} FROM r WHERE name IS NULL OR id IN (SELECT id FROM named)
+            RETURNING id, owner, phase, octet_length(payload) AS len
+        ),
+        changed AS (
+            SELECT owner, 1 AS jobs, len AS bytes, 1 - phase AS waiting FROM stored
+        ),
+        {counted}
+        SELECT id FROM stored"
+    )
+}
 
 /// Names that nobody has.
 const FREE: &str = "INSERT INTO kjob_tags (name, id) SELECT name, id FROM r WHERE name IS NOT NULL
@@ -81,12 +103,6 @@ static STORE_FREE: LazyLock<String> = LazyLock::new(|| store(FREE));
 static STORE_TAKEN: LazyLock<String> = LazyLock::new(|| store(TAKEN));
 static STORE_CARRIED: LazyLock<String> =
     LazyLock::new(|| store(CARRIED).replacen("named AS", LOST, 1));
-
-fn store(named: &str) -> String {
-    STORE
-        .replace("{named}", named)
-        .replace("{counted}", &counted("$1"))
-}
 
 /// The key of a tag: the tag, which has no slash, and its owner.
 pub(crate) fn name_of(owner: &str, tag: &str) -> Vec<u8> {
@@ -114,6 +130,15 @@ impl Submit {
 
     fn header(&self) -> &Header {
         &self.job.header
+    }
+
+    /// What it adds to the usage.
+    fn change(&self) -> Change {
+        Change {
+            jobs: 1,
+            bytes: i64::try_from(self.bytes()).unwrap_or(i64::MAX),
+            waiting: i64::from(self.state.phase == Phase::Queued),
+        }
     }
 
     /// Whether its tag may be that of the job whose id it carries, which has no row among the names.
@@ -144,7 +169,12 @@ impl Step for Submit {
         session: &Session,
         steps: &[&Self],
     ) -> Result<Vec<(usize, ())>, tokio_postgres::Error> {
-        let stored = run(session, &STORE_FREE, lane.tally, &lane.shared, steps, None).await?;
+        let (tally, shared) = (lane.tally, &lane.shared);
+        if steps.iter().all(|step| step.name.is_none()) {
+            store_unnamed(session, tally, shared, steps).await?;
+            return Ok((0..steps.len()).map(|place| (place, ())).collect());
+        }
+        let stored = run(session, &STORE_FREE, tally, shared, steps, &[]).await?;
         let places = steps.iter().enumerate();
         Ok(places
             .filter(|(_, step)| stored.contains(&step.header().id.get()))
@@ -153,15 +183,36 @@ impl Step for Submit {
     }
 }
 
-/// Runs one of the statements; gives the ids of what was stored.
+async fn store_unnamed(
+    session: &Session,
+    tally: i64,
+    shared: &Shared,
+    steps: &[&Submit],
+) -> Result<(), tokio_postgres::Error> {
+    let mut changes = BTreeMap::<&[u8], Change>::new();
+    for step in steps {
+        let owner = step.header().owner.as_str().as_bytes();
+        changes.entry(owner).or_default().add(step.change());
+    }
+    let owners: Vec<&[u8]> = changes.keys().copied().collect();
+    let column = |of: fn(&Change) -> i64| changes.values().map(of).collect::<Vec<_>>();
+    let jobs = column(|change| change.jobs);
+    let bytes = column(|change| change.bytes);
+    let waiting = column(|change| change.waiting);
+    let more: [&(dyn ToSql + Sync); 4] = [&owners, &jobs, &bytes, &waiting];
+    run(session, &STORE_UNNAMED, tally, shared, steps, &more).await?;
+    Ok(())
+}
+
+/// Runs one of the statements; gives the ids of what was stored, where it says so.
 async fn run(
     session: &Session,
     statement: &'static str,
     tally: i64,
     shared: &Shared,
     steps: &[&Submit],
-    other: Option<i64>,
-) -> Result<std::collections::HashSet<i64>, tokio_postgres::Error> {
+    more: &[&(dyn ToSql + Sync)],
+) -> Result<HashSet<i64>, tokio_postgres::Error> {
     macro_rules! column {
         ($value:expr) => {{
             let value = $value;
@@ -217,9 +268,7 @@ async fn run(
         &payloads,
         &node,
     ];
-    if let Some(other) = &other {
-        params.push(other);
-    }
+    params.extend(more);
     let rows = session.query(statement, &params).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -228,7 +277,7 @@ impl Shared {
     pub(crate) async fn submit(&self, job: NewJob, start: bool) -> Result<Submitted, StoreError> {
         let submit = Submit::new(job, start, self);
         let (state, owner) = (submit.state, submit.header().owner.clone());
-        let bytes = submit.bytes();
+        let change = submit.change();
         let again = Again::of(&submit, start);
         let not_before = state.not_before;
         let done = match submit.carried() {
@@ -240,14 +289,7 @@ impl Shared {
         };
         if let Submitted::Created(state) = &done {
             let waits = state.phase == Phase::Queued;
-            self.usage.add(
-                &owner,
-                Change {
-                    jobs: 1,
-                    bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-                    waiting: i64::from(waits),
-                },
-            );
+            self.usage.add(&owner, change);
             match not_before {
                 Some(at) => self.ripens_at(at),
                 None if waits => self.hints.say(Hint::Work),
@@ -262,7 +304,7 @@ impl Shared {
         let name = submit.name.clone().unwrap_or_default();
         for _ in 0..LOOKS_MAX {
             let found = self.look_up(&submit.job, &name, submit.carried()).await?;
-            let (statement, other): (&'static str, _) = match found {
+            let (statement, other): (&'static str, Option<i64>) = match found {
                 Found::Same(job) => return Ok(Submitted::Existing(job)),
                 Found::Other { id, difference } => {
                     return Ok(Submitted::Conflict { id, difference });
@@ -276,7 +318,10 @@ impl Shared {
                 .writer
                 .attempt(|session| {
                     Box::pin(async move {
-                        run(&session, statement, self.own_tally(), self, &[step], other).await
+                        let tally = self.own_tally();
+                        let more: Vec<&(dyn ToSql + Sync)> =
+                            other.iter().map(|other| other as _).collect();
+                        run(&session, statement, tally, self, &[step], &more).await
                     })
                 })
                 .await?
