@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kjob_core::{
     CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
-    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
-    StoreUsage, Submitted, Timestamp,
+    JobTag, Lease, LivePage, NewJob, Owner, Page, Parts, Started, State, StepError, Store,
+    StoreError, StoreUsage, Submitted, Timestamp,
 };
 
 use crate::marks::{Step, Writer};
@@ -112,8 +112,31 @@ impl Store for MarkedStore {
         self.inner.get(id, parts, now).await
     }
 
+    async fn get_of(
+        &self,
+        owner: &Owner,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        self.inner.get_of(owner, id, parts, now).await
+    }
+
     async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
         self.inner.list(filter, now).await
+    }
+
+    async fn live(
+        &self,
+        after: Option<JobId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<LivePage, StoreError> {
+        self.inner.live(after, limit, now).await
+    }
+
+    async fn bytes_of(&self, id: JobId, now: Timestamp) -> Result<Option<u64>, StoreError> {
+        self.inner.bytes_of(id, now).await
     }
 
     async fn expire_at(&self, id: JobId, at: Timestamp) -> Result<(), StoreError> {

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use kjob_core::{
     CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
-    JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
-    StoreUsage, Submitted, Timestamp,
+    JobTag, Lease, LivePage, NewJob, Owner, Page, Parts, Started, State, StepError, Store,
+    StoreError, StoreUsage, Submitted, Timestamp,
 };
 use rand::RngExt;
 
@@ -349,6 +349,35 @@ impl Store for SimStore {
     ) -> Result<Option<Job>, StoreError> {
         let store = self.0.store.clone();
         let step = async move { store.get(id, parts, now).await };
+        self.step(Kind::Get, Some(id), step).await
+    }
+
+    async fn get_of(
+        &self,
+        owner: &Owner,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        let (owner, store) = (owner.clone(), self.0.store.clone());
+        let step = async move { store.get_of(&owner, id, parts, now).await };
+        self.step(Kind::Get, Some(id), step).await
+    }
+
+    async fn live(
+        &self,
+        after: Option<JobId>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<LivePage, StoreError> {
+        let store = self.0.store.clone();
+        let step = async move { store.live(after, limit, now).await };
+        self.step(Kind::List, None, step).await
+    }
+
+    async fn bytes_of(&self, id: JobId, now: Timestamp) -> Result<Option<u64>, StoreError> {
+        let store = self.0.store.clone();
+        let step = async move { store.bytes_of(id, now).await };
         self.step(Kind::Get, Some(id), step).await
     }
 
