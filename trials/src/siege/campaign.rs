@@ -109,6 +109,16 @@ async fn besiege(
         let counts = attack_from_outside(campaign, attack, &server).await?;
         let owes_answers = counts.is_none();
         row.counts = counts.unwrap_or_default();
+        // Whoever does not get through cannot do harm, and shows nothing.
+        let Counts {
+            connections,
+            held,
+            sent,
+            ..
+        } = row.counts;
+        if attack.name != CONTROL && (connections == 0 || held + sent == 0) {
+            row.violations(["the attack did nothing".to_owned()]);
+        }
         if owes_answers {
             row.violations(["the attack did not end: answers are missing".to_owned()]);
         }

@@ -34,6 +34,8 @@ pub(crate) struct Server {
 pub(crate) struct Vitals {
     /// Resident memory, in bytes.
     pub(crate) memory: u64,
+    /// The highest that it was, since it was last counted anew.
+    pub(crate) memory_peak: u64,
     /// Open files.
     pub(crate) files: u64,
     /// Processor time since its start, in seconds.
@@ -119,13 +121,17 @@ impl Server {
     /// Begins to look.
     pub(crate) fn watch(&self) -> Watch {
         let pid = self.child.id();
+        // The highest that the system has seen of its memory is counted anew: what a look every now and then would miss.
+        let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
         let stop = CancellationToken::new();
         let peaks = Arc::new(Peaks::default());
         let (stopped, noted) = (stop.clone(), peaks.clone());
         tokio::spawn(async move {
             while !stopped.is_cancelled() {
                 if let Ok(vitals) = vitals(pid) {
-                    noted.memory.fetch_max(vitals.memory, Ordering::Relaxed);
+                    noted
+                        .memory
+                        .fetch_max(vitals.memory_peak, Ordering::Relaxed);
                     noted.files.fetch_max(vitals.files, Ordering::Relaxed);
                     noted.threads.fetch_max(vitals.threads, Ordering::Relaxed);
                 }
@@ -173,8 +179,10 @@ impl Drop for Server {
 impl Watch {
     /// The peaks; the processor's time is not one, and stays 0.
     pub(crate) fn peaks(&self) -> Vitals {
+        let memory = self.peaks.memory.load(Ordering::Relaxed);
         Vitals {
-            memory: self.peaks.memory.load(Ordering::Relaxed),
+            memory,
+            memory_peak: memory,
             files: self.peaks.files.load(Ordering::Relaxed),
             threads: self.peaks.threads.load(Ordering::Relaxed),
             processor: 0.0,
@@ -206,6 +214,7 @@ pub(crate) fn vitals(pid: u32) -> Result<Vitals> {
     };
     Ok(Vitals {
         memory: number("VmRSS:")? << 10,
+        memory_peak: number("VmHWM:")? << 10,
         threads: number("Threads:")?,
         files: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
         processor: (ticks(14)? + ticks(15)?) / TICKS,
