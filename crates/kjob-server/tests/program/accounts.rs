@@ -213,6 +213,15 @@ fn beyond_loopback_there_are_accounts_or_a_warning() {
     let users = ["--users-file", users.to_str().unwrap()];
     let (code, _, error) = run(anywhere.iter().chain(&users));
     assert_eq!((code, error.as_str()), (0, ""));
+    for (arguments, warning) in [
+        (&["--insecure"][..], "INSECURE: there are no accounts"),
+        (&users, "passwords and tokens can be read on the way"),
+    ] {
+        let mut command = program();
+        command.args(["--listen", "0.0.0.0:0", "--demo=false", "--store", "memory"]);
+        command.args(arguments);
+        Running::spawn(command, &dir.path().join("log")).wait_logged(warning, 1);
+    }
 }
 
 #[cfg(unix)]

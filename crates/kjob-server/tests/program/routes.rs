@@ -7,7 +7,7 @@ use std::time::Duration;
 use kjob_client::{Client, Payload, Submit};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Running, program, run, without_settings};
+use crate::support::{Running, program, read_all, run, without_settings};
 
 const WC: &str = "[[route]]\nendpoint = '/tools/wc'\nkind = 'command'\ncommand = ['wc', '-c']\n";
 
@@ -190,7 +190,7 @@ async fn headers_of_submits_are_passed_on_and_kept_nowhere() {
     });
     let dir = tempdir().unwrap();
     let text = format!(
-        "[[route]]\nendpoint = '/x'\nkind = 'http'\nupstream = '{url}'\nforward_headers = ['Authorization', 'X-Own']\nheaders = {{ x-key = '${{TEST_KEY}}', x-own = 'default' }}\n"
+        "[[route]]\nendpoint = '/kept-endpoint'\nkind = 'http'\nupstream = '{url}'\nforward_headers = ['Authorization', 'X-Own']\nheaders = {{ x-key = '${{TEST_KEY}}', x-own = 'default' }}\n"
     );
     let path = config(&dir, &text);
     let mut command = program();
@@ -212,7 +212,7 @@ async fn headers_of_submits_are_passed_on_and_kept_nowhere() {
         .build();
     let submitted = client
         .unwrap()
-        .submit(&Submit::new("/x", Payload::binary("")))
+        .submit(&Submit::new("/kept-endpoint", Payload::binary("")))
         .await
         .unwrap();
     let asked = answering.join().unwrap();
@@ -231,17 +231,17 @@ async fn headers_of_submits_are_passed_on_and_kept_nowhere() {
     }
     server.signal("TERM");
     let (_, _, log) = server.end();
-    let mut written = log.into_bytes();
-    for file in fs::read_dir(dir.path().join("data")).unwrap() {
-        let file = file.unwrap().path();
-        if file.is_file() {
-            written.extend(fs::read(file).unwrap());
-        }
-    }
+    let mut written = vec![("log".to_owned(), log.into_bytes())];
+    read_all(&dir.path().join("data"), &mut written);
+    let is_in = |text: &str, bytes: &[u8]| {
+        let mut windows = bytes.windows(text.len());
+        windows.any(|window| window == text.as_bytes())
+    };
+    let has_job = |(_, bytes): &(String, Vec<u8>)| is_in("/kept-endpoint", bytes);
+    assert!(written[1..].iter().any(has_job), "the job itself is kept");
     for secret in ["hush", "YW5uOmh1c2gtY2FsbGVy"] {
-        let found = written
-            .windows(secret.len())
-            .any(|bytes| bytes == secret.as_bytes());
-        assert!(!found, "{secret}");
+        for (name, bytes) in &written {
+            assert!(!is_in(secret, bytes), "{secret} is in {name}");
+        }
     }
 }

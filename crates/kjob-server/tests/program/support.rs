@@ -149,3 +149,14 @@ impl Drop for Running {
         }
     }
 }
+
+/// All files below a directory: their names, and what is in them.
+pub(crate) fn read_all(dir: &Path, into: &mut Vec<(String, Vec<u8>)>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => read_all(&path, into),
+            false => into.push((path.display().to_string(), fs::read(&path).unwrap())),
+        }
+    }
+}
