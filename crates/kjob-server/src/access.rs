@@ -165,14 +165,23 @@ impl Access {
         })
     }
 
-    async fn refused(&self, refusal: Refusal, ip: IpAddr) -> Refusal {
+    /// Writes that a client had to show a certificate and showed none that is taken.
+    pub(crate) async fn refused_certificate(&self, ip: IpAddr) {
+        let event = Event::refused("client certificate", ip);
+        AuditLog::note(self.audit.as_ref(), event).await;
+    }
+
+    /// Writes that somebody is refused, if that is why. Gives the refusal back.
+    pub(crate) async fn refused(&self, refusal: Refusal, ip: IpAddr) -> Refusal {
         let why = match &refusal {
             Refusal::Host { .. } => Some("host"),
             Refusal::Origin { .. } => Some("origin"),
             Refusal::Login(Denied::Missing) => Some("no credentials"),
             Refusal::Login(Denied::Malformed) => Some("malformed credentials"),
             Refusal::Login(Denied::Throttled(_)) => Some("held back"),
-            // These were told of when they were tried.
+            Refusal::MetricsNotShown | Refusal::HistoryNotShown => Some("forbidden"),
+            Refusal::NoRun(_) => Some("progress token"),
+            // Logins were told of when they were tried; the others are no question of who may.
             _ => None,
         };
         if let Some(why) = why {

@@ -1,6 +1,7 @@
 //! One connection, from accept to end.
 
 use std::future::{Future, poll_fn, ready};
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::pin::{Pin, pin};
@@ -214,6 +215,9 @@ impl Connector {
             Ok(Ok(shaken)) => shaken.map(Either::Right),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
+                if is_about_certificate(&error) {
+                    self.service.access().refused_certificate(peer.ip()).await;
+                }
                 None
             }
             Err(_) => {
@@ -222,6 +226,16 @@ impl Connector {
             }
         }
     }
+}
+
+/// Whether a handshake failed as the client showed no certificate, or none that is taken. Nothing else is
+/// told: whoever scans ports speaks no TLS at all.
+fn is_about_certificate(error: &io::Error) -> bool {
+    use rustls::Error::{InvalidCertificate, NoCertificatesPresented};
+    let error = error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(NoCertificatesPresented | InvalidCertificate(_)))
 }
 
 /// How many threads do the work of connections.

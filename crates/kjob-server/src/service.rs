@@ -142,7 +142,7 @@ impl Service {
         }
     }
 
-    fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         self.access.get_or_init(Access::default)
     }
 
@@ -381,6 +381,7 @@ impl Service {
                 response
             }
             Err(refusal) => {
+                let refusal = self.access().refused(refusal, peer.ip).await;
                 let response = head.refuse(&refusal, refusal.status());
                 self.refused(&refusal, response, head, body, peer)
             }

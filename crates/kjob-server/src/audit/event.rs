@@ -49,7 +49,7 @@ pub(crate) enum Event {
         stranger: Stranger,
         wait_ms: u64,
     },
-    /// A request was refused before it was looked at.
+    /// A request, or a TLS handshake, of somebody who may not.
     Refused {
         why: &'static str,
         #[serde(flatten)]

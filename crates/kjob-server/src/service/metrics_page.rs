@@ -34,6 +34,7 @@ impl Service {
         };
         if !may_look(self.access().has_accounts(), &admitted.caller, peer.ip) {
             let refusal = Refusal::MetricsNotShown;
+            let refusal = self.access().refused(refusal, peer.ip).await;
             return head.refuse(&refusal, refusal.status());
         }
         self.metrics_page(metrics, &head.method).await

@@ -40,9 +40,13 @@ impl Service {
             }
         }
         .await;
-        outcome.unwrap_or_else(|refusal| {
-            let response = head.refuse(&refusal, refusal.status());
-            self.refused(&refusal, response, head, body, peer)
-        })
+        match outcome {
+            Ok(response) => response,
+            Err(refusal) => {
+                let refusal = self.access().refused(refusal, peer.ip).await;
+                let response = head.refuse(&refusal, refusal.status());
+                self.refused(&refusal, response, head, body, peer)
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use kjob_core::engine::{
     Engine, EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas, SystemClock,
 };
 use kjob_core::{MemoryStore, Payload, Store};
+use kjob_server::metrics::Metrics;
 use kjob_server::tls::Tls;
 use kjob_server::{Access, Callbacks, Server, ServerHandle, ServerOptions, SystemInfo};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
@@ -57,6 +58,19 @@ impl TestServer {
 
     pub(crate) async fn with_access(access: Access) -> Self {
         Self::on(Arc::new(MemoryStore::new()), access).await
+    }
+
+    /// One that also counts, without which there is no stream of changes.
+    pub(crate) async fn with_metrics(access: Access) -> Self {
+        let (options, config) = (ServerOptions::default(), EngineConfig::default());
+        let change = |server: Server| server.with_access(access).with_metrics(Metrics::new());
+        Self::open(Arc::new(MemoryStore::new()), options, config, change).await
+    }
+
+    pub(crate) async fn with_tls_and_access(tls: Tls, access: Access) -> Self {
+        let (options, config) = (ServerOptions::default(), EngineConfig::default());
+        let change = |server: Server| server.with_tls(tls).with_access(access);
+        Self::open(Arc::new(MemoryStore::new()), options, config, change).await
     }
 
     /// One with its jobs in a directory.

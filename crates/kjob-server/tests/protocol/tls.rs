@@ -6,6 +6,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http2::handshake;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kjob_server::tls::{ClientCertificates, Tls, TlsVersion};
+use kjob_server::{Access, AuditLog};
 use kjob_test_certificates::{Authority, Signed};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, HandshakeKind, ProtocolVersion};
@@ -137,6 +138,52 @@ async fn certificates_of_clients_can_be_optional_and_are_still_checked() {
 async fn certificates_of_clients_are_ignored_unless_asked_for() {
     let ignored = |_| ClientCertificates::Ignored;
     assert_eq!(who_comes_in(ignored).await, [true; 3]);
+}
+
+/// What fails for other reasons is not: who speaks no TLS, or does not trust the server.
+#[tokio::test]
+async fn who_is_refused_for_their_certificate_is_written() {
+    let setup = Setup::new();
+    let authority = Authority::new("of the clients");
+    let authorities = setup.dir.path().join("clients.pem");
+    std::fs::write(&authorities, authority.pem()).unwrap();
+    let mut options = setup.options();
+    options.clients = ClientCertificates::Required { authorities };
+    let path = setup.dir.path().join("audit.log");
+    let audit = AuditLog::open(&path).unwrap();
+    let access = Access::default().audit(audit.clone());
+    let server = TestServer::with_tls_and_access(Tls::load(options).unwrap(), access).await;
+
+    let mut scanner = TcpStream::connect(server.addr).await.unwrap();
+    scanner.write_all(&[0; 64]).await.unwrap();
+    scanner.shutdown().await.unwrap();
+    // A reset is a close as well.
+    let _ = in_time("the close", scanner.read_to_end(&mut Vec::new())).await;
+    let good = authority.client("ann");
+    let distrustful = SecureClient::with(&authority, ALL_VERSIONS, Some(&good));
+    assert!(distrustful.call(server.addr).await.is_err());
+    let known = SecureClient::with(&setup.authority, ALL_VERSIONS, Some(&good));
+    known.call(server.addr).await.unwrap();
+    let foreign = Authority::new("of others").client("ann");
+    for own in [None, Some(&foreign)] {
+        for version in [&TLS12, &TLS13] {
+            let client = SecureClient::with(&setup.authority, &[version], own);
+            assert!(client.call(server.addr).await.is_err());
+        }
+    }
+
+    server.handle.stop();
+    in_time("the end", server.serving).await.unwrap();
+    audit.close().await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut count = 0;
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let told = ["event", "why", "peer"].map(|key| line[key].as_str().unwrap());
+        assert_eq!(told, ["refused", "client certificate", "127.0.0.1"]);
+        count += line["count"].as_u64().unwrap_or(1);
+    }
+    assert_eq!(count, 4, "{text}");
 }
 
 #[tokio::test]
