@@ -16,7 +16,7 @@ pub(crate) const ANN: &str = "Basic YW5uOmNvcnJlY3QgaG9yc2U=";
 pub(crate) const BOB: &str = "Basic Ym9iOmJhdHRlcnkgc3RhcGxl";
 pub(crate) const ROOT: &str = "Basic cm9vdDp0cm91YmFkb3Igb25l";
 
-fn users() -> Users {
+pub(crate) fn users() -> Users {
     let mut users = Users::default();
     for (name, role, password) in [
         ("ann", Role::User, "correct horse"),
@@ -120,7 +120,7 @@ fn get(job_id: i64, options: &[(&'static str, &str)]) -> GetJobRequest {
 }
 
 /// All of a reply but the times in it.
-fn all_of(reply: &Reply) -> (String, Vec<(String, String)>, Vec<u8>) {
+pub(crate) fn all_of(reply: &Reply) -> (String, Vec<(String, String)>, Vec<u8>) {
     let headers = reply
         .headers
         .iter()
@@ -455,9 +455,9 @@ fn times_that_are_alike_are_longer_half_the_time() {
     assert_eq!(share(&[1], &[1, 2, 3, 4]), 0.125);
 }
 
-/// How long another's job takes and one that is not there, by each way to one: to be run by hand, on an
-/// idle machine, with `--run-ignored only --no-capture` and in a release build; it prints and asserts
-/// nothing about time.
+/// How long another's job takes and one that is not there, by each way to one. It prints and asserts nothing about
+/// time, and is to be run by hand on an idle machine: `cargo test --release -p kjob-server --all-features
+/// --test protocol -- --ignored --nocapture times_of_anothers_job_and_of_none`.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn times_of_anothers_job_and_of_none() {
