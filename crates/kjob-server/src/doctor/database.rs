@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A round trip above this makes every step of a job slow.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(5);
 
-/// Of each, whether it can be reached, what it is, its tables, its clock, whether it has room for a node, and its place
-/// among all of them.
+/// Of each, whether it can be reached, what it is, its tables, its clock, whether it has room for a node, whether it
+/// keeps checksums, and its place among all of them.
 pub(super) async fn look(urls: &[DatabaseUrl]) -> Vec<Finding> {
     let options = PostgresOptions::default();
     let mut looked = Vec::new();
@@ -95,6 +95,7 @@ impl Seat<'_> {
         let mut findings = vec![reached(self.url, found), self.tables(found)];
         findings.push(self.clock(found));
         findings.extend(self.room(found, connections));
+        findings.extend(self.checksums(found));
         if found.tables.is_ok() {
             findings.extend(self.place(found.shard));
         }
@@ -208,6 +209,19 @@ impl Seat<'_> {
         )
         } else {
             finding.ok()
+        })
+    }
+
+    /// Not told by databases that do not tell.
+    fn checksums(&self, found: &Description) -> Option<Finding> {
+        let are_on = found.checksums?;
+        let shown = format!("data_checksums is {}", if are_on { "on" } else { "off" });
+        let expected = "checksums of the database's pages, as rows have none of kjob's";
+        let finding = Finding::new("database_checksums", self.named(shown), expected);
+        Some(if are_on {
+            finding.ok()
+        } else {
+            finding.warn("run pg_checksums --enable while the database is stopped")
         })
     }
 }

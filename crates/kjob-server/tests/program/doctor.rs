@@ -259,6 +259,33 @@ mod database {
         assert!(room["open"].as_u64() > Some(0), "{room}");
     }
 
+    /// Clusters are made with or without, as the version of PostgreSQL has it.
+    #[test]
+    fn one_without_checksums_is_warned_of() {
+        let (dir, url) = (tempdir().unwrap(), database());
+        let shown = kjob_test_postgres::tool("psql", None)
+            .args(["--tuples-only", "--no-align", "--dbname", &url])
+            .args(["--command", "SHOW data_checksums"])
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let verdict = match shown.trim() {
+            "on" => "ok",
+            "off" => "warn",
+            other => panic!("{other:?}"),
+        };
+        let told = Told::with(&dir, &["--store", &url]);
+        assert_eq!(
+            told.verdict("database_checksums"),
+            verdict,
+            "{:#}",
+            told.report
+        );
+        let found = told.check("database_checksums")["found"].as_str().unwrap();
+        assert!(found.ends_with(shown.trim()), "{found}");
+        assert_eq!(told.code, 0, "{:#}", told.report);
+    }
+
     #[test]
     fn databases_of_two_sets_fail_as_at_the_server() {
         let dir = tempdir().unwrap();
@@ -279,6 +306,7 @@ mod database {
             "tables",
             "database_clock",
             "database_connections",
+            "database_checksums",
             "shard",
         ];
         assert_eq!(of_second, all);

@@ -26,6 +26,8 @@ pub struct Description {
     pub round_trip: Duration,
     /// The connections that it takes, if it tells.
     pub connections: Option<Connections>,
+    /// Whether it keeps checksums of its pages, if it tells.
+    pub checksums: Option<bool>,
 }
 
 /// The place of a database in a set.
@@ -114,6 +116,7 @@ pub(crate) async fn describe(client: &Client) -> Result<Description, OpenError> 
         clock_ahead_ms,
         round_trip,
         connections: connections(client).await,
+        checksums: checksums(client).await,
     })
 }
 
@@ -128,6 +131,17 @@ async fn connections(client: &Client) -> Option<Connections> {
         max: number(0)?,
         open: number(1)?,
     })
+}
+
+/// Likewise.
+async fn checksums(client: &Client) -> Option<bool> {
+    let ask = "SELECT current_setting('data_checksums', true)";
+    let row = client.query_one(ask, &[]).await.ok()?;
+    match row.get::<_, Option<&str>>(0)? {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
 }
 
 fn now_ms() -> i64 {
