@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use kjob_core::ShardedStore;
 use kjob_store::Observed;
-use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore, ShardsError};
+use kjob_store::postgres::{
+    OpenError, PostgresOptions, PostgresStore, ShardsError, TABLES_VERSION,
+};
 
 use crate::config::{Config, DatabaseUrl, StoreKind};
 
@@ -79,9 +81,11 @@ pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
             url: url.clone(),
             source,
         };
-        let mut said = of_tables(url, &migrated.map_err(failed)?);
+        let made = migrated.map_err(failed)?;
         let found = PostgresStore::describe(url.reveal(), &options).await;
-        if let Some(place) = found.map_err(failed)?.shard {
+        let found = found.map_err(failed)?;
+        let mut said = of_tables(url, &made, found.tables.as_ref().ok().copied());
+        if let Some(place) = found.shard {
             said += &format!(
                 "it is shard {} of a set of {}; give the URLs of all of them, in the order of their shards\n",
                 place.shard, place.size
@@ -91,8 +95,15 @@ pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
     }
     let migrated = PostgresStore::migrate_shards(&revealed(urls), &options).await;
     let migrated = migrated.map_err(|source| of_several(urls, source))?;
-    let tables = urls.iter().zip(&migrated.versions);
-    let mut said: String = tables.map(|(url, made)| of_tables(url, made)).collect();
+    let mut said = String::new();
+    for (url, made) in urls.iter().zip(&migrated.versions) {
+        let found = PostgresStore::describe(url.reveal(), &options).await;
+        let found = found.map_err(|source| DatabaseError::Open {
+            url: url.clone(),
+            source,
+        })?;
+        said += &of_tables(url, made, found.tables.ok());
+    }
     said += &match (migrated.before, migrated.size) {
         (0, size) => format!("they are a set of {size} shards now\n"),
         (before, size) if before == size => format!("they are a set of {size} shards already\n"),
@@ -101,10 +112,15 @@ pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
     Ok(said)
 }
 
-fn of_tables(url: &DatabaseUrl, versions: &[i64]) -> String {
-    match versions.last() {
-        Some(version) => format!("the tables in {url} are of version {version} now\n"),
-        None => format!("the tables in {url} are of this program's version already\n"),
+/// What is said of tables that went through these versions just now, and are of the version that was found.
+fn of_tables(url: &DatabaseUrl, made: &[i64], found: Option<i64>) -> String {
+    match (made.last(), found) {
+        (Some(version), _) => format!("the tables in {url} are of version {version} now\n"),
+        (None, Some(newer)) if newer > TABLES_VERSION => format!(
+            "the tables in {url} are of version {newer}, newer than the {TABLES_VERSION} of this program, which works \
+             with them\n"
+        ),
+        (None, _) => format!("the tables in {url} are of this program's version already\n"),
     }
 }
 
@@ -143,5 +159,27 @@ fn count(urls: &[DatabaseUrl]) -> String {
     match urls.len() {
         1 => "1 database".to_owned(),
         count => format!("{count} databases"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_which_version_the_tables_are_of() {
+        let url = DatabaseUrl::new("postgres://kjob:secret@db/jobs");
+        let said = |made: &[i64], found| of_tables(&url, made, found);
+        let newer = TABLES_VERSION + 1;
+        assert!(said(&[1, 2], Some(2)).ends_with("are of version 2 now\n"));
+        assert!(said(&[], Some(TABLES_VERSION)).ends_with("this program's version already\n"));
+        let of_newer = said(&[], Some(newer));
+        assert!(
+            of_newer.contains(&format!(
+                "of version {newer}, newer than the {TABLES_VERSION} "
+            )),
+            "{of_newer}"
+        );
+        assert!(!of_newer.contains("secret"), "{of_newer}");
     }
 }

@@ -39,5 +39,6 @@ mod usage;
 pub use describe::{Connections, Description, ShardPlace};
 pub use error::OpenError;
 pub use options::PostgresOptions;
+pub use schema::VERSION as TABLES_VERSION;
 pub use shards::{MigratedShards, ShardsError};
 pub use store::PostgresStore;

@@ -1,7 +1,7 @@
 //! The tables: their versions, and how a database gets them.
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 use super::OpenError;
 use super::error::sql;
@@ -9,7 +9,7 @@ use super::fitting::Known;
 use super::shard_set::{CHANGES, KNOWN, NEXT_JOB, OWN_ID, ShardSet};
 
 /// The version of the tables that this program works with.
-pub(crate) const VERSION: i64 = 3;
+pub const VERSION: i64 = 3;
 
 /// A change of the tables. Once released it is never changed.
 struct Migration {
@@ -54,10 +54,31 @@ const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS kjob_schema (
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Product {
     PostgreSql,
-    /// PostgreSQL's own code on another store.
+    /// PostgreSQL's own code on another store, where changes of tables may be in no transaction.
     Yugabyte,
     /// Neither partitions nor storage parameters are as PostgreSQL has them.
     Cockroach,
+}
+
+impl Product {
+    /// What says this of itself as `version()`.
+    fn of(version: &str) -> Self {
+        if version.contains("CockroachDB") {
+            Self::Cockroach
+        } else if version.contains("-YB-") {
+            Self::Yugabyte
+        } else {
+            Self::PostgreSql
+        }
+    }
+
+    /// Whether a partition and what the tables say of it come and go together.
+    fn has_partitions(self) -> bool {
+        match self {
+            Self::PostgreSql => true,
+            Self::Yugabyte | Self::Cockroach => false,
+        }
+    }
 }
 
 /// What is known of the tables.
@@ -102,7 +123,7 @@ pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i6
         }
     };
     let product = product(client).await?;
-    let is_partitioned = partitioned && product != Product::Cockroach;
+    let is_partitioned = partitioned && product.has_partitions();
     while let Err(error) = client.batch_execute(VERSIONS).await {
         // PostgreSQL's `IF NOT EXISTS` does not see what others are making at this moment.
         let is_made_by_another = [
@@ -116,6 +137,9 @@ pub(crate) async fn migrate(client: &Client, partitioned: bool) -> Result<Vec<i6
         {
             return Err(failed(error));
         }
+    }
+    if let Some(newest) = client.query_opt(NEWEST, &[]).await.map_err(failed)? {
+        refuse_newer(&newest)?;
     }
     let mut made = Vec::new();
     for migration in &MIGRATIONS {
@@ -177,25 +201,13 @@ fn script(migration: &Migration, product: Product, is_partitioned: bool) -> Stri
     script
 }
 
-/// Looks whether this program can work with the tables.
-pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
-    let newest = "SELECT version, works_with, is_partitioned FROM kjob_schema
-        ORDER BY version DESC LIMIT 1";
-    let row = match client.query_opt(newest, &[]).await {
-        Ok(Some(row)) => row,
-        Ok(None) => return Err(OpenError::NoSchema),
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-            return Err(OpenError::NoSchema);
-        }
-        Err(error) => return Err(sql("look at the tables")(error).into()),
-    };
-    let (found, needed): (i64, i64) = (row.get(0), row.get(1));
-    if found < VERSION {
-        return Err(OpenError::OlderSchema {
-            found,
-            supported: VERSION,
-        });
-    }
+/// The newest of the versions that the tables went through.
+const NEWEST: &str = "SELECT version, works_with, is_partitioned FROM kjob_schema
+    ORDER BY version DESC LIMIT 1";
+
+/// Refuses tables of a version that this program would misread.
+fn refuse_newer(newest: &Row) -> Result<(), OpenError> {
+    let (found, needed): (i64, i64) = (newest.get(0), newest.get(1));
     if needed > VERSION {
         return Err(OpenError::NewerSchema {
             found,
@@ -203,6 +215,27 @@ pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
             supported: VERSION,
         });
     }
+    Ok(())
+}
+
+/// Looks whether this program can work with the tables.
+pub(crate) async fn check(client: &Client) -> Result<Schema, OpenError> {
+    let row = match client.query_opt(NEWEST, &[]).await {
+        Ok(Some(row)) => row,
+        Ok(None) => return Err(OpenError::NoSchema),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+            return Err(OpenError::NoSchema);
+        }
+        Err(error) => return Err(sql("look at the tables")(error).into()),
+    };
+    let found: i64 = row.get(0);
+    if found < VERSION {
+        return Err(OpenError::OlderSchema {
+            found,
+            supported: VERSION,
+        });
+    }
+    refuse_newer(&row)?;
     let failed = |error| OpenError::Store(sql("look at the set of databases")(error));
     // This first: if the other changes in between, what was known before counts, and that is refused.
     let changes = client.query_one(CHANGES, &[]).await.map_err(failed)?;
@@ -227,12 +260,39 @@ async fn product(client: &Client) -> Result<Product, OpenError> {
         .query_one("SELECT version()", &[])
         .await
         .map_err(failed)?;
-    let version: &str = row.get(0);
-    Ok(if version.contains("CockroachDB") {
-        Product::Cockroach
-    } else if version.contains("-YB-") {
-        Product::Yugabyte
-    } else {
-        Product::PostgreSql
-    })
+    Ok(Product::of(row.get(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_only_where_they_are_made_in_transactions() {
+        for (version, product, has_partitions) in [
+            (
+                "PostgreSQL 15.18 (Debian 15.18-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc",
+                Product::PostgreSql,
+                true,
+            ),
+            (
+                "PostgreSQL 11.2-YB-2.20.1.0-b0 on x86_64-pc-linux-gnu, compiled by clang",
+                Product::Yugabyte,
+                false,
+            ),
+            (
+                "PostgreSQL 15.12-YB-2025.1.0.1-b0 on x86_64-pc-linux-gnu, compiled by clang",
+                Product::Yugabyte,
+                false,
+            ),
+            (
+                "CockroachDB CCL v23.2.0 (x86_64-pc-linux-gnu, built 2024/01/16, go1.21.5 X:nocoverageredesign)",
+                Product::Cockroach,
+                false,
+            ),
+        ] {
+            assert_eq!(Product::of(version), product, "{version}");
+            assert_eq!(product.has_partitions(), has_partitions, "{version}");
+        }
+    }
 }

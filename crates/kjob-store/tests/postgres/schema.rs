@@ -1,7 +1,7 @@
 //! Versions of the tables.
 
 use kjob_core::Store;
-use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore};
+use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore, TABLES_VERSION};
 
 use crate::jobs::id;
 use crate::support::Schema;
@@ -43,6 +43,45 @@ async fn a_database_without_tables_is_told_from_one_of_another_version() {
         older.to_string(),
         "the database's tables are of version 0, this program needs 3: run kjob-server migrate"
     );
+}
+
+#[tokio::test]
+async fn newer_tables_are_migrated_by_nobody_who_would_misread_them() {
+    let schema = Schema::new();
+    schema.prepare(true);
+    let options = PostgresOptions::default();
+    let url = schema.url();
+    schema
+        .execute("INSERT INTO kjob_schema VALUES (900, 1, true)")
+        .await;
+    let made = PostgresStore::migrate(&url, &options).await.unwrap();
+    assert_eq!(made, [] as [i64; 0]);
+    let found = PostgresStore::describe(&url, &options).await.unwrap();
+    assert_eq!((found.tables.unwrap(), TABLES_VERSION), (900, 3));
+
+    // Also where there is something that it would make.
+    schema
+        .execute(
+            "INSERT INTO kjob_schema VALUES (901, 900, true);
+            DELETE FROM kjob_schema WHERE version = 3",
+        )
+        .await;
+    let newer = PostgresStore::migrate(&url, &options).await.unwrap_err();
+    assert!(
+        matches!(
+            newer,
+            OpenError::NewerSchema {
+                found: 901,
+                needed: 900,
+                supported: 3
+            }
+        ),
+        "{newer}"
+    );
+    let opened = open(&schema).await.unwrap_err();
+    assert_eq!(newer.to_string(), opened.to_string());
+    let rows = "SELECT count(*) FROM kjob_schema WHERE version = 3";
+    assert_eq!(schema.number(rows).await, 0);
 }
 
 #[tokio::test]
