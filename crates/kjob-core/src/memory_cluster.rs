@@ -1,5 +1,6 @@
 //! A store in memory that several engines of one process share: for tests and simulations.
 
+mod ears;
 mod steps;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -10,8 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kjob_proto::Text;
-use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use ears::Ears;
 
 use crate::{
     Beat, Claimed, Hint, IdBlock, JobId, MemoryStore, Node, NodeId, Orphan, Owner, Parts, Phase,
@@ -54,29 +56,14 @@ struct Book {
     agreed: HashMap<String, Bytes>,
     /// What handles are told by each other.
     ears: Vec<Weak<Ears>>,
+    /// Whether new handles are told nothing.
+    are_deaf: bool,
 }
 
 struct Member {
     url: Text,
     lease_time: Duration,
     alive_until: Instant,
-}
-
-#[derive(Default)]
-struct Ears {
-    work: Notify,
-    ends: Notify,
-    cancels: Notify,
-}
-
-impl Ears {
-    fn of(&self, hint: Hint) -> &Notify {
-        match hint {
-            Hint::Work => &self.work,
-            Hint::Ends => &self.ends,
-            Hint::Cancels => &self.cancels,
-        }
-    }
 }
 
 fn cut() -> StoreError {
@@ -133,12 +120,20 @@ impl MemoryCluster {
         }
     }
 
+    /// Has no hint get through to handles that are made from now on: they hear of nothing but what they look for.
+    pub fn without_hints(self) -> Self {
+        self.shared.book().are_deaf = true;
+        self
+    }
+
     /// Another handle, which is no node yet.
     pub fn handle(&self) -> MemoryNode {
         let ears = Arc::<Ears>::default();
-        let book = self.shared.book.lock();
-        let mut book = book.unwrap_or_else(PoisonError::into_inner);
-        book.ears.push(Arc::downgrade(&ears));
+        let mut book = self.shared.book();
+        if !book.are_deaf {
+            book.ears.push(Arc::downgrade(&ears));
+        }
+        drop(book);
         MemoryNode {
             shared: Arc::clone(&self.shared),
             ears,
@@ -151,6 +146,10 @@ impl Shared {
     fn now(&self) -> Timestamp {
         let (shown, when) = self.began;
         shown.after(when.elapsed())
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,8 +212,7 @@ impl MemoryNode {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        let book = self.shared.book.lock();
-        book.unwrap_or_else(PoisonError::into_inner)
+        self.shared.book()
     }
 
     fn store(&self) -> Result<&MemoryStore, StoreError> {

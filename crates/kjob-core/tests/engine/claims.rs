@@ -45,6 +45,37 @@ async fn a_place_that_is_free_again_is_no_reason_to_claim_where_nothing_waits() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_is_a_reason_to_claim_unless_it_waits_for_a_time() {
+    let cluster = MemoryCluster::at(T0);
+    let (mut registry, runs) = one("/held", once().concurrency(1), true);
+    // There is a place for jobs of this one, so that a look is a claim.
+    registry.route("/other", echo, once()).unwrap();
+    let mut a = member_with(
+        &cluster,
+        config(|config| config.workers = 8),
+        registry,
+        runs,
+    )
+    .await;
+    a.submit("1").await;
+    let _run = a.run().await;
+    sleep(Duration::from_secs(1)).await;
+    settle().await;
+    let (begin, before) = (Instant::now(), a.handle.claims());
+    for _ in 0..100 {
+        let mut delayed = call("/held", "");
+        delayed.delay = Duration::from_secs(3600);
+        a.engine.submit(delayed).await.unwrap();
+        settle().await;
+    }
+    assert_eq!(a.handle.claims(), before);
+    a.submit("2").await;
+    settle().await;
+    assert!(a.handle.claims() > before);
+    assert_eq!(begin.elapsed(), Duration::ZERO, "none was for the time");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_for_a_route_that_is_full_is_claimed_as_soon_as_it_is_not() {
     let cluster = MemoryCluster::at(T0);
     let mut busy = member(&cluster, once()).await;

@@ -142,55 +142,68 @@ pub(crate) fn once() -> RouteOptions {
     RouteOptions::default()
 }
 
+/// A store whose nodes tell each other at once, and one whose nodes have to look.
+fn told_and_deaf() -> impl Iterator<Item = MemoryCluster> {
+    [false, true].into_iter().map(|are_deaf| {
+        let cluster = MemoryCluster::at(T0);
+        match are_deaf {
+            true => cluster.without_hints(),
+            false => cluster,
+        }
+    })
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_one_has_no_place_for_another_runs() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
-    let mut b = member(&cluster, once()).await;
-    let first = a.submit("1").await;
-    let second = a.submit("2").await;
-    let third = a.submit("3").await;
-    let (on_a, on_b) = (a.run().await, b.run().await);
-    assert_eq!((on_a.id(), on_b.id()), (first, second));
-    assert_eq!(&on_b.payload.data[..], b"2");
-    sleep(Duration::from_secs(2)).await;
-    assert!(!a.has_run() && !b.has_run(), "both are busy");
-    assert_eq!(b.phase(third).await, Phase::Queued);
-    on_b.done();
-    let next = b.run().await;
-    assert_eq!(next.id(), third);
-    next.done();
-    on_a.done();
-    for id in [first, second, third] {
-        assert_eq!(a.wait(id).await.unwrap().state.phase, Phase::Done);
-        assert_eq!(b.phase(id).await, Phase::Done);
+    for cluster in told_and_deaf() {
+        let mut a = member(&cluster, once()).await;
+        let mut b = member(&cluster, once()).await;
+        let first = a.submit("1").await;
+        let second = a.submit("2").await;
+        let third = a.submit("3").await;
+        let (on_a, on_b) = (a.run().await, b.run().await);
+        assert_eq!((on_a.id(), on_b.id()), (first, second));
+        assert_eq!(&on_b.payload.data[..], b"2");
+        sleep(Duration::from_secs(2)).await;
+        assert!(!a.has_run() && !b.has_run(), "both are busy");
+        assert_eq!(b.phase(third).await, Phase::Queued);
+        on_b.done();
+        let next = b.run().await;
+        assert_eq!(next.id(), third);
+        next.done();
+        on_a.done();
+        for id in [first, second, third] {
+            assert_eq!(a.wait(id).await.unwrap().state.phase, Phase::Done);
+            assert_eq!(b.phase(id).await, Phase::Done);
+        }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn any_node_waits_for_a_job_and_tells_of_its_news() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
-    let b = member(&cluster, once()).await;
-    let id = a.submit("1").await;
-    let run = a.run().await;
-    let end = b.wait(id);
-    let seen = b.job(id).await.state.age();
-    let engine = b.engine.clone();
-    let news = tokio::spawn(async move {
-        let caller = Caller::user(ann());
-        engine.news(&caller, &JobKey::Id(id), seen, LONG).await
-    });
-    sleep(Duration::from_secs(1)).await;
-    run.context.progress(40);
-    let told = news.await.unwrap().unwrap().unwrap();
-    assert_eq!(told.state.progress, 40);
-    let begin = Instant::now();
-    run.done();
-    let told = end.await.unwrap();
-    assert_eq!((told.state.phase, told.result_len()), (Phase::Done, 4));
-    assert!(begin.elapsed() < Duration::from_secs(1), "soon");
-    assert_eq!(b.engine.stats().live, 0, "nobody looks at it any more");
+    for cluster in told_and_deaf() {
+        let mut a = member(&cluster, once()).await;
+        let b = member(&cluster, once()).await;
+        let id = a.submit("1").await;
+        let run = a.run().await;
+        let end = b.wait(id);
+        let seen = b.job(id).await.state.age();
+        let engine = b.engine.clone();
+        let news = tokio::spawn(async move {
+            let caller = Caller::user(ann());
+            engine.news(&caller, &JobKey::Id(id), seen, LONG).await
+        });
+        sleep(Duration::from_secs(1)).await;
+        run.context.progress(40);
+        let told = news.await.unwrap().unwrap().unwrap();
+        assert_eq!(told.state.progress, 40);
+        let begin = Instant::now();
+        run.done();
+        let told = end.await.unwrap();
+        assert_eq!((told.state.phase, told.result_len()), (Phase::Done, 4));
+        assert!(begin.elapsed() < Duration::from_secs(1), "soon");
+        assert_eq!(b.engine.stats().live, 0, "nobody looks at it any more");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,51 +249,53 @@ async fn what_one_node_has_told_another_never_takes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancel_reaches_the_node_that_runs_the_job() {
-    let cluster = MemoryCluster::at(T0);
-    let (mut a, scribe) = observed_member(&cluster, once()).await;
-    let b = member(&cluster, once()).await;
-    let id = a.submit("1").await;
-    let run = a.run().await;
-    let waiting = a.submit("2").await;
-    let running_on_b = b.handle.node();
-    assert!(running_on_b.is_some());
-    let begin = Instant::now();
-    let caller = Caller::user(ann());
-    let outcome = b.engine.cancel(&caller, &JobKey::Id(id)).await.unwrap();
-    assert_eq!(outcome, CancelOutcome::Cancelling);
-    run.context.cancelled().await;
-    assert!(
-        begin.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        begin.elapsed()
-    );
-    assert_eq!(b.wait(id).await.unwrap().state.phase, Phase::Cancelled);
-    let told = scribe.jobs();
-    let stops = told.iter().filter(|line| *line == "cancelling 1");
-    assert_eq!(stops.count(), 1, "{told:?}");
-    assert_ne!(a.phase(waiting).await, Phase::Cancelled);
+    for cluster in told_and_deaf() {
+        let (mut a, scribe) = observed_member(&cluster, once()).await;
+        let b = member(&cluster, once()).await;
+        let id = a.submit("1").await;
+        let run = a.run().await;
+        let waiting = a.submit("2").await;
+        let running_on_b = b.handle.node();
+        assert!(running_on_b.is_some());
+        let begin = Instant::now();
+        let caller = Caller::user(ann());
+        let outcome = b.engine.cancel(&caller, &JobKey::Id(id)).await.unwrap();
+        assert_eq!(outcome, CancelOutcome::Cancelling);
+        run.context.cancelled().await;
+        assert!(
+            begin.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
+        assert_eq!(b.wait(id).await.unwrap().state.phase, Phase::Cancelled);
+        let told = scribe.jobs();
+        let stops = told.iter().filter(|line| *line == "cancelling 1");
+        assert_eq!(stops.count(), 1, "{told:?}");
+        assert_ne!(a.phase(waiting).await, Phase::Cancelled);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_waits_is_cancelled_from_anywhere() {
-    let cluster = MemoryCluster::at(T0);
-    let mut a = member(&cluster, once()).await;
-    let mut b = member(&cluster, once()).await;
-    a.submit("1").await;
-    a.submit("2").await;
-    let runs = [a.run().await, b.run().await];
-    let waits = a.submit("3").await;
-    let end = a.wait(waits);
-    sleep(Duration::from_secs(1)).await;
-    let caller = Caller::user(ann());
-    let outcome = b.engine.cancel(&caller, &JobKey::Id(waits)).await.unwrap();
-    assert_eq!(outcome, CancelOutcome::Cancelled);
-    assert_eq!(end.await.unwrap().state.phase, Phase::Cancelled);
-    runs.into_iter().for_each(Run::done);
-    sleep(Duration::from_secs(2)).await;
-    assert!(!a.has_run() && !b.has_run());
-    let stats = a.engine.stats();
-    assert_eq!((stats.queued, stats.live, stats.running), (0, 0, 0));
+    for cluster in told_and_deaf() {
+        let mut a = member(&cluster, once()).await;
+        let mut b = member(&cluster, once()).await;
+        a.submit("1").await;
+        a.submit("2").await;
+        let runs = [a.run().await, b.run().await];
+        let waits = a.submit("3").await;
+        let end = a.wait(waits);
+        sleep(Duration::from_secs(1)).await;
+        let caller = Caller::user(ann());
+        let outcome = b.engine.cancel(&caller, &JobKey::Id(waits)).await.unwrap();
+        assert_eq!(outcome, CancelOutcome::Cancelled);
+        assert_eq!(end.await.unwrap().state.phase, Phase::Cancelled);
+        runs.into_iter().for_each(Run::done);
+        sleep(Duration::from_secs(2)).await;
+        assert!(!a.has_run() && !b.has_run());
+        let stats = a.engine.stats();
+        assert_eq!((stats.queued, stats.live, stats.running), (0, 0, 0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,6 +42,29 @@ async fn jobs_of_a_node_that_is_gone_are_taken_over_by_the_rule_of_their_route()
     }
 }
 
+/// A node is alive by its beats, however long what it runs takes.
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_run_for_longer_than_leases_last() {
+    let cluster = MemoryCluster::at(T0);
+    let mut a = member(&cluster, once().retry(3)).await;
+    let id = a.submit("1").await;
+    let run = a.run().await;
+    let (mut b, scribe) = observed_member(&cluster, once().retry(3)).await;
+    let lease = b.job(id).await.state.lease;
+    sleep(5 * LEASE).await;
+    assert!(!run.context.is_cancelled() && !run.is_gone());
+    for member in [&a, &b] {
+        let state = member.job(id).await.state;
+        assert_eq!((state.phase, state.lease), (Phase::Running, lease));
+    }
+    let told = scribe.leases();
+    let took_over = |line: &String| line.starts_with("TookOver");
+    assert!(!told.iter().any(took_over), "{told:?}");
+    run.done();
+    assert_eq!(b.wait(id).await.unwrap().state.phase, Phase::Done);
+    assert!(!a.has_run() && !b.has_run());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_cut_off_lets_go_and_speaks_for_nothing_when_it_is_back() {
     let cluster = MemoryCluster::at(T0);
