@@ -1,7 +1,9 @@
 //! Several servers on one database.
 
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kjob_client::{Cancel, Client, Job, Payload, Status, Submit};
 use tempfile::{TempDir, tempdir};
@@ -35,21 +37,26 @@ pub(crate) fn bare_database() -> String {
 }
 
 /// A node at a host of its own, as clients tell members of a ring by their hosts.
-fn node(dir: &TempDir, database: &str, number: u8) -> Running {
+pub(crate) fn node(dir: &TempDir, database: &str, number: u8) -> Running {
+    node_with(dir, database, number, &[])
+}
+
+fn node_with(dir: &TempDir, database: &str, number: u8, more: &[&str]) -> Running {
     let mut command = program();
     command
         .args(["--listen", &format!("127.0.0.{number}:0")])
         .args(["--store", database, "--lease-time", "3s"])
-        .args(["--workers", "1"]);
+        .args(["--workers", "1"])
+        .args(more);
     Running::spawn(command, &dir.path().join(format!("log-{number}")))
 }
 
-fn sleep(millis: u64) -> Submit {
+pub(crate) fn sleep(millis: u64) -> Submit {
     let payload = format!("{{\"millis\":{millis}}}");
     Submit::new("/demo/sleep", Payload::json(payload))
 }
 
-fn echo() -> Submit {
+pub(crate) fn echo() -> Submit {
     Submit::new("/demo/echo", Payload::json("{\"message\":\"hello\"}"))
 }
 
@@ -59,18 +66,18 @@ async fn wait(client: &Client, id: i64) -> Job {
 
 /// A job that the node runs, which has to be the only one: another may claim what is submitted while it looks for
 /// jobs itself.
-async fn begun(node: &Running, submit: &Submit) -> i64 {
+pub(crate) async fn begun(node: &Running, submit: &Submit) -> i64 {
     let client = node.client();
     let id = client.submit(submit).await.unwrap().id;
-    let deadline = std::time::Instant::now() + LONG;
+    let deadline = Instant::now() + LONG;
     while client.get(id).await.unwrap().status != Status::Running {
-        assert!(std::time::Instant::now() < deadline);
+        assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     id
 }
 
-fn failure(job: &Job) -> &str {
+pub(crate) fn failure(job: &Job) -> &str {
     job.error_message.as_deref().unwrap_or_default()
 }
 
@@ -147,12 +154,15 @@ async fn a_node_that_was_stopped_past_its_lease_speaks_for_nothing_and_joins_ane
     let (dir, database) = (tempdir().unwrap(), database());
     let one = node(&dir, &database, 1);
     // It would be done while its node is stopped, and brings its end as soon as that goes on.
-    let runs = begun(&one, &sleep(2_000)).await;
+    let length = Duration::from_secs(10);
+    let runs = begun(&one, &sleep(10_000)).await;
+    let begun = Instant::now();
     one.signal("STOP");
     let two = node(&dir, &database, 2);
     let (a, b) = (one.client(), two.client());
     let job = wait(&b, runs).await;
     assert_eq!(job.status, Status::Error);
+    tokio::time::sleep(length.saturating_sub(begun.elapsed())).await;
     one.signal("CONT");
     one.wait_logged("the lease is lost", 1);
     one.wait_logged("joined the nodes of the store", 2);
@@ -166,31 +176,38 @@ async fn a_node_that_was_stopped_past_its_lease_speaks_for_nothing_and_joins_ane
     assert_eq!(wait(&a, next).await.status, Status::Done);
 }
 
+/// Of a config file: `/note` appends the payload to a file, and takes a moment to end then.
+fn note_route(notes: &Path) -> String {
+    let script = format!("cat >> {} && sleep 0.05", notes.display());
+    format!("[[route]]\nendpoint = '/note'\nkind = 'command'\ncommand = ['sh', '-c', '{script}']\n")
+}
+
 #[tokio::test]
-async fn nodes_go_one_after_the_other_and_nothing_is_lost() {
+async fn nodes_go_one_after_the_other_and_nothing_is_lost_or_runs_twice() {
     let (dir, database) = (tempdir().unwrap(), database());
-    let mut nodes = [node(&dir, &database, 1), node(&dir, &database, 2)];
-    let mut ids = Vec::new();
-    for number in [1, 2, 1, 2] {
-        let [one, two] = &nodes;
-        for server in [one, two] {
+    let (notes, config) = (dir.path().join("notes"), dir.path().join("kjob.toml"));
+    fs::write(&config, note_route(&notes)).unwrap();
+    let config = config.to_str().unwrap();
+    let node = |number| node_with(&dir, &database, number, &["--demo", "--config", config]);
+    let mut nodes = [node(1), node(2)];
+    let (mut ids, mut noted) = (Vec::new(), Vec::new());
+    for (round, number) in [(1_u8, 1_u8), (2, 2), (3, 1), (4, 2)] {
+        for server in &nodes {
             let client = server.client();
             for _ in 0..10 {
                 ids.push(client.submit(&sleep(20)).await.unwrap().id);
+                let line = format!("job {}", noted.len());
+                let note = Submit::new("/note", Payload::binary(format!("{line}\n")));
+                ids.push(client.submit(&note).await.unwrap().id);
+                noted.push(line);
             }
         }
         let place = usize::from(number - 1);
         nodes[place].signal("TERM");
-        let restarted = {
-            let other = nodes[1 - place].client();
-            ids.push(other.submit(&echo()).await.unwrap().id);
-            // Its jobs may end, those that wait are the other's.
-            node(
-                &dir,
-                &database,
-                number + 2 * u8::try_from(ids.len()).unwrap(),
-            )
-        };
+        let other = nodes[1 - place].client();
+        ids.push(other.submit(&echo()).await.unwrap().id);
+        // Its jobs may end, those that wait are the other's.
+        let restarted = node(number + 2 * round);
         let old = std::mem::replace(&mut nodes[place], restarted);
         let (status, _, log) = old.end();
         assert!(status.success(), "{log}");
@@ -200,6 +217,11 @@ async fn nodes_go_one_after_the_other_and_nothing_is_lost() {
         let job = wait(&client, id).await;
         assert_eq!(job.status, Status::Done, "{job:?}");
     }
+    let told = fs::read_to_string(&notes).unwrap();
+    let mut told: Vec<&str> = told.lines().collect();
+    told.sort_unstable();
+    noted.sort_unstable();
+    assert_eq!(told, noted);
 }
 
 #[tokio::test]
@@ -208,14 +230,14 @@ async fn clients_are_told_of_the_others() {
     let (one, two) = (node(&dir, &database, 1), node(&dir, &database, 2));
     // It is seen at the second look at the latest.
     let both = format!("{};{}", one.url, two.url);
-    let deadline = std::time::Instant::now() + LONG;
+    let deadline = Instant::now() + LONG;
     loop {
         let told = properties(&one);
         if told.contains(&both) {
             assert!(told.contains("TRUE"), "{told}");
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "{told}");
+        assert!(Instant::now() < deadline, "{told}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -224,11 +246,11 @@ async fn clients_are_told_of_the_others() {
 fn nodes_that_name_owners_by_different_keys_do_not_start_together() {
     let (dir, database) = (tempdir().unwrap(), database());
     let upstream = Running::start(&dir, &["--store", "memory"]);
-    let front = |number: u8, key: Option<&std::path::Path>| {
+    let front = |number: u8, key: Option<&Path>| {
         let data = dir.path().join(format!("data-{number}"));
         if let Some(key) = key {
-            std::fs::create_dir_all(&data).unwrap();
-            std::fs::copy(key, data.join("owner.key")).unwrap();
+            fs::create_dir_all(&data).unwrap();
+            fs::copy(key, data.join("owner.key")).unwrap();
         }
         let mut command = program();
         command

@@ -7,6 +7,8 @@ mod audit;
 #[cfg(unix)]
 mod cluster;
 mod console;
+#[cfg(unix)]
+mod database_away;
 mod doctor;
 mod endings;
 mod endpoints;
