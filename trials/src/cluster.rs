@@ -6,9 +6,11 @@ mod campaign;
 mod database;
 mod faults;
 mod member;
+mod missed;
 mod proxy;
 mod report;
 
 pub use campaign::{Cast, Outcome, run};
 pub use faults::{DatabaseFault, NodeFault};
+pub use missed::Missed;
 pub use report::Report;

@@ -175,16 +175,15 @@ impl Run {
                 async |report: &mut _, given| run_nodes(&nodes, report, given).await,
             ),
         )?;
-        let missed = match runs(Kind::Journalled) {
-            true => reports.journalled.missed(),
-            false => Vec::new(),
-        };
+        let missed = reports.missed(runs(Kind::Journalled), nodes.skew.is_some());
         println!("{reports}");
         if reports.are_unharmed() && missed.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
         if reports.are_unharmed() {
-            println!("FAILED: no server was killed with these under way: {missed:?}");
+            for line in missed {
+                println!("FAILED: {line}");
+            }
             return Ok(ExitCode::FAILURE);
         }
         if self.keep.is_none() {
@@ -212,6 +211,26 @@ struct Reports {
 impl Reports {
     fn are_unharmed(&self) -> bool {
         self.journalled.is_unharmed() && self.shipped.is_unharmed() && self.nodes.is_unharmed()
+    }
+
+    /// What was to be tried and was not, a line for each kind of servers.
+    fn missed(&self, is_journalled: bool, has_wrong_clocks: bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        let steps = self.journalled.missed();
+        if is_journalled && !steps.is_empty() {
+            lines.push(format!(
+                "no server was killed with these under way: {steps:?}"
+            ));
+        }
+        let on_nodes = self.nodes.missed(has_wrong_clocks);
+        if !on_nodes.is_empty() {
+            let names: Vec<String> = on_nodes.iter().map(ToString::to_string).collect();
+            lines.push(format!(
+                "on the nodes there was none of these: {}",
+                names.join(", ")
+            ));
+        }
+        lines
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Outcome {
     pub refused: u64,
     /// How often the process of clients was stopped for a while.
     pub pauses: u64,
+    /// How long it went on, all told.
+    pub took: Duration,
 }
 
 /// Runs a campaign in a directory of its own.
@@ -80,6 +82,7 @@ pub struct Outcome {
 /// # Errors
 /// What keeps it from being run or checked. A node that ends by itself is such an error.
 pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<Outcome> {
+    let began = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
     let tellings = dir.join("tellings");
     let receiver = Receiver::start(&tellings, rng.random()).await?;
@@ -189,6 +192,7 @@ pub async fn run(cast: &Cast, dir: &Path, seed: u64, until: Instant) -> Result<O
         skewed: book.skewed,
         refused: book.refused,
         pauses,
+        took: began.elapsed(),
     })
 }
 
