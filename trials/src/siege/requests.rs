@@ -1,5 +1,7 @@
 //! Requests of ordinary HTTP, good ones and what mutations make of them, by a seed.
 
+mod looks;
+
 use kjob_proto::{Encoding, snappy};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -28,6 +30,13 @@ pub(crate) enum Kind {
     Cancel,
     Result,
     Events,
+    Changes,
+    Payload,
+    Log,
+    /// An upstream's, of how far a job is.
+    Report,
+    /// What is there beside jobs.
+    Page,
     Call,
     /// Anything at any path.
     Any,
@@ -58,10 +67,13 @@ impl Kind {
     pub(crate) fn successes(self) -> &'static [u16] {
         match self {
             Self::Submit | Self::Cancel | Self::Call => &[200, 202],
-            Self::List | Self::Look => &[200],
+            Self::List | Self::Look | Self::Changes | Self::Log => &[200],
             Self::Result => &[200, 206, 304],
             Self::Events => &[200, 204],
-            Self::Any => &[],
+            Self::Payload => &[200, 206],
+            Self::Page => &[200, 304],
+            // No upstream was told a token, so none may be right.
+            Self::Report | Self::Any => &[],
         }
     }
 
@@ -70,8 +82,9 @@ impl Kind {
         match self {
             // A tag that names another call; a callback that nobody allowed.
             Self::Submit => &[409, 422, 429],
-            Self::List => &[429],
-            Self::Look | Self::Events => &[404, 429],
+            Self::List | Self::Changes | Self::Page => &[429],
+            Self::Look | Self::Events | Self::Log | Self::Report => &[404, 429],
+            Self::Payload => &[404, 416, 429],
             Self::Cancel => &[404, 409, 429],
             Self::Result => &[404, 409, 416, 422, 429],
             Self::Call => &[409, 429, 502],
@@ -121,13 +134,18 @@ impl Asked {
     /// The next request: half of them good, half of them mutated.
     pub(crate) fn draw(known: &Known, random: &mut StdRng) -> Self {
         let mut asked = match random.random_range(0..100) {
-            0..22 => submit(random),
-            22..32 => list(random),
-            32..46 => look(known, random),
-            46..54 => cancel(known, random),
-            54..72 => result(known, random),
-            72..80 => events(known, random),
-            80..97 => call(random),
+            0..20 => submit(random),
+            20..30 => looks::list(random),
+            30..41 => looks::look(known, random),
+            41..48 => cancel(known, random),
+            48..62 => looks::result(known, random),
+            62..69 => looks::events(known, random),
+            69..71 => looks::changes(),
+            71..75 => looks::payload(known, random),
+            75..78 => looks::log(known, random),
+            78..81 => report(known, random),
+            81..86 => looks::page(known, random),
+            86..98 => call(random),
             _ => any(random),
         };
         if random.random_bool(0.5) && asked.kind != Kind::Any {
@@ -270,88 +288,24 @@ fn submit(random: &mut StdRng) -> Asked {
     asked
 }
 
-fn list(random: &mut StdRng) -> Asked {
-    let mut asked = Asked::plain(Kind::List, get(random));
-    let statuses = ["RUNNING", "DONE", "ERROR,CANCELLED", "DONE%2CERROR"];
-    let parameters = [
-        format!(
-            "status={}",
-            statuses[random.random_range(0..statuses.len())]
-        ),
-        format!("limit={}", random.random_range(1..=20)),
-        format!("after={}", random.random_range(0..10_000)),
-        "endpoint=%2Fdemo%2Fecho".to_owned(),
-        format!("job_tag=m-{}", random.random_range(0..TAGS)),
-    ];
-    let chosen = parameters.into_iter().filter(|_| random.random_ratio(1, 2));
-    let chosen: Vec<String> = chosen.collect();
-    asked.target = query("/jobs", &chosen);
-    asked
-}
-
-fn look(known: &Known, random: &mut StdRng) -> Asked {
-    let mut asked = Asked::plain(Kind::Look, get(random));
-    let waits = random.random_ratio(1, 3).then(|| "wait=1".to_owned());
-    asked.target = query(&format!("/jobs/{}", known.key(random)), waits.as_slice());
-    if random.random_ratio(1, 6) {
-        asked = asked.with("prefer", "wait=1");
-    }
-    asked
-}
-
 fn cancel(known: &Known, random: &mut StdRng) -> Asked {
     let mut asked = Asked::plain(Kind::Cancel, "DELETE");
     asked.target = query(&format!("/jobs/{}", known.key(random)), &[]);
     asked
 }
 
-fn result(known: &Known, random: &mut StdRng) -> Asked {
-    const RANGES: [&str; 8] = [
-        "bytes=0-0",
-        "bytes=2-9",
-        "bytes=5-",
-        "bytes=-4",
-        "bytes=0-1,4-5",
-        "bytes=9999-",
-        "bytes=",
-        "items=1-2",
-    ];
-    let mut asked = Asked::plain(Kind::Result, get(random));
-    let parameters = ["encoding=json", "encoding=binary", "wait=1"];
-    let chosen = parameters[random.random_range(0..3)].to_owned();
-    let chosen = random.random_ratio(1, 2).then_some(chosen);
-    asked.target = query(
-        &format!("/jobs/{}/result", known.key(random)),
-        chosen.as_slice(),
-    );
-    if random.random_ratio(1, 2) {
-        asked = asked.with("range", RANGES[random.random_range(0..RANGES.len())]);
-    }
-    if random.random_ratio(1, 4) {
-        asked = asked.with("if-range", known.any_etag(random));
-    }
-    if random.random_ratio(1, 4) {
-        let etag = known.any_etag(random);
-        let tags = [etag.clone(), format!("W/{etag}, \"x\""), "*".to_owned()];
-        asked = asked.with("if-none-match", tags[random.random_range(0..3)].as_str());
-    }
-    asked
-}
-
-fn events(known: &Known, random: &mut StdRng) -> Asked {
-    const SEEN: [&str; 6] = [
-        "0",
-        "65536",
-        "281474976710656",
-        "18446744073709551615",
-        "x",
-        "",
-    ];
-    let mut asked = Asked::plain(Kind::Events, "GET").with("accept", "text/event-stream");
-    asked.target = query(&format!("/jobs/{}/events", known.key(random)), &[]);
-    if random.random_ratio(2, 3) {
-        asked = asked.with("last-event-id", SEEN[random.random_range(0..SEEN.len())]);
-    }
+/// What upstreams send of the jobs that they run, by somebody who runs none.
+fn report(known: &Known, random: &mut StdRng) -> Asked {
+    let mut asked = Asked::plain(Kind::Report, "POST").with("content-type", "application/json");
+    let token = format!("token={:032x}", random.random::<u128>());
+    asked.target = query(&format!("/jobs/{}/progress", known.key(random)), &[token]);
+    let percent = random.random_range(0..=100);
+    let body = if random.random_bool(0.5) {
+        json!({ "progress": percent })
+    } else {
+        json!(percent)
+    };
+    asked.body = body.to_string().into_bytes();
     asked
 }
 
@@ -416,14 +370,6 @@ fn any(random: &mut StdRng) -> Asked {
     }
     asked.mutate(random);
     asked
-}
-
-fn get(random: &mut StdRng) -> &'static str {
-    if random.random_ratio(1, 8) {
-        "HEAD"
-    } else {
-        "GET"
-    }
 }
 
 /// One that always fails, or one that gives back what it was given; both at once.
@@ -517,7 +463,7 @@ mod tests {
         for asked in &all {
             *kinds.entry((asked.kind, asked.is_mutated)).or_default() += 1;
         }
-        assert_eq!(kinds.len(), 15, "all but anything that is good: {kinds:?}");
+        assert_eq!(kinds.len(), 25, "all but anything that is good: {kinds:?}");
         let share = |is: fn(&Asked) -> bool| all.iter().filter(|asked| is(asked)).count();
         assert!((1_700..2_200).contains(&share(|asked| !asked.is_mutated)));
         assert!(
