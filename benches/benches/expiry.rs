@@ -1,9 +1,11 @@
 //! What giving back the space of expired jobs costs beside many that stay.
 //!
 //! `cargo bench -p kjob-benches --bench expiry -- 10000 10000000` fills a store under `target/tmp` with so many ended
-//! jobs that are kept, then times calls of `expire` that find nothing to do, and how long it takes until 10,000 further
-//! jobs that have expired are gone. It prints a line for each number. Ten million jobs need some 10 GB of disk, and take
-//! minutes to an hour to store. Without numbers: 10,000 and 100,000.
+//! jobs that are kept, then times calls of `expire` that find nothing to do; how long it takes until 10,000 further
+//! jobs that have expired, and fill a segment, are gone with it; and how long until 6,000 of a segment are gone whose
+//! other 4,000 stay, so that it is rewritten. It prints a line for each number. Ten million jobs need some 10 GB of disk,
+//! and take minutes to an hour to store. Without numbers: 10,000 and 100,000. Segments are filled one by one, so numbers
+//! are to be multiples of 10,000.
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
 
 use std::io::Write;
@@ -23,8 +25,15 @@ use tokio::task::JoinSet;
 /// A segment; so ten million jobs are a thousand segments, a hundred times what a server makes of them.
 const SEGMENT_JOBS: u64 = 10_000;
 
-/// Jobs that expire together.
-const EXPIRING: u64 = 10_000;
+/// Of ten jobs of a mixed segment, those that expire: more than half, or else it would stay as it is.
+const EXPIRING_OF_TEN: u64 = 6;
+
+/// Jobs of a mixed segment that expire.
+const EXPIRING: u64 = SEGMENT_JOBS / 10 * EXPIRING_OF_TEN;
+
+/// How long jobs are kept that expire, and those that stay.
+const SOON: Duration = Duration::from_secs(1);
+const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Callers at once.
 const CALLERS: u64 = 256;
@@ -47,7 +56,8 @@ fn main() {
     };
     let runtime = Runtime::new().expect("a runtime");
     println!(
-        "staying jobs | segments | stored in | idle call, median | 10,000 gone in, each of {ROUNDS}"
+        "staying jobs | segments | stored in | idle call, median | a segment of {SEGMENT_JOBS} gone in, each of \
+         {ROUNDS} | {EXPIRING} of a segment gone in, each of {ROUNDS}"
     );
     for count in counts {
         runtime.block_on(measure(count));
@@ -64,14 +74,13 @@ async fn measure(staying: u64) {
     let store = EmbeddedStore::open(dir.path(), options).expect("a store");
     let store = Arc::new(store);
     let begin = Instant::now();
-    let years = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-    fill(&store, staying, years).await;
+    fill(&store, staying, |_| YEARS).await;
     let segments = store.statistics().segments;
     // Said at once: what comes now is to be measured on a machine that does nothing else.
     print!("{staying} | {segments} | {:.0?} | ", begin.elapsed());
     std::io::stdout().flush().expect("a terminal");
 
-    let now = Timestamp::from_millis(BEGINNING).after(years / 2);
+    let now = Timestamp::from_millis(BEGINNING).after(YEARS / 2);
     let mut idle = Vec::new();
     for _ in 0..IDLE_CALLS {
         let begin = Instant::now();
@@ -80,9 +89,23 @@ async fn measure(staying: u64) {
         assert_eq!(expired.jobs, 0);
     }
     idle.sort();
+    print!("{:.2?} | ", idle[IDLE_CALLS / 2]);
+    let whole = rounds(&store, now, SEGMENT_JOBS, |_| SOON).await;
+    print!("{whole:.2?} | ");
+    let mixed = rounds(&store, now, EXPIRING, mixed_retention).await;
+    println!("{mixed:.2?}");
+}
+
+/// Fills a segment, then times how long it takes until those of its jobs are gone that expire; as often as is told.
+async fn rounds(
+    store: &Arc<EmbeddedStore>,
+    now: Timestamp,
+    expiring: u64,
+    retention: fn(JobId) -> Duration,
+) -> Vec<Duration> {
     let mut gone = Vec::new();
     for _ in 0..ROUNDS {
-        fill(&store, EXPIRING, Duration::from_secs(1)).await;
+        fill(store, SEGMENT_JOBS, retention).await;
         let begin = Instant::now();
         let mut jobs = 0;
         loop {
@@ -93,13 +116,22 @@ async fn measure(staying: u64) {
             }
         }
         gone.push(begin.elapsed());
-        assert_eq!(jobs, EXPIRING, "all that expired, and nothing else");
+        assert_eq!(jobs, expiring, "all that expired, and nothing else");
     }
-    println!("{:.2?} | {gone:.2?}", idle[IDLE_CALLS / 2]);
+    gone
+}
+
+/// Those that stay lie between those that expire.
+fn mixed_retention(id: JobId) -> Duration {
+    if id.get().unsigned_abs() % 10 < EXPIRING_OF_TEN {
+        SOON
+    } else {
+        YEARS
+    }
 }
 
 /// Submits jobs and ends them, by many callers at once.
-async fn fill(store: &Arc<EmbeddedStore>, count: u64, retention: Duration) {
+async fn fill(store: &Arc<EmbeddedStore>, count: u64, retention: fn(JobId) -> Duration) {
     let mut left = count;
     while left > 0 {
         let block = left.min(SEGMENT_JOBS);
@@ -113,7 +145,7 @@ async fn fill(store: &Arc<EmbeddedStore>, count: u64, retention: Duration) {
             let store = Arc::clone(store);
             callers.spawn(async move {
                 for id in own {
-                    live(&store, id, retention).await;
+                    live(&store, id, retention(id)).await;
                 }
             });
         }
