@@ -107,6 +107,9 @@ pub(crate) const STEPS: [Step; 18] = [
     },
 ];
 
+/// Packages that are no part of the workspace, each with a lock file of its own.
+const OUTSIDE: [&str; 3] = ["conformance", "fuzz", "models"];
+
 /// One step.
 pub(crate) struct Step {
     /// The word for `--only` and `--skip`.
@@ -158,7 +161,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 
 fn fmt(context: &Context) -> Result<Verdict> {
     let mut differing = 0;
-    for name in ["", "conformance", "fuzz", "models"] {
+    for name in [""].into_iter().chain(OUTSIDE) {
         let mut command = Tool::Cargo.command();
         command
             .args(["fmt", "--manifest-path"])
@@ -256,13 +259,26 @@ fn doctest(_: &Context) -> Result<Verdict> {
 }
 
 fn deny(context: &Context) -> Result<Verdict> {
-    let cargo_deny = tools::CARGO_DENY.ensure(&context.workspace)?;
+    let cargo_deny = Tool::At(tools::CARGO_DENY.ensure(&context.workspace)?);
     // Not advisories: their list is on the network, and changes while the code does not.
     process::run(
-        Tool::At(cargo_deny)
+        cargo_deny
             .command()
             .args(["check", "-D", "warnings", "bans", "licenses", "sources"]),
     )?;
+    let root = &context.workspace.root;
+    for name in OUTSIDE {
+        let mut outside = cargo_deny.command();
+        outside
+            .args(["--locked", "--manifest-path"])
+            .arg(root.join(name).join("Cargo.toml"))
+            .args(["check", "-D", "warnings", "--config"])
+            .arg(root.join("deny.toml"))
+            // Nothing of these is given away, so that licences and duplicates are nobody's matter; but it is
+            // run on the same machines.
+            .arg("sources");
+        process::run(&mut outside)?;
+    }
     Ok(Verdict::passed(""))
 }
 
@@ -290,4 +306,24 @@ fn cargo_test(command: &mut Command) -> Result<Verdict> {
         counts,
         note: String::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// One that is not in the list would be neither formatted nor looked at.
+    #[test]
+    fn whatever_has_a_lock_file_of_its_own_is_known() {
+        let entries = fs::read_dir(process::root()).unwrap();
+        let mut found: Vec<String> = entries
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().join("Cargo.lock").is_file())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        found.sort();
+        assert_eq!(found, OUTSIDE);
+    }
 }
