@@ -272,11 +272,11 @@ fn deny(context: &Context) -> Result<Verdict> {
         outside
             .args(["--locked", "--manifest-path"])
             .arg(root.join(name).join("Cargo.toml"))
-            .args(["check", "-D", "warnings", "--config"])
+            .arg("--config")
             .arg(root.join("deny.toml"))
             // Nothing of these is given away, so that licences and duplicates are nobody's matter; but it is
             // run on the same machines.
-            .arg("sources");
+            .args(["check", "-D", "warnings", "sources"]);
         process::run(&mut outside)?;
     }
     Ok(Verdict::passed(""))
