@@ -111,8 +111,8 @@ async fn a_cancel_url_that_is_silent_holds_up_the_end_but_for_its_time() {
     assert_eq!(job.ending, Some(kjob_core::Ending::Cancelled));
 }
 
-/// How long it takes from a cancel until the upstream sees the connection closed. No test of anything: run
-/// with `--run-ignored only --no-capture`.
+/// How long it takes from a cancel until the upstream sees the connection closed. No test of anything:
+/// `cargo test -p kjob-server --all-features --test gateway -- --ignored --nocapture cancel_to_disconnect`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
 async fn cancel_to_disconnect() {

@@ -143,6 +143,7 @@ impl Drop for Running {
         // It has ended already in most tests.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        #[allow(clippy::print_stdout, reason = "it is shown with the test that failed")]
         if std::thread::panicking() {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             println!("{} said:\n{log}", self.url);
