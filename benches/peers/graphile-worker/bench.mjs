@@ -32,6 +32,14 @@ if (task === "submits") {
     logger,
     concurrency: lanesAtOnce,
     noHandleSignals: true,
+    // What its documentation advises where jobs are many: they are fetched and completed in batches.
+    preset: {
+      worker: {
+        localQueue: { size: 2 * lanesAtOnce },
+        completeJobBatchDelay: 0,
+        failJobBatchDelay: 0,
+      },
+    },
     taskList: {
       echo: async (payload) => {
         if (payload.message !== data.message) throw new Error("another payload");
