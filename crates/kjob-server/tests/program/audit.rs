@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::accounts::{PASSWORD, basic, call, done, start, status_of};
-use crate::support::{Running, program, read_all};
+use crate::support::{Running, has, program, read_all};
 
 const SUBMIT: &str = r#"{"endpoint":"/demo/sleep","request_encoding":"json","data":"","data_str":"{\"millis\":3600000}","options":{"job_tag":"mine"}}"#;
 
@@ -277,11 +277,6 @@ fn no_secret_is_written_anywhere() {
             assert!(!has(bytes, secret), "{secret} is in {name}");
         }
     }
-}
-
-fn has(bytes: &[u8], text: &str) -> bool {
-    let mut windows = bytes.windows(text.len());
-    windows.any(|window| window == text.as_bytes())
 }
 
 fn http2(address: &str, credentials: &[String]) {

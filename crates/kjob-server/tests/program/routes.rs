@@ -7,7 +7,7 @@ use std::time::Duration;
 use kjob_client::{Client, Payload, Submit};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Running, program, read_all, run, without_settings};
+use crate::support::{Running, has, program, read_all, run, without_settings};
 
 const WC: &str = "[[route]]\nendpoint = '/tools/wc'\nkind = 'command'\ncommand = ['wc', '-c']\n";
 
@@ -233,15 +233,14 @@ async fn headers_of_submits_are_passed_on_and_kept_nowhere() {
     let (_, _, log) = server.end();
     let mut written = vec![("log".to_owned(), log.into_bytes())];
     read_all(&dir.path().join("data"), &mut written);
-    let is_in = |text: &str, bytes: &[u8]| {
-        let mut windows = bytes.windows(text.len());
-        windows.any(|window| window == text.as_bytes())
-    };
-    let has_job = |(_, bytes): &(String, Vec<u8>)| is_in("/kept-endpoint", bytes);
-    assert!(written[1..].iter().any(has_job), "the job itself is kept");
+    let mut stored = written[1..].iter();
+    assert!(
+        stored.any(|(_, bytes)| has(bytes, "/kept-endpoint")),
+        "the job itself is kept"
+    );
     for secret in ["hush", "YW5uOmh1c2gtY2FsbGVy"] {
         for (name, bytes) in &written {
-            assert!(!is_in(secret, bytes), "{secret} is in {name}");
+            assert!(!has(bytes, secret), "{secret} is in {name}");
         }
     }
 }

@@ -161,3 +161,9 @@ pub(crate) fn read_all(dir: &Path, into: &mut Vec<(String, Vec<u8>)>) {
         }
     }
 }
+
+/// Whether a text is among bytes.
+pub(crate) fn has(bytes: &[u8], text: &str) -> bool {
+    let mut windows = bytes.windows(text.len());
+    windows.any(|window| window == text.as_bytes())
+}

@@ -2,7 +2,7 @@
 //! up, rows that are not taken.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kjob_core::{JobId, Lease, Parts, Phase, State, Store, StoreError, Submitted};
 use kjob_store::postgres::{OpenError, PostgresOptions, PostgresStore};
@@ -94,7 +94,9 @@ async fn connections_that_were_cut_are_made_anew() {
     client.query(end, &[&cut]).await.unwrap();
     // It may be told to wait for the end itself from PostgreSQL 14 on only.
     let left = "SELECT pid FROM pg_stat_activity WHERE pid = ANY ($1)";
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !client.query(left, &[&cut]).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "{cut:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // The driver may hear of it a moment later, and then a step is in doubt.

@@ -10,6 +10,7 @@
 
 mod broken_off;
 mod conformance;
+mod delayed;
 mod faults;
 mod guards;
 mod hints;
