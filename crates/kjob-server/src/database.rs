@@ -56,10 +56,7 @@ pub(crate) async fn open(
     };
     if let [url] = urls {
         let opened = PostgresStore::open(url.reveal(), options).await;
-        let store = opened.map_err(|source| DatabaseError::Open {
-            url: url.clone(),
-            source,
-        })?;
+        let store = opened.map_err(|source| of_one(url, source))?;
         return Ok(Database::One(Arc::new(store)));
     }
     let opened = PostgresStore::open_shards(&revealed(urls), &options).await;
@@ -77,13 +74,9 @@ pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
     let options = PostgresOptions::default();
     if let [url] = &urls[..] {
         let migrated = PostgresStore::migrate(url.reveal(), &options).await;
-        let failed = |source| DatabaseError::Open {
-            url: url.clone(),
-            source,
-        };
-        let made = migrated.map_err(failed)?;
+        let made = migrated.map_err(|source| of_one(url, source))?;
         let found = PostgresStore::describe(url.reveal(), &options).await;
-        let found = found.map_err(failed)?;
+        let found = found.map_err(|source| of_one(url, source))?;
         let mut said = of_tables(url, &made, found.tables.as_ref().ok().copied());
         if let Some(place) = found.shard {
             said += &format!(
@@ -98,10 +91,7 @@ pub(crate) async fn migrate(config: &Config) -> Result<String, DatabaseError> {
     let mut said = String::new();
     for (url, made) in urls.iter().zip(&migrated.versions) {
         let found = PostgresStore::describe(url.reveal(), &options).await;
-        let found = found.map_err(|source| DatabaseError::Open {
-            url: url.clone(),
-            source,
-        })?;
+        let found = found.map_err(|source| of_one(url, source))?;
         said += &of_tables(url, made, found.tables.ok());
     }
     said += &match (migrated.before, migrated.size) {
@@ -128,14 +118,18 @@ fn revealed(urls: &[DatabaseUrl]) -> Vec<&str> {
     urls.iter().map(DatabaseUrl::reveal).collect()
 }
 
+fn of_one(url: &DatabaseUrl, source: OpenError) -> DatabaseError {
+    DatabaseError::Open {
+        url: url.clone(),
+        source,
+    }
+}
+
 /// An error of one of them names that one.
 fn of_several(urls: &[DatabaseUrl], source: ShardsError) -> DatabaseError {
     let url = source.number().and_then(|number| urls.get(number));
     match (source, url) {
-        (ShardsError::Open { source, .. }, Some(url)) => DatabaseError::Open {
-            url: url.clone(),
-            source,
-        },
+        (ShardsError::Open { source, .. }, Some(url)) => of_one(url, source),
         (source, url) => DatabaseError::Shards {
             which: match (url, other(urls, &source)) {
                 (Some(url), Some(other)) => format!("{url} and {other}, of {}", count(urls)),
