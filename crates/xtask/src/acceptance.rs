@@ -61,9 +61,9 @@ pub(crate) fn run(context: &Context) -> Result<Verdict> {
     let note = format!(
         "Python {} of {}, Rust {} of {}",
         python.passed,
-        total(python),
+        total(&python),
         rust.passed,
-        total(rust)
+        total(&rust)
     );
     let mut counts = python;
     counts += rust;
@@ -88,6 +88,6 @@ fn make_certificates(target: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn total(counts: Counts) -> u32 {
+fn total(counts: &Counts) -> u32 {
     counts.passed + counts.failed + counts.ignored
 }

@@ -80,6 +80,7 @@ impl Findings {
     fn bad(&mut self, what: impl std::fmt::Display) {
         println!("{what}");
         self.counts.failed += 1;
+        self.counts.failures.push(what.to_string());
     }
 }
 
@@ -191,12 +192,13 @@ fn run_page(
     home: &Path,
     found: &mut Findings,
 ) -> Result<u32> {
-    let items = markdown::items(&fs::read_to_string(page)?);
+    let text = fs::read_to_string(page)?;
+    let items = markdown::items(&text);
     let is_session = |item: &Item| matches!(item, Item::Hint(_, hint) if hint == "session");
     if !items.iter().any(is_session) {
         return Ok(0);
     }
-    let mut shell = Shell::start(home, programs)?;
+    let mut shell = Shell::start(home, programs, &text)?;
     let (mut commands, mut skip) = (0, false);
     for item in items {
         match item {

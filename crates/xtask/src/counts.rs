@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 
 /// How many tests ended in which way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// They did what they should.
     pub(crate) passed: u32,
@@ -11,6 +11,8 @@ pub(crate) struct Counts {
     pub(crate) failed: u32,
     /// They were there but not run.
     pub(crate) ignored: u32,
+    /// Those of `failed` that have a name.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Counts {
@@ -19,10 +21,18 @@ impl Counts {
         println!("{}: {name}", if is_well { "well" } else { "NOT WELL" });
         self.passed += u32::from(is_well);
         self.failed += u32::from(!is_well);
+        if !is_well {
+            self.failures.push(name.to_owned());
+        }
     }
 
-    /// Adds a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …`; other lines are nothing.
+    /// Adds a line such as `test result: ok. 7 passed; 0 failed; 1 ignored; …`, and the name in one such as
+    /// `test a::b ... FAILED`; other lines are nothing.
     pub(crate) fn add_cargo_line(&mut self, line: &str) {
+        let test = line.strip_prefix("test ");
+        if let Some(name) = test.and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
         if let Some((_, counts)) = line
             .split_once("test result: ")
             .and_then(|(_, rest)| rest.split_once(". "))
@@ -32,8 +42,13 @@ impl Counts {
     }
 
     /// Adds pytest's closing line, such as `1 failed, 7 passed, 2 errors in 3.21s`, with or without
-    /// `=` around it; other lines are nothing.
+    /// `=` around it, and the name in one such as `FAILED a.py::b - why` or `ERROR a.py::b - why`; other lines are
+    /// nothing.
     pub(crate) fn add_pytest_line(&mut self, line: &str) {
+        let name = |word| line.strip_prefix(word).filter(|name| name.contains("::"));
+        if let Some(name) = name("FAILED ").or_else(|| name("ERROR ")) {
+            self.failures.push(name.to_owned());
+        }
         let line = line.trim_matches(|c| c == '=' || c == ' ');
         let Some((counts, time)) = line.rsplit_once(" in ") else {
             return;
@@ -67,6 +82,7 @@ impl AddAssign for Counts {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
+        self.failures.extend(other.failures);
     }
 }
 
@@ -94,7 +110,8 @@ mod tests {
             Counts {
                 passed: 78,
                 failed: 0,
-                ignored: 3
+                ignored: 3,
+                ..Counts::default()
             }
         );
         let line = "test result: FAILED. 7 passed; 12 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
@@ -103,7 +120,8 @@ mod tests {
             Counts {
                 passed: 7,
                 failed: 12,
-                ignored: 0
+                ignored: 0,
+                ..Counts::default()
             }
         );
         for line in [
@@ -124,7 +142,8 @@ mod tests {
             Counts {
                 passed: 433,
                 failed: 0,
-                ignored: 0
+                ignored: 0,
+                ..Counts::default()
             }
         );
         let line = "= 1 failed, 233 passed, 2 skipped, 199 deselected, 36 errors in 33.07s =";
@@ -133,7 +152,8 @@ mod tests {
             Counts {
                 passed: 233,
                 failed: 37,
-                ignored: 2
+                ignored: 2,
+                ..Counts::default()
             }
         );
         assert_eq!(
@@ -141,7 +161,8 @@ mod tests {
             Counts {
                 passed: 1,
                 failed: 1,
-                ignored: 0
+                ignored: 0,
+                ..Counts::default()
             }
         );
         for line in [
@@ -155,6 +176,24 @@ mod tests {
     }
 
     #[test]
+    fn failures_have_names() {
+        let mut counts = cargo("test claims::one_at_a_time ... FAILED");
+        counts += cargo("test claims::two ... ok");
+        counts += pytest("FAILED test_jobs.py::test_wait - assert 1 == 2");
+        counts += pytest("ERROR test_jobs.py::test_cancel");
+        counts += pytest("ERROR kjob: the server is away");
+        counts.add_check("a link", true);
+        counts.add_check("another", false);
+        let names = [
+            "claims::one_at_a_time",
+            "test_jobs.py::test_wait - assert 1 == 2",
+            "test_jobs.py::test_cancel",
+            "another",
+        ];
+        assert_eq!(counts.failures, names);
+    }
+
+    #[test]
     fn counts_add_up() {
         let mut counts = cargo("test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured");
         counts += pytest("2 passed, 3 failed in 1s");
@@ -163,7 +202,8 @@ mod tests {
             Counts {
                 passed: 3,
                 failed: 3,
-                ignored: 1
+                ignored: 1,
+                ..Counts::default()
             }
         );
     }

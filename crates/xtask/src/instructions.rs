@@ -88,6 +88,7 @@ pub(crate) fn step(context: &Context) -> Result<Verdict> {
             passed: (found.len() as u32).saturating_sub(failed),
             failed,
             ignored: 0,
+            failures: problems,
         },
         note: format!("{} cases", found.len()),
     })

@@ -65,7 +65,7 @@ impl Row {
     }
 }
 
-/// A table of the steps, then one plain line of counts.
+/// A table of the steps, what failed in them, then one plain line of counts.
 fn summary(rows: &[Row]) -> String {
     let mut text = format!(
         "{:<12} {:<8} {:>9} {:>7} {:>7}\n",
@@ -93,10 +93,15 @@ fn summary(rows: &[Row]) -> String {
         );
         text.push_str(line.trim_end());
         text.push('\n');
-        total += *counts;
+        total += counts.clone();
         time += row.time;
     }
     text.push_str(&format!("{:<12} {:<8} {:>9}\n\n", "all", "", seconds(time)));
+    for row in rows {
+        for failure in &row.counts.failures {
+            text.push_str(&format!("{}: {failure}\n", row.name));
+        }
+    }
     text.push_str(&format!(
         "{} passed, {} failed\n",
         total.passed, total.failed
@@ -122,6 +127,7 @@ mod tests {
             passed: 3,
             failed: 1,
             ignored: 2,
+            failures: vec!["claims::two".to_owned()],
         };
         let rows = [
             row(Ok(Verdict::Ran {
@@ -133,7 +139,10 @@ mod tests {
             row(Ok(Verdict::Skipped("no nightly".to_owned()))),
         ];
         let text = summary(&rows);
-        assert!(text.ends_with("\n3 passed, 1 failed\n"), "{text}");
+        assert!(
+            text.ends_with("\n\nsome: claims::two\n3 passed, 1 failed\n"),
+            "{text}"
+        );
         assert!(
             text.contains("some         FAILED       1.5 s       3       1  2 not run\n"),
             "{text}"
@@ -165,6 +174,7 @@ mod tests {
             passed: 9,
             failed: 1,
             ignored: 0,
+            failures: Vec::new(),
         };
         assert_eq!(
             row(Ok(Verdict::Ran {

@@ -58,11 +58,13 @@ pub(crate) fn step(context: &Context) -> Result<Verdict> {
     let ok = process::run_watched(&mut args.command(context.release)?, |line| {
         rows.extend(verdict(line));
     })?;
-    let failed = rows.iter().filter(|stood| !**stood).count();
+    let fell = rows.iter().filter_map(|stood| stood.clone().err());
+    let failures: Vec<String> = fell.collect();
     let counts = Counts {
-        passed: u32::try_from(rows.len() - failed)?,
-        failed: u32::try_from(failed)?,
+        passed: u32::try_from(rows.len() - failures.len())?,
+        failed: u32::try_from(failures.len())?,
         ignored: 0,
+        failures,
     };
     Ok(Verdict::Ran {
         ok,
@@ -71,12 +73,12 @@ pub(crate) fn step(context: &Context) -> Result<Verdict> {
     })
 }
 
-/// Whether the server stood, by the line that is printed after each attack.
-fn verdict(line: &str) -> Option<bool> {
+/// Whether the server stood, or how it fell, by the line that is printed after each attack.
+fn verdict(line: &str) -> Option<Result<(), String>> {
     if line.starts_with("stood: ") {
-        Some(true)
+        Some(Ok(()))
     } else {
-        line.starts_with("FELL: ").then_some(false)
+        line.strip_prefix("FELL: ").map(|how| Err(how.to_owned()))
     }
 }
 
@@ -103,8 +105,8 @@ mod tests {
 
     #[test]
     fn verdicts_are_read_from_their_lines() {
-        assert_eq!(verdict("stood: idle"), Some(true));
-        assert_eq!(verdict("FELL: idle"), Some(false));
+        assert_eq!(verdict("stood: idle"), Some(Ok(())));
+        assert_eq!(verdict("FELL: idle"), Some(Err("idle".to_owned())));
         assert_eq!(verdict("| idle | 10000 connections |"), None);
     }
 }

@@ -33,8 +33,9 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    /// Starts it in an empty directory, which is made; it looks for programs in `programs` first.
-    pub(crate) fn start(home: &Path, programs: &Path) -> Result<Self> {
+    /// Starts it in an empty directory, which is made; it looks for programs in `programs` first. What it runs is
+    /// of `page`.
+    pub(crate) fn start(home: &Path, programs: &Path, page: &str) -> Result<Self> {
         process::empty_dir(home)?;
         let mut command = Command::new("bash");
         command
@@ -63,7 +64,7 @@ impl Shell {
                 }
             }
         });
-        let ports = free_ports()?;
+        let ports = free_ports(page)?;
         let mut shell = Self {
             bash,
             input,
@@ -167,15 +168,21 @@ fn is_notice(line: &str) -> bool {
 }
 
 /// Ports of as many digits as the ones they stand for, so that tables look the same.
-fn free_ports() -> Result<Vec<(&'static str, String)>> {
+fn free_ports(page: &str) -> Result<Vec<(&'static str, String)>> {
     // Not always the same first, as others may look at the same moment.
     let first = 2000 + std::process::id() % 7000;
+    free_ports_from(first, page)
+}
+
+/// The first of at least `first` that the page has no other use for: its number of something else, printed by a
+/// program, would be taken for the port.
+fn free_ports_from(first: u32, page: &str) -> Result<Vec<(&'static str, String)>> {
     let numbers = (first..=9999).chain(2000..first);
     // All are held until each is known, so that none is given twice.
     let mut held = numbers.filter_map(|number| {
-        let address = format!("127.0.0.1:{number}");
-        let is_one_of_them = PORTS.contains(&number.to_string().as_str());
-        let listener = (!is_one_of_them).then(|| TcpListener::bind(address))?;
+        let said = number.to_string();
+        let is_free = !PORTS.contains(&said.as_str()) && !page.contains(&said);
+        let listener = is_free.then(|| TcpListener::bind(format!("127.0.0.1:{number}")))?;
         listener.ok().map(|listener| (number, listener))
     });
     let held: Vec<_> = held.by_ref().take(PORTS.len()).collect();
@@ -200,9 +207,21 @@ mod tests {
         assert_eq!(with_number("", "1", "2"), "");
     }
 
+    #[test]
+    fn a_port_is_no_number_that_the_page_names() {
+        let page = "It prints 4711, 4712 and\n{\"orders\": 4714}.";
+        let ports = free_ports_from(4711, page).unwrap();
+        for (_, meant) in &ports {
+            assert!(
+                !page.contains(meant) && !PORTS.contains(&meant.as_str()),
+                "{ports:?}"
+            );
+        }
+    }
+
     fn shell(name: &str) -> Shell {
         let home = std::env::temp_dir().join(format!("kjob-shell-{name}-{}", std::process::id()));
-        Shell::start(&home, Path::new("/no/programs")).unwrap()
+        Shell::start(&home, Path::new("/no/programs"), "").unwrap()
     }
 
     fn said(shell: &mut Shell, command: &str) -> (String, i32) {
