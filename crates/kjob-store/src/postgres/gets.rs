@@ -22,6 +22,12 @@ pub(crate) struct Get {
     at: Timestamp,
 }
 
+impl Get {
+    pub(crate) fn new(id: JobId, parts: Parts, at: Timestamp) -> Self {
+        Self { id, parts, at }
+    }
+}
+
 /// What was found.
 pub(crate) enum Got {
     Job(Box<Job>),
@@ -100,8 +106,7 @@ impl Shared {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
-        let at = now;
-        match self.gets.ask(Get { id, parts, at }).await?.transpose()? {
+        match self.gets.ask(Get::new(id, parts, now)).await?.transpose()? {
             Some(Got::Job(job)) => Ok(Some(*job)),
             Some(Got::Large) => self.get_alone(id, parts, now).await,
             None => Ok(None),

@@ -55,12 +55,12 @@ impl Shared {
         maintenance: Link,
     ) -> Arc<Self> {
         Arc::new(Self {
+            gathering: Gathering::new(&options),
+            gets: Gathering::new(&options),
             options,
             handle,
             is_partitioned: schema.is_partitioned,
             shards: schema.shards,
-            gathering: Gathering::default(),
-            gets: Gathering::default(),
             usage: UsageCache::default(),
             turns: Turns::default(),
             membership: Membership::default(),
