@@ -16,8 +16,11 @@ use crate::steps::{Context, Verdict};
 
 const NOTES: &str = "docs/dependencies.toml";
 
-/// Whose dependencies are looked at, with default features.
+/// Whose dependencies are looked at, with default features and [`FEATURE`].
 const PACKAGES: [&str; 2] = ["kjob-proto", "kjob-core"];
+
+/// A feature that each of the packages has, and that the server is built with.
+const FEATURE: &str = "dynamic";
 
 /// What is looked at is the same on every machine that looks.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -123,6 +126,7 @@ fn dependencies() -> Result<Vec<Key>> {
     tree.args(["--prefix", "none", "--format", "{p}"]);
     for package in PACKAGES {
         tree.args(["--package", package]);
+        tree.args(["--features", &format!("{package}/{FEATURE}")]);
     }
     let mut all: Vec<Key> = process::output(&mut tree)?
         .lines()
