@@ -3,7 +3,8 @@
 use kjob_server::{Access, Accounts};
 use serde_json::json;
 
-use crate::access::{ANN, BOB, ROOT, all_of, start, users, users_of};
+use crate::access::{all_of, users_of};
+use crate::accounts::{ANN, BOB, ROOT, start, users};
 use crate::ordinary::{Ask, Stream, ask, problem};
 use crate::raw::{Reply, in_time};
 use crate::server::TestServer;

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod accounts;
 mod alter_jobs;
+mod anothers_times;
 mod audit_http;
 mod bodies;
 mod callbacks;

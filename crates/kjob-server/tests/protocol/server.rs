@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kjob_core::engine::{
-    Engine, EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas, SystemClock,
+    ClusterConfig, Engine, EngineConfig, HandlerError, JobContext, Registry, RouteOptions, Schemas,
+    SystemClock,
 };
-use kjob_core::{MemoryStore, Payload, Store};
+use kjob_core::{MemoryStore, Payload, SharedStore, Store, StoreError};
 use kjob_server::metrics::Metrics;
 use kjob_server::tls::Tls;
 use kjob_server::{Access, Callbacks, Server, ServerHandle, ServerOptions, SystemInfo};
@@ -101,8 +102,36 @@ impl TestServer {
         .await
     }
 
+    /// A node, with its jobs in a database.
+    pub(crate) async fn in_a_database(store: Arc<dyn SharedStore>, access: Access) -> Self {
+        let open = async |registry: Registry, config: EngineConfig, clock: Arc<SystemClock>| {
+            let cluster = ClusterConfig::new("http://127.0.0.1:9191");
+            Engine::open_shared(store, registry, config, cluster, clock, 7).await
+        };
+        let change = |server: Server| server.with_access(access);
+        Self::over(
+            open,
+            ServerOptions::default(),
+            EngineConfig::default(),
+            change,
+        )
+        .await
+    }
+
     async fn open(
         store: Arc<dyn Store>,
+        options: ServerOptions,
+        config: EngineConfig,
+        change: impl FnOnce(Server) -> Server,
+    ) -> Self {
+        let open = async |registry: Registry, config: EngineConfig, clock: Arc<SystemClock>| {
+            Engine::open(store, registry, config, clock, 7).await
+        };
+        Self::over(open, options, config, change).await
+    }
+
+    async fn over(
+        open: impl AsyncFnOnce(Registry, EngineConfig, Arc<SystemClock>) -> Result<Engine, StoreError>,
         options: ServerOptions,
         config: EngineConfig,
         change: impl FnOnce(Server) -> Server,
@@ -110,9 +139,7 @@ impl TestServer {
         let (gate, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let registry = registry(gate.clone(), begun.clone());
         let clock = Arc::new(SystemClock);
-        let engine = Engine::open(store, registry, config, clock, 7)
-            .await
-            .unwrap();
+        let engine = open(registry, config, clock).await.unwrap();
         let system = SystemInfo::new(None);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(any, engine.clone(), system.clone(), options)
