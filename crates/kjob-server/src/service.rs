@@ -1,34 +1,34 @@
 //! The one service: limits, access, decode, dispatch, encode.
 
 mod arrival;
+mod bodies;
 mod metrics_page;
 mod passing;
 mod progress;
 mod setup;
+mod wire_calls;
 
 pub(crate) use arrival::Arrived;
 
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use kjob_core::engine::Engine;
-use kjob_proto::{Encoding, Limits};
+use kjob_proto::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Admitted};
 use crate::activity::{Activity, InFlight};
 use crate::actor::Actor;
 use crate::auth::{Credentials, Denied};
-use crate::body::{BodyBounds, Budget, Held, collect, discard};
+use crate::body::{BodyBounds, Budget, collect};
 use crate::callbacks::{Callbacks, deliver};
 use crate::gateway::Gateway;
-use crate::head::{Head, Media, Routed, Target, Through, WIRE_TYPES, guessed_encoding};
+use crate::head::{Head, Routed, Target, Through};
 use crate::health::{NotReady, Page};
 use crate::load::Load;
 use crate::metrics::Metrics;
@@ -38,7 +38,6 @@ use crate::refusal::Refusal;
 use crate::reply::{self, Rejected, ReplyBody};
 use crate::traces::Traces;
 use crate::web::Visit;
-use crate::wire::{Call, Endpoint};
 use crate::{ServerOptions, SystemInfo};
 
 /// How much of a body that nobody wants is read over HTTP/2 however small bodies are to be.
@@ -312,38 +311,6 @@ impl Service {
         }
     }
 
-    /// Answers for a wire endpoint: always an envelope in the request's encoding.
-    async fn wire(
-        &self,
-        endpoint: Endpoint,
-        head: &Head,
-        mut body: Incoming,
-        admitted: &Admitted,
-        peer: &Peer,
-        in_flight: &mut InFlight,
-    ) -> Response<ReplyBody> {
-        // Known from the first byte of the body at the latest.
-        let mut encoding = head.media.encoding().unwrap_or(Encoding::Json);
-        let outcome = match self.read(head, &mut body, &mut encoding).await {
-            Ok(request) => {
-                head.received();
-                in_flight.begin_working();
-                let call = pin!(self.call(endpoint, head, request, encoding, admitted, peer));
-                // A get may wait for minutes.
-                if endpoint == Endpoint::GetJob {
-                    while_admitted(admitted, call).await
-                } else {
-                    call.await
-                }
-            }
-            Err(refusal) => Err(refusal),
-        };
-        outcome.unwrap_or_else(|refusal| {
-            let response = reply::refusal(&refusal, encoding);
-            self.refused(&refusal, response, head, body, peer)
-        })
-    }
-
     /// Answers for a resource of ordinary HTTP.
     async fn resource(
         &self,
@@ -495,78 +462,6 @@ impl Service {
         }
     }
 
-    /// Reads the body, once the head shows nothing wrong. Sets the encoding where only the body
-    /// shows it.
-    async fn read(
-        &self,
-        head: &Head,
-        body: &mut Incoming,
-        encoding: &mut Encoding,
-    ) -> Result<(Bytes, Held), Refusal> {
-        head.check_post()?;
-        if let Media::Other(found) = &head.media {
-            return Err(Refusal::MediaType {
-                found: found.clone(),
-                allowed: WIRE_TYPES,
-            });
-        }
-        let (request, held) = collect(body, &self.bounds, &self.budget).await?;
-        if head.media == Media::Missing {
-            *encoding = guessed_encoding(&request);
-        }
-        Ok((request, held))
-    }
-
-    async fn call(
-        &self,
-        endpoint: Endpoint,
-        head: &Head,
-        (request, mut held): (Bytes, Held),
-        encoding: Encoding,
-        admitted: &Admitted,
-        peer: &Peer,
-    ) -> Result<Response<ReplyBody>, Refusal> {
-        self.check_stopping()?;
-        let call = Call {
-            by: &self.actor(head, admitted, peer),
-            system: &self.system,
-            limits: &self.limits,
-            wait_max: self.wait_max,
-            encoding,
-        };
-        let answer = endpoint.answer(&call, request, &mut held).await?;
-        let mut response = reply::envelope(StatusCode::OK, encoding, answer.segments);
-        response.body_mut().set_delivery(answer.delivery);
-        if matches!(endpoint, Endpoint::GetJob | Endpoint::ShowJobs) {
-            response.body_mut().set_held(held);
-        }
-        Ok(response)
-    }
-
-    /// Reads the rest of a body that nobody wants. A client that is still sending would otherwise meet a
-    /// reset connection before it reads its answer, and the connection could not be used again. In HTTP/2
-    /// it would meet a reset stream, which some clients (curl 7.88) take for a failure of the whole call.
-    fn put_aside(&self, head: &Head, body: Incoming, peer: &Peer) {
-        // One that waits for "100 Continue" does not send.
-        if body.is_end_stream() || head.expects {
-            return;
-        }
-        let mut in_flight = peer.activity.hold();
-        let bytes_max = if head.is_http2 {
-            // A client may leave many streams like this, so beyond a fair number they are reset.
-            match self.load.count() {
-                Ok(counted) if !counted.is_over() => in_flight.set_counted(counted),
-                _ => return,
-            }
-            // A reset ends the stream alone, so beyond a fair measure it does.
-            let fair = self.bounds.len_max.saturating_mul(2);
-            fair.max(HTTP2_DISCARD_MIN)
-        } else {
-            usize::MAX
-        };
-        tokio::spawn(drain(body, self.bounds, bytes_max, in_flight));
-    }
-
     fn not_ready(&self) -> Option<NotReady> {
         if self.stopping.is_cancelled() {
             return Some(NotReady::Stopping);
@@ -592,10 +487,6 @@ async fn while_admitted<T>(
         outcome = call => outcome,
         () = admitted.revoked() => Err(Refusal::Login(Denied::Wrong)),
     }
-}
-
-async fn drain(body: Incoming, bounds: BodyBounds, bytes_max: usize, _in_flight: InFlight) {
-    discard(pin!(body), &bounds, bytes_max).await;
 }
 
 #[cfg(test)]

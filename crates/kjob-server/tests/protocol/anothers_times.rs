@@ -59,7 +59,10 @@ async fn times_of_anothers_job_and_of_none_in_a_database() {
     measure(&server, 10_000).await;
 }
 
-#[allow(clippy::print_stderr, reason = "what was measured is for people to read")]
+#[allow(
+    clippy::print_stderr,
+    reason = "what was measured is for people to read"
+)]
 async fn measure(server: &TestServer, rounds: usize) {
     let mut ann = As::new(server, ANN).await;
     let mut bob = As::new(server, BOB).await;
