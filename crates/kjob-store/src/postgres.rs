@@ -11,6 +11,7 @@ mod error;
 mod expiry;
 mod finish;
 mod fitting;
+mod gathering;
 mod gets;
 mod hints;
 mod lanes;

@@ -12,7 +12,8 @@ use kjob_core::{
 use kjob_proto::Text;
 
 use super::error::corrupt;
-use super::lanes::{Lane, Pending, Queues, Step};
+use super::gathering::{Pending, Queues};
+use super::lanes::{Lane, Step};
 use super::parts::{BUCKET, EXPIRES_AT};
 use super::row::{LIVE, columns, state, text, time};
 use super::session::Session;
@@ -277,6 +278,12 @@ pub(crate) struct CancelRun {
     id: JobId,
 }
 
+impl CancelRun {
+    pub(crate) fn new(id: JobId) -> Self {
+        Self { id }
+    }
+}
+
 static CANCEL_RUN: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH r AS (SELECT * FROM unnest($1::integer[], $2::bigint[]) AS r(n, id))
@@ -377,7 +384,7 @@ impl Shared {
         at: Timestamp,
     ) -> Result<State, StepError> {
         for _ in 0..TRIES_MAX {
-            if let Some(state) = self.gathering.ask(CancelRun { id }).await? {
+            if let Some(state) = self.gathering.ask(CancelRun::new(id)).await? {
                 self.hints.say(Hint::Cancels);
                 return Ok(state?);
             }

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use async_trait::async_trait;
 use kjob_core::{Job, JobId, Parts, StoreError, Timestamp};
 
-use super::lanes::{Lane, Pending, Queues, Step};
+use super::gathering::{Pending, Queues};
+use super::lanes::{Lane, Step};
 use super::row::{COLUMN_COUNT, ENDED, ENDED_FROM, LIVE, columns, job};
 use super::session::Session;
 use super::shared::Shared;

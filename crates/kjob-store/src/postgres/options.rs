@@ -14,7 +14,8 @@ use crate::Observed;
 /// ```
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// Connections that write batches, so as many batches may be under way; at least one. Default 2.
+    /// Connections that write batches, so as many batches may be under way; at least one. While one is at work,
+    /// another begins once 64 steps of a kind wait (or `batch_max`), or `batch_bytes_max`, or one for 4 ms. Default 2.
     pub lanes: usize,
     /// Connections that read, each for many callers at once; at least one. Default 2.
     pub readers: usize,

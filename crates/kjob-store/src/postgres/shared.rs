@@ -7,8 +7,8 @@ use kjob_core::StoreError;
 
 use super::PostgresOptions;
 use super::claim::Claims;
+use super::gathering::Gathering;
 use super::hints::Hints;
-use super::lanes::Gathering;
 use super::nodes::Membership;
 use super::schema::{Schema, Shards};
 use super::session::{Link, Params};

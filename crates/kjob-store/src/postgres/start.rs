@@ -10,7 +10,8 @@ use kjob_core::{
 };
 
 use super::error::corrupt;
-use super::lanes::{Lane, Pending, Queues, Step};
+use super::gathering::{Pending, Queues};
+use super::lanes::{Lane, Step};
 use super::row::{LIVE, columns, state, text};
 use super::session::Session;
 use super::shared::Shared;

@@ -12,7 +12,8 @@ use tokio_postgres::types::ToSql;
 
 use super::details;
 use super::error::corrupt;
-use super::lanes::{Lane, Pending, Queues, Step};
+use super::gathering::{Pending, Queues};
+use super::lanes::{Lane, Step};
 use super::lookup::Found;
 use super::session::Session;
 use super::shared::Shared;
