@@ -40,9 +40,6 @@ use crate::traces::Traces;
 use crate::web::Visit;
 use crate::{ServerOptions, SystemInfo};
 
-/// How much of a body that nobody wants is read over HTTP/2 however small bodies are to be.
-const HTTP2_DISCARD_MIN: usize = 1 << 20;
-
 /// The longest silence of a stream of events: what is on the way often ends what is silent for a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 

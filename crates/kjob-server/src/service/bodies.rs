@@ -6,11 +6,14 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use kjob_proto::Encoding;
 
-use super::{HTTP2_DISCARD_MIN, Peer, Service};
+use super::{Peer, Service};
 use crate::activity::InFlight;
 use crate::body::{BodyBounds, Held, collect, discard};
 use crate::head::{Head, Media, WIRE_TYPES, guessed_encoding};
 use crate::refusal::Refusal;
+
+/// How much of a body that nobody wants is read over HTTP/2 however small bodies are to be.
+const HTTP2_DISCARD_MIN: usize = 1 << 20;
 
 impl Service {
     /// Reads the body, once the head shows nothing wrong. Sets the encoding where only the body

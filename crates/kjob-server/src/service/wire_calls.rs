@@ -49,7 +49,7 @@ impl Service {
         })
     }
 
-    pub(super) async fn call(
+    async fn call(
         &self,
         endpoint: Endpoint,
         head: &Head,

@@ -115,7 +115,7 @@ async fn measure(server: &TestServer, rounds: usize) {
 }
 
 /// Each way to ask for a job, with a request for each of these.
-fn ways(by: &As, jobs: &[(i64, &str)]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
+fn ways(by: &As, jobs: &[(i64, &str)]) -> Vec<(String, Vec<Vec<u8>>)> {
     let of = |written: &dyn Fn(i64, &str) -> Vec<u8>| -> Vec<Vec<u8>> {
         jobs.iter().map(|(id, tag)| written(*id, tag)).collect()
     };
@@ -128,31 +128,29 @@ fn ways(by: &As, jobs: &[(i64, &str)]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let by_tag = |tag: &str| map(&[("job_tag", tag)]);
     let mut all = vec![
         (
-            "get by id",
+            "get by id".to_owned(),
             of(&|id, _| by.written("/get/job", &get(id, &[]))),
         ),
         (
-            "get by tag",
+            "get by tag".to_owned(),
             of(&|_, tag| by.written("/get/job", &get(0, &[("job_tag", tag)]))),
         ),
         (
-            "cancel by id",
+            "cancel by id".to_owned(),
             of(&|id, _| by.written(alter, &cancel(vec![id], Default::default()))),
         ),
         (
-            "cancel by tag",
+            "cancel by tag".to_owned(),
             of(&|_, tag| by.written(alter, &cancel(vec![], by_tag(tag)))),
         ),
     ];
-    for (part, by_id, by_tag) in [
-        ("result", "result by id", "result by tag"),
-        ("payload", "payload by id", "payload by tag"),
-        ("log", "log by id", "log by tag"),
-        ("events", "events by id", "events by tag"),
-    ] {
+    for part in ["result", "payload", "log", "events"] {
         let path = |key: String| by.written_get(&format!("/jobs/{key}/{part}"));
-        all.push((by_id, of(&|id, _| path(id.to_string()))));
-        all.push((by_tag, of(&|_, tag| path(format!("tag:{tag}")))));
+        all.push((format!("{part} by id"), of(&|id, _| path(id.to_string()))));
+        all.push((
+            format!("{part} by tag"),
+            of(&|_, tag| path(format!("tag:{tag}"))),
+        ));
     }
     all
 }
