@@ -253,7 +253,8 @@ mod tests {
         assert!(fuzz.run_one(&silent, 1).is_err(), "it may have run nothing");
         assert_eq!(fuzz.run_one(&good, 1).unwrap(), 7);
         let counts = fuzz.run_all(&[good, bad.clone(), silent], 1);
-        assert_eq!((counts.passed, counts.failed), (1, 2));
+        assert_eq!((counts.passed, counts.failed, counts.ignored), (1, 2, 0));
+        assert_eq!(counts.failures.len(), 2);
         let named = |failure: &String| failure.starts_with(&bad);
         assert!(counts.failures.iter().any(named), "{counts:?}");
         fs::remove_dir_all(&home).unwrap();

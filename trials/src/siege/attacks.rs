@@ -67,8 +67,6 @@ pub struct Attack {
     pub server: &'static [&'static str],
     /// Whether attackers and honest clients are to be two users.
     pub accounts: bool,
-    /// How long its jobs hold each place for a job, in milliseconds, while it keeps all of them taken.
-    pub holds_places: u64,
     start: fn(Field) -> Attacking,
 }
 
@@ -78,12 +76,9 @@ macro_rules! attacks {
     (@server $server:expr) => { $server };
     (@accounts) => { false };
     (@accounts $accounts:literal) => { $accounts };
-    (@holds) => { 0 };
-    (@holds $millis:expr) => { $millis };
     (
         $($name:literal, $run:path, $about:literal
-            $(, server $server:expr)? $(, accounts $accounts:literal)?
-            $(, holds $millis:expr)?;)+
+            $(, server $server:expr)? $(, accounts $accounts:literal)?;)+
     ) => {
         /// All attacks, in the order in which they are made.
         pub const ATTACKS: &[Attack] = &[$(Attack {
@@ -91,7 +86,6 @@ macro_rules! attacks {
             about: $about,
             server: attacks!(@server $($server)?),
             accounts: attacks!(@accounts $($accounts)?),
-            holds_places: attacks!(@holds $($millis)?),
             start: |field| Box::pin($run(field)),
         }),+];
     };
@@ -123,7 +117,7 @@ attacks! {
     "ordinary", ordinary::requests, "good and mutated requests of ordinary HTTP, over HTTP/1 and HTTP/2";
     "overload", overload::submits, "more submits of one user than may wait",
         server &["--max-queued", "400", "--max-queued-per-user", "200", "--workers", "8"],
-        accounts true, holds overload::MILLIS;
+        accounts true;
     "bytes", overload::bytes, "more bytes of one user than may be stored",
         server &["--max-stored-bytes", "64MiB", "--max-stored-bytes-per-user", "8MiB", "--workers", "8"],
         accounts true;

@@ -123,7 +123,7 @@ async fn besiege(
         if attack.name == CONTROL {
             *control = row.ratio(50);
         } else if campaign.judges_latency {
-            row.judge_latency(*control, Duration::from_millis(attack.holds_places));
+            row.judge_latency(*control);
         }
         if !is_over {
             recover(&server, &mut row).await?;

@@ -127,12 +127,9 @@ impl Row {
         (quiet > 0.0).then(|| now / quiet)
     }
 
-    /// Holds the median against the quiet, and against that beside work which leaves the server alone. Where the
-    /// jobs of others hold all places for jobs, honest ones wait as long for one of these, however quick the server.
-    pub(crate) fn judge_latency(&mut self, control: Option<f64>, place_held: Duration) {
-        let quiet = self.quiet.percentile(50).as_secs_f64();
-        let waiting = place_held.as_secs_f64() / quiet;
-        self.violations(too_slow(self.ratio(50), control, waiting));
+    /// Holds the median against the quiet, and against that beside work which leaves the server alone.
+    pub(crate) fn judge_latency(&mut self, control: Option<f64>) {
+        self.violations(too_slow(self.ratio(50), control));
     }
 
     fn line(&self) -> String {
@@ -190,8 +187,8 @@ pub(crate) fn print(rows: &[Row]) -> bool {
 }
 
 /// Why honest clients are too slow, if they are.
-fn too_slow(ratio: Option<f64>, control: Option<f64>, waiting: f64) -> Option<String> {
-    let allowed = control.unwrap_or_default().max(SLOWER_MAX) + waiting;
+fn too_slow(ratio: Option<f64>, control: Option<f64>) -> Option<String> {
+    let allowed = control.unwrap_or_default().max(SLOWER_MAX);
     let ratio = ratio.filter(|ratio| *ratio > allowed)?;
     Some(format!(
         "latency: the median is {ratio:.1} times that of the quiet, and {allowed:.1} is allowed"
@@ -245,16 +242,12 @@ mod tests {
 
     #[test]
     fn slow_is_what_is_neither_near_the_quiet_nor_the_machines_doing() {
-        let slow = |ratio, control| too_slow(ratio, control, 0.0);
-        assert_eq!(slow(None, None), None);
-        assert_eq!(slow(Some(3.0), None), None);
-        assert_eq!(slow(Some(3.0), Some(1.2)), None);
-        assert_eq!(slow(Some(4.0), Some(4.1)), None);
+        assert_eq!(too_slow(None, None), None);
+        assert_eq!(too_slow(Some(3.0), None), None);
+        assert_eq!(too_slow(Some(3.0), Some(1.2)), None);
+        assert_eq!(too_slow(Some(4.0), Some(4.1)), None);
         for control in [None, Some(1.2), Some(3.9)] {
-            assert!(slow(Some(4.0), control).is_some(), "{control:?}");
+            assert!(too_slow(Some(4.0), control).is_some(), "{control:?}");
         }
-        // While places are held for twice as long as a life takes in the quiet.
-        assert_eq!(too_slow(Some(5.0), None, 2.0), None);
-        assert!(too_slow(Some(5.1), None, 2.0).is_some());
     }
 }

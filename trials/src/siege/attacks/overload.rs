@@ -19,12 +19,9 @@ const ATTACKERS: usize = 32;
 /// How long the jobs of a full queue may take to end.
 const PATIENCE_MS: &str = "120000";
 
-/// How long its jobs take that take a while.
-pub(super) const MILLIS: u64 = 5;
-
 /// Jobs that take a while, from more clients than there are places.
 pub(super) async fn submits(field: Field) {
-    overload(field, "/demo/sleep", format!("{{\"millis\":{MILLIS}}}")).await;
+    overload(field, "/demo/sleep", "{\"millis\":5}".to_owned()).await;
 }
 
 /// Jobs whose payloads fill what may be stored.
