@@ -117,7 +117,9 @@ impl Scheduler {
     /// route).
     pub fn waiting_since(&self) -> Option<Timestamp> {
         let heads = self.levels.iter();
-        heads.filter_map(|level| level.oldest_head(&|_| true)).min()
+        heads
+            .filter_map(|level| level.oldest_head(&|_| true, &|_| true))
+            .min()
     }
 
     /// Adds a job. A job that waits already (same id, owner, route and priority) stays as it is.
@@ -166,15 +168,28 @@ impl Scheduler {
 
     /// The next job on a route for which `free` holds, taken out of the queue.
     pub fn pop(&mut self, now: Timestamp, free: impl Fn(RouteId) -> bool) -> Option<Waiting> {
+        self.pop_of(now, free, |_| true)
+    }
+
+    /// Likewise, of the owners for whom `may` holds: the others are passed over, which costs a look at
+    /// each of them.
+    pub fn pop_of(
+        &mut self,
+        now: Timestamp,
+        free: impl Fn(RouteId) -> bool,
+        may: impl Fn(&Owner) -> bool,
+    ) -> Option<Waiting> {
+        let owners = &self.owners;
+        let may = |key| owners.name(key).is_some_and(&may);
         let (_, number) = (0..Priority::COUNT)
             .filter_map(|number| {
-                let since = self.levels[number].oldest_head(&free)?;
+                let since = self.levels[number].oldest_head(&free, &may)?;
                 let aged = now.since(since).as_millis() / self.ageing.as_millis();
                 Some((aged + number as u128, number))
             })
             .max()?;
         let priority = Priority::new(number as u8)?;
-        let (key, route, id, since) = self.levels[number].pop(&free)?;
+        let (key, route, id, since) = self.levels[number].pop(&free, &may)?;
         let owner = self.owners.name(key)?.clone();
         self.gone(key);
         Some(Waiting {
@@ -230,10 +245,14 @@ impl Level {
         removed
     }
 
-    fn oldest_head(&self, free: &impl Fn(RouteId) -> bool) -> Option<Timestamp> {
+    fn oldest_head(
+        &self,
+        free: &impl Fn(RouteId) -> bool,
+        may: &impl Fn(OwnerKey) -> bool,
+    ) -> Option<Timestamp> {
         let lanes = self.routes.iter().filter(|(route, _)| free(**route));
         lanes
-            .filter_map(|(_, lane)| lane.by_age.first())
+            .filter_map(|(_, lane)| lane.by_age.iter().find(|(_, owner)| may(*owner)))
             .map(|(since, _)| *since)
             .min()
     }
@@ -241,12 +260,13 @@ impl Level {
     fn pop(
         &mut self,
         free: &impl Fn(RouteId) -> bool,
+        may: &impl Fn(OwnerKey) -> bool,
     ) -> Option<(OwnerKey, RouteId, JobId, Timestamp)> {
         let lanes = self.routes.iter().filter(|(route, _)| free(**route));
         // An owner may head several lanes with the same turn: the smallest id decides.
         let (turn, id, owner, route) = lanes
             .filter_map(|(route, lane)| {
-                let (turn, owner) = *lane.by_turn.first()?;
+                let (turn, owner) = *lane.by_turn.iter().find(|(_, owner)| may(*owner))?;
                 Some((turn, owner, *route))
             })
             .min()
@@ -359,12 +379,11 @@ mod tests {
             now: Timestamp,
             ageing: Duration,
             full: &BTreeSet<RouteId>,
+            sated: &BTreeSet<String>,
         ) -> Option<Waiting> {
-            let runnable: Vec<_> = self
-                .jobs
-                .iter()
-                .filter(|j| !full.contains(&j.route))
-                .collect();
+            let may =
+                |job: &&Waiting| !full.contains(&job.route) && !sated.contains(job.owner.as_str());
+            let runnable: Vec<_> = self.jobs.iter().filter(may).collect();
             let is_head = |job: &Waiting| {
                 !self.jobs.iter().any(|o| {
                     o.owner == job.owner
@@ -401,10 +420,21 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Push { owner: u8, route: u16, priority: u8 },
-        Remove { nth: usize },
-        Pop { full: BTreeSet<u16> },
-        Wait { millis: u32 },
+        Push {
+            owner: u8,
+            route: u16,
+            priority: u8,
+        },
+        Remove {
+            nth: usize,
+        },
+        Pop {
+            full: BTreeSet<u16>,
+            sated: BTreeSet<u8>,
+        },
+        Wait {
+            millis: u32,
+        },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -412,7 +442,11 @@ mod tests {
             5 => (0..4u8, 0..3u16, 0..10u8)
                 .prop_map(|(owner, route, priority)| Step::Push { owner, route, priority }),
             1 => any::<usize>().prop_map(|nth| Step::Remove { nth }),
-            4 => proptest::collection::btree_set(0..3u16, 0..3).prop_map(|full| Step::Pop { full }),
+            4 => (
+                proptest::collection::btree_set(0..3u16, 0..3),
+                proptest::collection::btree_set(0..4u8, 0..3),
+            )
+                .prop_map(|(full, sated)| Step::Pop { full, sated }),
             1 => (0..5_000u32).prop_map(|millis| Step::Wait { millis }),
         ]
     }
@@ -448,10 +482,12 @@ mod tests {
                         model.remove(job.id);
                     }
                     Step::Remove { .. } => {}
-                    Step::Pop { full } => {
+                    Step::Pop { full, sated } => {
                         let full = full.into_iter().map(RouteId).collect::<BTreeSet<_>>();
-                        let popped = queue.pop(now, |route| !full.contains(&route));
-                        let expected = model.pop(now, ageing, &full);
+                        let sated: BTreeSet<_> = sated.iter().map(|n| format!("o{n}")).collect();
+                        let free = |route| !full.contains(&route);
+                        let popped = queue.pop_of(now, free, |o| !sated.contains(o.as_str()));
+                        let expected = model.pop(now, ageing, &full, &sated);
                         prop_assert_eq!(popped, expected);
                     }
                     Step::Wait { millis } => now = now.after(Duration::from_millis(millis.into())),

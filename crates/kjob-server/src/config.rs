@@ -164,6 +164,7 @@ impl Config {
         let settings = &self.settings;
         let mut engine = EngineConfig::default();
         engine.workers = settings.workers;
+        engine.reserved_workers = settings.reserved_workers.as_told();
         engine.max_queued = settings.max_queued;
         engine.max_queued_per_owner = settings.max_queued_per_user.or(usize::MAX);
         engine.max_stored_jobs = settings.max_stored_jobs as u64;

@@ -152,8 +152,9 @@ impl Inner {
         let Some(route) = self.route_of(&header.endpoint) else {
             // The routes were replaced meanwhile; another node may have it still.
             let nowhere = RouteId(u16::MAX);
-            self.room.take_reserved(places, nowhere);
-            let (inner, place) = (self.clone(), Place::taken(self, nowhere, header.id));
+            self.room.take_reserved(places, nowhere, &header.owner);
+            let place = Place::taken(self, nowhere, header.id, &header.owner);
+            let inner = self.clone();
             tokio::spawn(async move {
                 inner.give_back(header, state).await;
                 drop(place);
@@ -161,8 +162,9 @@ impl Inner {
             return;
         };
         let live = self.take(header, state);
-        self.room.take_reserved(places, route.id);
-        let place = Place::taken(self, route.id, live.header.id);
+        let (id, owner) = (live.header.id, &live.header.owner);
+        self.room.take_reserved(places, route.id, owner);
+        let place = Place::taken(self, route.id, id, owner);
         let started = Started { state, payload };
         tokio::spawn(self.clone().begin(live, route, started, place));
     }

@@ -14,6 +14,11 @@ use super::observer::Observer;
 pub struct EngineConfig {
     /// How many handlers run at once. Default 64: handlers are async, and most of them wait.
     pub workers: usize,
+    /// How many of the workers one owner leaves to the others while several submit, so that one with
+    /// many jobs, however long, does not have all: whoever runs less finds a place. All are everybody's
+    /// again once nobody else has submitted for a minute. Default: one in eight. Not in a store that
+    /// nodes share.
+    pub reserved_workers: Option<usize>,
     /// How many jobs may wait, in all. Default 1,000,000.
     pub max_queued: usize,
     /// How many jobs of one owner may wait. Default: as many as of all.
@@ -73,6 +78,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             workers: 64,
+            reserved_workers: None,
             max_queued: 1_000_000,
             max_queued_per_owner: usize::MAX,
             max_stored_jobs: 100_000_000,

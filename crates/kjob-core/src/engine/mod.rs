@@ -64,6 +64,7 @@ mod room;
 mod run;
 mod schemas;
 mod settle;
+mod shares;
 mod store_clock;
 mod submission;
 mod submit;
@@ -301,7 +302,7 @@ impl Inner {
         // It has as many routes as it has ids, so there are enough.
         let _ = registry.renumber(&mut route_ids);
         registry.observe(config.observer.as_deref());
-        let room = Room::new(&config, &registry.limits());
+        let room = Room::new(&config, &registry.limits(), clusters.is_some());
         let shards = clusters.as_ref().map_or(1, Clusters::count);
         Arc::new(Self {
             ids: Ids::new(store.clone(), shards, config.id_block),

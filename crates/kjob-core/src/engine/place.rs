@@ -8,12 +8,13 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::Inner;
 use super::call::Call;
 use super::cluster::Cluster;
-use crate::{JobId, RouteId};
+use crate::{JobId, Owner, RouteId};
 
 /// A place to run, given back when it is dropped.
 pub(super) struct Place {
     inner: Arc<Inner>,
     pub(super) route: RouteId,
+    owner: Owner,
     stuck: bool,
     room: Held,
     /// Where the store is shared: what keeps this node from taking another lease before the run is over.
@@ -32,15 +33,21 @@ enum Held {
 }
 
 impl Place {
-    pub(super) fn try_take(inner: &Arc<Inner>, route: RouteId, id: JobId) -> Option<Self> {
-        let taken = inner.room.try_place(route);
-        taken.then(|| Self::taken(inner, route, id))
+    pub(super) fn try_take(
+        inner: &Arc<Inner>,
+        route: RouteId,
+        id: JobId,
+        owner: &Owner,
+    ) -> Option<Self> {
+        let taken = inner.room.try_place(route, owner, inner.now());
+        taken.then(|| Self::taken(inner, route, id, owner))
     }
 
-    pub(super) fn taken(inner: &Arc<Inner>, route: RouteId, id: JobId) -> Self {
+    pub(super) fn taken(inner: &Arc<Inner>, route: RouteId, id: JobId, owner: &Owner) -> Self {
         Self {
             inner: inner.clone(),
             route,
+            owner: owner.clone(),
             stuck: false,
             room: Held::Place,
             under_lease: inner.cluster_of(id).map(Cluster::running),
@@ -51,7 +58,7 @@ impl Place {
     pub(super) fn come_back(&mut self) {
         if self.room == Held::Nothing {
             self.room = Held::Place;
-            self.inner.room.take_beyond(self.route);
+            self.inner.room.take_beyond(self.route, &self.owner);
         }
     }
 
@@ -63,7 +70,7 @@ impl Place {
 
     /// The run is over but for its end: others may have the room, as long as not too many are.
     pub(super) fn begin_ending(&mut self) {
-        if self.room == Held::Place && self.inner.room.begin_ending(self.route) {
+        if self.room == Held::Place && self.inner.room.begin_ending(self.route, &self.owner) {
             self.room = Held::Ending;
             self.inner.dispatch();
         }
@@ -72,7 +79,7 @@ impl Place {
     fn give_back(&mut self, stuck: bool) {
         match std::mem::replace(&mut self.room, Held::Nothing) {
             Held::Place => {
-                self.inner.room.free(self.route, stuck);
+                self.inner.room.free(self.route, &self.owner, stuck);
                 self.inner.dispatch();
             }
             Held::Ending => self.inner.room.ended(),

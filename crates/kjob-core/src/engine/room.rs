@@ -1,22 +1,26 @@
 //! The waiting room: who waits, who runs, and who may still come in.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::config::EngineConfig;
 use super::delayed::{Delayed, Next};
+use super::shares::Shares;
 use super::submission::SubmitError;
 use crate::{Owner, RouteId, Scheduler, Timestamp, Waiting, WaitingCounts};
 
 /// As many runs may be ending, however few may run.
 const ENDING_MIN: usize = 64;
 
+/// One of so many places is left to other owners, if nothing else is said.
+const RESERVED_OF: usize = 8;
+
 /// Counts and queues, behind one lock that is never held for long.
 ///
 /// **The invariant.** While the room is open and not paused, no job waits that could run: whoever
-/// adds a job or frees a place calls [`Room::next`] until it gives nothing.
+/// adds a job or frees a place calls [`Room::next`] until it gives nothing, and so does
+/// [`Room::release_delayed`]'s caller once an owner need leave no places to others any more.
 #[derive(Debug)]
 pub(super) struct Room {
     inner: Mutex<Inner>,
@@ -49,7 +53,7 @@ struct Inner {
     /// Places of runs that are over but for their thread, which their handler does not let go.
     stuck: usize,
     waiting: usize,
-    waiting_of: HashMap<Owner, usize>,
+    shares: Shares,
 }
 
 /// What runs on a route, and how much may.
@@ -77,7 +81,12 @@ pub(super) struct Pause {
 }
 
 impl Room {
-    pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>]) -> Self {
+    pub(super) fn new(config: &EngineConfig, limits: &[Option<usize>], is_shared: bool) -> Self {
+        let workers = config.workers.max(1);
+        let reserved = match is_shared {
+            true => 0,
+            false => config.reserved_workers.unwrap_or(workers / RESERVED_OF),
+        };
         let lane = |limit: &Option<usize>| Lane {
             running: 0,
             reserved: 0,
@@ -95,13 +104,13 @@ impl Room {
             routes: limits.iter().map(lane).collect(),
             stuck: 0,
             waiting: 0,
-            waiting_of: HashMap::new(),
+            shares: Shares::new(workers, reserved),
         };
         Self {
             inner: Mutex::new(inner),
             idle: Notify::new(),
             delayed: Notify::new(),
-            workers: config.workers.max(1),
+            workers,
             ending_max: config.workers.max(ENDING_MIN),
             max_queued: config.max_queued,
             max_queued_per_owner: config.max_queued_per_owner,
@@ -114,11 +123,16 @@ impl Room {
     }
 
     /// Counts one more waiting job, if the budgets allow beside those that wait elsewhere.
-    pub(super) fn admit(&self, owner: &Owner, elsewhere: WaitingCounts) -> Result<(), SubmitError> {
+    pub(super) fn admit(
+        &self,
+        owner: &Owner,
+        elsewhere: WaitingCounts,
+        now: Timestamp,
+    ) -> Result<(), SubmitError> {
         let mut inner = self.lock();
         let elsewhere_of_owner = usize::try_from(elsewhere.owner).unwrap_or(usize::MAX);
         let elsewhere = usize::try_from(elsewhere.total).unwrap_or(usize::MAX);
-        let of_owner = inner.waiting_of.get(owner).copied().unwrap_or(0);
+        let of_owner = inner.shares.waiting(owner);
         let of_owner = of_owner.saturating_add(elsewhere_of_owner);
         let waiting = inner.waiting.saturating_add(elsewhere);
         let busy = |what, found: usize, limit: usize| SubmitError::Busy {
@@ -138,6 +152,12 @@ impl Room {
             ));
         }
         inner.count(owner);
+        let are_several = inner.shares.submits(owner, now);
+        drop(inner);
+        if are_several {
+            // Whoever waits for the next moment learns of the one at which there may be a single owner again.
+            self.delayed.notify_one();
+        }
         Ok(())
     }
 
@@ -150,21 +170,21 @@ impl Room {
     pub(super) fn leave(&self, owner: &Owner) {
         let mut inner = self.lock();
         inner.waiting = inner.waiting.saturating_sub(1);
-        if let Some(count) = inner.waiting_of.get_mut(owner) {
-            *count -= 1;
-            if *count == 0 {
-                inner.waiting_of.remove(owner);
-            }
-        }
+        inner.shares.leaves(owner);
     }
 
     /// A place to run for a job that need not wait. By the invariant no job that waits could have
     /// it; during a pause some could, and nobody gets it.
-    pub(super) fn try_place(&self, route: RouteId) -> bool {
+    pub(super) fn try_place(&self, route: RouteId, owner: &Owner, now: Timestamp) -> bool {
         let mut inner = self.lock();
-        let free = inner.open && !inner.paused && self.is_free(&inner, route);
+        let may = |limit| inner.shares.has_fewer_than(owner, limit);
+        let free = inner.open
+            && !inner.paused
+            && inner.used() < self.workers
+            && has_room(&inner.routes, route)
+            && inner.shares.limit(now).is_none_or(may);
         if free {
-            inner.take(route);
+            inner.take(route, owner);
         }
         free
     }
@@ -213,14 +233,18 @@ impl Room {
         inner.queue.reroute(job, to);
     }
 
-    /// Moves delayed jobs whose time has come to the queue, and says when to come again.
+    /// Moves delayed jobs whose time has come to the queue, and says when to come again: for the next one, or
+    /// when a single owner may have all places.
     pub(super) fn release_delayed(&self, now: Timestamp) -> Option<Timestamp> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         loop {
             match inner.delayed.next(now) {
                 Next::Due(job) => inner.queue.push(job),
-                Next::At(at) => return at,
+                Next::At(at) => {
+                    let moments = [at, inner.shares.several_until(now)];
+                    return moments.into_iter().flatten().min();
+                }
             }
         }
     }
@@ -252,9 +276,16 @@ impl Room {
         if !may_start || inner.queue.is_empty() {
             return None;
         }
-        let routes = &inner.routes;
-        let next = inner.queue.pop(now, |route| has_room(routes, route))?;
-        inner.take(next.route);
+        let (routes, shares) = (&inner.routes, &inner.shares);
+        let free = |route| has_room(routes, route);
+        let next = match shares.limit(now) {
+            None => inner.queue.pop(now, free),
+            Some(limit) => {
+                let may = |owner: &Owner| shares.has_fewer_than(owner, limit);
+                inner.queue.pop_of(now, free, may)
+            }
+        }?;
+        inner.take(next.route, &next.owner);
         Some(next)
     }
 
@@ -288,7 +319,12 @@ impl Room {
     }
 
     /// Takes a kept place. One that was not kept is taken all the same: its job is started already.
-    pub(super) fn take_reserved(&self, reservation: &mut Reservation, route: RouteId) {
+    pub(super) fn take_reserved(
+        &self,
+        reservation: &mut Reservation,
+        route: RouteId,
+        owner: &Owner,
+    ) {
         let mut inner = self.lock();
         if reservation.total > 0 {
             reservation.total -= 1;
@@ -301,12 +337,12 @@ impl Room {
                 lane.reserved -= 1;
             }
         }
-        inner.take(route);
+        inner.take(route, owner);
     }
 
     /// Takes a place where there may be none, for a job that is started already.
-    pub(super) fn take_beyond(&self, route: RouteId) {
-        self.lock().take(route);
+    pub(super) fn take_beyond(&self, route: RouteId, owner: &Owner) {
+        self.lock().take(route, owner);
     }
 
     /// Gives back what was kept and not taken.
@@ -326,12 +362,12 @@ impl Room {
 
     /// Gives back the place of a run that is over but for its end; `false` where so many are ending that it is to
     /// be kept until then.
-    pub(super) fn begin_ending(&self, route: RouteId) -> bool {
+    pub(super) fn begin_ending(&self, route: RouteId, owner: &Owner) -> bool {
         let mut inner = self.lock();
         let may = inner.ending < self.ending_max;
         if may {
             inner.ending += 1;
-            inner.give_back(route);
+            inner.give_back(route, owner);
         }
         may
     }
@@ -347,10 +383,10 @@ impl Room {
     }
 
     /// Gives a place back.
-    pub(super) fn free(&self, route: RouteId, stuck: bool) {
+    pub(super) fn free(&self, route: RouteId, owner: &Owner, stuck: bool) {
         let mut inner = self.lock();
         inner.stuck -= usize::from(stuck);
-        inner.give_back(route);
+        inner.give_back(route, owner);
         if inner.is_idle() {
             drop(inner);
             self.idle.notify_waiters();
@@ -401,10 +437,6 @@ impl Room {
             idle.await;
         }
     }
-
-    fn is_free(&self, inner: &Inner, route: RouteId) -> bool {
-        inner.used() < self.workers && has_room(&inner.routes, route)
-    }
 }
 
 fn has_room(routes: &[Lane], route: RouteId) -> bool {
@@ -431,15 +463,17 @@ impl Inner {
         self.running + self.reserved
     }
 
-    fn take(&mut self, route: RouteId) {
+    fn take(&mut self, route: RouteId, owner: &Owner) {
         self.running += 1;
+        self.shares.begins(owner);
         if let Some(lane) = self.routes.get_mut(usize::from(route.0)) {
             lane.running += 1;
         }
     }
 
-    fn give_back(&mut self, route: RouteId) {
+    fn give_back(&mut self, route: RouteId, owner: &Owner) {
         self.running -= 1;
+        self.shares.ends(owner);
         if let Some(lane) = self.routes.get_mut(usize::from(route.0)) {
             lane.running -= 1;
         }
@@ -447,6 +481,6 @@ impl Inner {
 
     fn count(&mut self, owner: &Owner) {
         self.waiting += 1;
-        *self.waiting_of.entry(owner.clone()).or_default() += 1;
+        self.shares.waits(owner);
     }
 }

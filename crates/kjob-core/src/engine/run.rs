@@ -34,7 +34,7 @@ impl Inner {
             return self.look_for_denied();
         }
         while let Some(job) = self.room.next(self.now()) {
-            let place = Place::taken(self, job.route, job.id);
+            let place = Place::taken(self, job.route, job.id, &job.owner);
             tokio::spawn(self.clone().start(job, place));
         }
     }

@@ -119,7 +119,9 @@ impl Inner {
         let bytes = submission.payload.data.len();
         let admitted = self.budget.admit(stored, owner, bytes);
         let admitted = admitted.and_then(|under_way| {
-            let admitted = self.room.admit(owner, self.waiting_elsewhere(owner));
+            let admitted = self
+                .room
+                .admit(owner, self.waiting_elsewhere(owner), self.now());
             admitted.map(|()| under_way)
         });
         let refusal = match admitted {
@@ -151,7 +153,7 @@ impl Inner {
         let place = if delayed || !self.has_lease_for(id) {
             None
         } else {
-            Place::try_take(self, route.id, id)
+            Place::try_take(self, route.id, id, &job.header.owner)
         };
         // Kept only for a run that begins now: a job that waits has its payload in the store.
         let mut begun = place.map(|place| (place, unpacked));

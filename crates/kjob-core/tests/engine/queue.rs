@@ -80,6 +80,94 @@ async fn the_server_and_each_route_have_their_limits() {
     assert!(fast_runs.try_recv().is_ok());
 }
 
+fn of(owner: &str, payload: &'static str) -> kjob_core::engine::Submission {
+    let mut submission = call("/held", payload);
+    submission.owner = Owner::new(owner);
+    submission
+}
+
+fn begun(runs: &mut UnboundedReceiver<Run>) -> Vec<Run> {
+    std::iter::from_fn(|| runs.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn one_owner_leaves_places_to_the_others_while_there_are_several() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let two_of_four = config(|c| {
+        c.workers = 4;
+        c.reserved_workers = Some(2);
+    });
+    let bed = bed(two_of_four, registry).await;
+    // Who is alone has all.
+    for _ in 0..8 {
+        bed.submit(of("ann", "a")).await;
+    }
+    settle().await;
+    let mut anns = begun(&mut runs);
+    assert_eq!(anns.len(), 4);
+    bed.submit(of("bob", "b1")).await;
+    settle().await;
+    assert!(runs.try_recv().is_err(), "nobody's run is broken off");
+    // Of what becomes free, ann gets no more than leaves two to the others.
+    anns.pop().unwrap().done();
+    settle().await;
+    let bobs = begun(&mut runs);
+    assert_eq!(bobs.len(), 1);
+    assert_eq!(&bobs[0].payload.data[..], b"b1");
+    for _ in 0..2 {
+        anns.pop().unwrap().done();
+    }
+    settle().await;
+    let hers = begun(&mut runs);
+    assert_eq!(
+        hers.len(),
+        1,
+        "two of ann's run, one of bob's, and a place is free"
+    );
+    // It is anybody's but hers, at once and from the queue.
+    bed.submit(of("ann", "a")).await;
+    settle().await;
+    assert!(runs.try_recv().is_err());
+    bed.submit(of("eve", "e")).await;
+    bed.submit(of("bob", "b2")).await;
+    settle().await;
+    let eves = begun(&mut runs);
+    assert_eq!(eves.len(), 1);
+    drop(eves);
+    settle().await;
+    let next = begun(&mut runs);
+    assert_eq!(next.len(), 1);
+    assert_eq!(
+        &next[0].payload.data[..],
+        b"b2",
+        "though ann's have waited for longer"
+    );
+}
+
+#[tokio::test]
+async fn the_places_that_were_left_are_taken_once_the_others_have_gone() {
+    let (registry, mut runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed(config(|c| c.workers = 8), registry).await;
+    bed.submit(of("bob", "b")).await;
+    runs.recv().await.unwrap().done();
+    for _ in 0..9 {
+        bed.submit(of("ann", "a")).await;
+    }
+    settle().await;
+    let anns = begun(&mut runs);
+    assert_eq!(anns.len(), 7, "one in eight is left by default");
+    bed.clock.advance(Duration::from_secs(59));
+    settle().await;
+    assert!(runs.try_recv().is_err());
+    bed.clock.advance(Duration::from_secs(1));
+    settle().await;
+    assert_eq!(
+        begun(&mut runs).len(),
+        1,
+        "though nothing has come or ended"
+    );
+}
+
 #[tokio::test]
 async fn past_a_budget_a_submit_is_refused_and_nothing_is_kept() {
     let (registry, mut runs) = one("/held", RouteOptions::default(), true);

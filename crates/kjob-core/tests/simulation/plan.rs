@@ -133,6 +133,9 @@ fn route(endpoint: &'static str, rng: &mut StdRng) -> RoutePlan {
 fn config(rng: &mut StdRng) -> EngineConfig {
     let mut config = EngineConfig::default();
     config.workers = rng.random_range(1..=6);
+    if rng.random_bool(0.5) {
+        config.reserved_workers = Some(rng.random_range(0..=3));
+    }
     if rng.random_bool(0.3) {
         config.max_queued = rng.random_range(1..=8);
     }

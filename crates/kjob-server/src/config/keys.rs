@@ -240,6 +240,9 @@ keys! {
 
     /// How many jobs run at once.
     workers: usize, "KJOB_WORKERS", value::count, "N", default "64";
+    /// How many of the workers one user leaves to the others while several submit; "auto" is one in eight. All are
+    /// everybody's again once nobody else has submitted for a minute. Not over a database.
+    reserved_workers: Maybe<usize>, "KJOB_RESERVED_WORKERS", value::maybe_number, "N", default "auto";
     /// How many threads there are for handlers of the program's own, which connections do not share; a
     /// handler that blocks holds one. "auto" is as many as workers, at most 64.
     handler_threads: Maybe<usize>, "KJOB_HANDLER_THREADS", value::maybe_threads, "N", default "auto";

@@ -152,6 +152,10 @@ pub(super) fn maybe_count(text: &str) -> Result<Maybe<usize>, BadValue> {
     maybe(text, count)
 }
 
+pub(super) fn maybe_number(text: &str) -> Result<Maybe<usize>, BadValue> {
+    maybe(text, |text| within(text, 0, COUNT_MAX))
+}
+
 pub(super) fn maybe_threads(text: &str) -> Result<Maybe<usize>, BadValue> {
     maybe(text, |text| within(text, 1, THREADS_MAX))
 }
