@@ -1,13 +1,15 @@
 //! Request bodies: read whole, within bounds of size, time and memory. And the budget of memory,
 //! which they share with answers.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -109,20 +111,19 @@ where
     held.grow_to_counted(room)?;
     whole.reserve_exact(room);
 
-    let end = Instant::now() + bounds.time_max;
+    let mut end = None;
     loop {
-        let idle_end = Instant::now() + bounds.idle_max;
-        let frame = match timeout_at(end.min(idle_end), body.frame()).await {
+        let frame = match next_frame(body, bounds, &mut end).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(BodyError::Broken(with_sources(&error))),
             Ok(None) => return Ok((Bytes::from(whole), held)),
-            Err(_) if idle_end < end => {
+            Err(Late::Idle) => {
                 return Err(BodyError::Stalled {
                     received: whole.len(),
                     idle: bounds.idle_max,
                 });
             }
-            Err(_) => {
+            Err(Late::Whole) => {
                 return Err(BodyError::TooSlow {
                     received: whole.len(),
                     limit: bounds.time_max,
@@ -149,6 +150,38 @@ where
         }
         whole.extend_from_slice(&data);
     }
+}
+
+/// What is not there in time.
+enum Late {
+    /// The next part of a body.
+    Idle,
+    /// All of it.
+    Whole,
+}
+
+/// The next part of a body. All of it is to come before `end`, which is set once one has to be waited for: most are
+/// there with their heads, and need no clock.
+async fn next_frame<B: Body + Unpin>(
+    body: &mut B,
+    bounds: &BodyBounds,
+    end: &mut Option<Instant>,
+) -> Result<Option<Result<Frame<B::Data>, B::Error>>, Late> {
+    let first_look = poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context)));
+    if let Poll::Ready(frame) = first_look.await {
+        return Ok(frame);
+    }
+    let now = Instant::now();
+    let end = *end.get_or_insert(now + bounds.time_max);
+    let idle_end = now + bounds.idle_max;
+    let late = if idle_end < end {
+        Late::Idle
+    } else {
+        Late::Whole
+    };
+    timeout_at(end.min(idle_end), body.frame())
+        .await
+        .map_err(|_| late)
 }
 
 /// Reads on and throws away, within the bounds of time and up to `bytes_max`, so that a client that is

@@ -18,10 +18,10 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
 
 use crate::ServerOptions;
 use crate::activity::{Activity, Due, Patience};
+use crate::latch::Latch;
 use crate::load::Overrun;
 use crate::pace::{LongTurns, Pace, Streams, paced};
 use crate::reply::ReplyBody;
@@ -54,8 +54,8 @@ pub(crate) struct Connector {
     long_turns: LongTurns,
     /// Those of TLS handshakes, which wait for each other and for nobody else.
     handshakes: LongTurns,
-    stopping: CancellationToken,
-    cutting: CancellationToken,
+    stopping: Latch,
+    cutting: Latch,
 }
 
 impl Connector {
@@ -63,8 +63,8 @@ impl Connector {
     pub(crate) fn new(
         service: Arc<Service>,
         options: &ServerOptions,
-        stopping: CancellationToken,
-        cutting: CancellationToken,
+        stopping: Latch,
+        cutting: Latch,
     ) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
@@ -134,7 +134,7 @@ impl Connector {
         loop {
             let is_to_end = tokio::select! {
                 biased;
-                () = self.cutting.cancelled() => break,
+                () = self.cutting.wait() => break,
                 ended = poll_fn(|context| {
                     let begun = pace.poll_begin(context);
                     activity.set_in_line(begun.is_pending());
@@ -150,7 +150,7 @@ impl Connector {
                     }
                     break;
                 }
-                () = self.stopping.cancelled(), if !is_ending => true,
+                () = self.stopping.wait(), if !is_ending => true,
                 () = timer.as_mut() => match activity.due(&self.patience) {
                     Due::Stuck => {
                         tracing::debug!(%peer, "connection is stuck, and cut");
@@ -206,9 +206,9 @@ impl Connector {
         };
         let shaken = tokio::select! {
             biased;
-            () = self.cutting.cancelled() => return None,
+            () = self.cutting.wait() => return None,
             // Nothing was asked yet.
-            () = self.stopping.cancelled() => return None,
+            () = self.stopping.wait() => return None,
             shaken = timeout_at(end, accept) => shaken,
         };
         match shaken {

@@ -24,6 +24,7 @@ mod health;
 mod job_list;
 mod job_log;
 mod job_options;
+mod latch;
 mod load;
 pub mod logging;
 pub mod metrics;

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::latch::Latch;
 use kjob_core::engine::Engine;
 use kjob_proto::Limits;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::Callbacks;
@@ -149,14 +149,14 @@ pub struct Server {
     stop_timeout: Duration,
     connector: Connector,
     handle: ServerHandle,
-    cutting: CancellationToken,
+    cutting: Latch,
 }
 
 /// Stops a [`Server`]. Clones stop the same server.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     service: Arc<Service>,
-    stopping: CancellationToken,
+    stopping: Latch,
 }
 
 /// An address cannot be listened on.
@@ -199,8 +199,8 @@ impl Server {
     ) -> io::Result<Self> {
         let local_addr = listener.local_addr()?;
         let service = Arc::new(Service::new(engine, system, &options));
-        let stopping = CancellationToken::new();
-        let cutting = CancellationToken::new();
+        let stopping = Latch::default();
+        let cutting = Latch::default();
         let connector =
             Connector::new(service.clone(), &options, stopping.clone(), cutting.clone());
         Ok(Self {
@@ -306,7 +306,7 @@ impl Server {
         let _history = AbortOnDropHandle::new(history);
         tokio::select! {
             biased;
-            () = self.handle.stopping.cancelled() => {}
+            () = self.handle.stopping.wait() => {}
             () = accept_all(&self.listener, &places, &connector, &tracker, self.handle.service.metrics()) => {}
         }
         drop(self.listener);
@@ -316,7 +316,7 @@ impl Server {
             .is_err()
         {
             tracing::warn!(connections = tracker.len(), "connections are cut");
-            self.cutting.cancel();
+            self.cutting.set();
             tracker.wait().await;
         }
     }
@@ -328,7 +328,7 @@ impl ServerHandle {
     /// to another cluster (docs/protocol.md section 7).
     pub fn stop(&self) {
         self.service.stop();
-        self.stopping.cancel();
+        self.stopping.set();
     }
 }
 

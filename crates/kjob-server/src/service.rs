@@ -19,7 +19,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use kjob_core::engine::Engine;
 use kjob_proto::Limits;
-use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Admitted};
 use crate::activity::{Activity, InFlight};
@@ -30,6 +29,7 @@ use crate::callbacks::{Callbacks, deliver};
 use crate::gateway::Gateway;
 use crate::head::{Head, Routed, Target, Through};
 use crate::health::{NotReady, Page};
+use crate::latch::Latch;
 use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::ordinary::{Ask, Audience, Extras, Resource, SyncCall};
@@ -69,7 +69,7 @@ pub(crate) struct Service {
     /// The longest silence of a stream of events: a client that takes nothing for the time that a
     /// connection has for that is cut.
     silence_max: Duration,
-    stopping: CancellationToken,
+    stopping: Latch,
 }
 
 /// Where a request comes from.
@@ -101,7 +101,7 @@ impl Service {
             load: Load::new(options.max_streams),
             wait_max: options.max_wait,
             silence_max: SILENCE_MAX.min(options.write_timeout / 2),
-            stopping: CancellationToken::new(),
+            stopping: Latch::default(),
         }
     }
 
@@ -144,7 +144,7 @@ impl Service {
 
     /// From now on wire endpoints answer that the server ends.
     pub(crate) fn stop(&self) {
-        self.stopping.cancel();
+        self.stopping.set();
     }
 
     /// Answers one request.
@@ -453,14 +453,14 @@ impl Service {
     }
 
     fn check_stopping(&self) -> Result<(), Refusal> {
-        match self.stopping.is_cancelled() {
+        match self.stopping.is_set() {
             true => Err(Refusal::Stopping),
             false => Ok(()),
         }
     }
 
     fn not_ready(&self) -> Option<NotReady> {
-        if self.stopping.is_cancelled() {
+        if self.stopping.is_set() {
             return Some(NotReady::Stopping);
         }
         if let Some(error) = self.engine.store_failure() {

@@ -35,6 +35,24 @@ fn first_of<'a>(
     (first, count)
 }
 
+/// Pieces of so many bytes or fewer are copied together: the system takes one piece faster than several.
+const TOGETHER_MAX: usize = 2 << 10;
+
+/// All pieces, copied together, where they are few bytes.
+fn together(pieces: &[io::IoSlice<'_>], len: usize) -> Option<[u8; TOGETHER_MAX]> {
+    if len > TOGETHER_MAX || pieces.len() < 2 {
+        return None;
+    }
+    let mut all = [0; TOGETHER_MAX];
+    let mut at = 0;
+    for piece in pieces {
+        let end = at + piece.len();
+        all.get_mut(at..end)?.copy_from_slice(piece);
+        at = end;
+    }
+    Some(all)
+}
+
 /// A stream that notes what it does.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
@@ -129,7 +147,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         } else {
             pieces
         };
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        let stream = Pin::new(&mut self.stream);
+        let written = match together(pieces, len) {
+            Some(all) => stream.poll_write(context, all.get(..len).unwrap_or(&all)),
+            None => stream.poll_write_vectored(context, pieces),
+        };
         self.note_written(&written);
         written
     }

@@ -70,7 +70,7 @@ async fn tell_while_heard(
                 tracing::error!(%error, "a stream of changes ends early");
             }
         }
-        () = audience.stopping.cancelled() => {}
+        () = audience.stopping.wait() => {}
         () = actor.engine.closed() => {}
     }
 }

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
+use crate::latch::Latch;
 use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Response, StatusCode};
 use kjob_core::engine::JobKey;
 use kjob_core::{Age, Job};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::Ask;
 use super::record::JobRecord;
@@ -32,7 +32,7 @@ pub(super) const KEEP_ALIVE: &[u8] = b":\n\n";
 pub(crate) struct Audience {
     pub(crate) admitted: Admitted,
     /// Told when the server ends.
-    pub(crate) stopping: CancellationToken,
+    pub(crate) stopping: Latch,
     /// The longest silence.
     pub(crate) silence_max: Duration,
 }
@@ -78,7 +78,7 @@ async fn tell_while_heard(
         () = feed.closed() => {}
         () = audience.admitted.revoked() => {}
         () = tell(&actor, job, seen, &feed, audience.silence_max) => {}
-        () = audience.stopping.cancelled() => {}
+        () = audience.stopping.wait() => {}
         () = actor.engine.closed() => {}
     }
 }
