@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bytes::Bytes;
 
-use crate::floor::{self, Post};
+use crate::floor::{self, Answers, Post};
 use crate::generator::{Pace, load};
 use crate::kept::Kept;
 use crate::kjob::{self, Get, Life, Submit, Tags};
@@ -35,7 +35,7 @@ const FINISHING: usize = 64;
 /// Whose a measurement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
-    /// In each scenario, that of hyper comes first.
+    /// In each scenario, that of hyper comes first which answers at once.
     Floor,
     /// Likewise that of kjob as it comes.
     Ours,
@@ -100,7 +100,8 @@ impl Kjob {
 pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
     let mut cases = Vec::new();
     for &count in connections {
-        cases.push(floor("submit", SMALL, count));
+        cases.push(floor("submit", SMALL, count, Answers::AtOnce));
+        cases.push(floor("submit", SMALL, count, Answers::Synced));
         cases.extend((count == 1).then(|| syncs("submit", SMALL, 1)));
         for tags in [Tags::Server, Tags::Client] {
             cases.push(submit(kjob, SMALL, count, tags));
@@ -108,19 +109,20 @@ pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
     }
     // A store that is kept would grow by gigabytes.
     if kjob.kept.is_none() {
-        cases.push(floor("submit", LARGE, SOME));
+        cases.push(floor("submit", LARGE, SOME, Answers::AtOnce));
+        cases.push(floor("submit", LARGE, SOME, Answers::Synced));
         cases.push(syncs("submit", LARGE, SOME));
         cases.push(submit(kjob, LARGE, SOME, Tags::Server));
     }
     for &count in connections {
-        cases.push(floor("get", SMALL, count));
+        cases.push(floor("get", SMALL, count, Answers::AtOnce));
         cases.push(get(kjob, count));
     }
-    cases.push(floor("one", SMALL, 1));
+    cases.push(floor("one", SMALL, 1, Answers::AtOnce));
     cases.push(syncs("one", SMALL, 1));
     cases.push(lives("one", kjob, 1));
     for &count in connections.iter().filter(|count| **count > 1) {
-        cases.push(floor("together", SMALL, count));
+        cases.push(floor("together", SMALL, count, Answers::AtOnce));
         cases.push(lives("together", kjob, count));
     }
     cases
@@ -174,15 +176,18 @@ fn syncs(scenario: &'static str, len: usize, connections: usize) -> Case {
     }
 }
 
-fn floor(scenario: &'static str, len: usize, connections: usize) -> Case {
+fn floor(scenario: &'static str, len: usize, connections: usize, answers: Answers) -> Case {
     Case {
         scenario,
         detail: detail(len, connections),
         whose: Whose::Floor,
         program: "hyper",
-        mode: "body read, 100 B back",
+        mode: match answers {
+            Answers::AtOnce => "body read, 100 B back",
+            Answers::Synced => "body appended and synced, 100 B back",
+        },
         measure: Box::new(move |home, pace| {
-            let server = floor::start(home)?;
+            let server = floor::start(home, answers)?;
             let posts = (0..connections).map(|_| Post::new(&vec![7; len]));
             sample(&server, posts.collect(), pace)
         }),
@@ -239,5 +244,40 @@ fn ours(
         program: "kjob",
         mode,
         measure: Box::new(move |home, pace| measure(&kjob, home, pace)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_the_floor_that_answers_at_once() {
+        let kjob = Kjob {
+            program: PathBuf::new(),
+            kept: None,
+        };
+        let mut cases = own(&kjob, &[1, SOME]);
+        sort(&mut cases);
+        for case in &cases {
+            let first = cases.iter().find(|other| {
+                other.whose == Whose::Floor
+                    && (other.scenario, &other.detail) == (case.scenario, &case.detail)
+            });
+            let first = first.unwrap();
+            assert_eq!(first.program, "hyper", "{}", case.scenario);
+            assert_eq!(first.mode, "body read, 100 B back", "{}", case.scenario);
+        }
+        let is_synced = |case: &&Case| case.mode == "body appended and synced, 100 B back";
+        let synced = cases.iter().filter(is_synced);
+        let synced: Vec<_> = synced
+            .map(|case| (case.scenario, case.detail.as_str()))
+            .collect();
+        let details = [
+            "256 B, 1 connection",
+            "256 B, 32 connections",
+            "64 KiB, 32 connections",
+        ];
+        assert_eq!(synced, details.map(|detail| ("submit", detail)));
     }
 }

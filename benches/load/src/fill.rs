@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -27,9 +27,14 @@ const CALLERS: usize = 4_096;
 /// Of how many jobs that are done the ids are remembered, to choose from.
 const REMEMBERED: u64 = 100_000;
 
+/// How long those are kept that are to have expired when a server looks for such.
+const RETENTION_SHORT: Duration = Duration::from_secs(1);
+
 /// How many jobs there are to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
+    /// Done, older than all others, and expired a second after the filling has begun.
+    pub(crate) expired: u64,
     /// Done, and kept.
     pub(crate) stored: u64,
     /// Waiting, for a day at least.
@@ -38,17 +43,41 @@ pub(crate) struct Count {
 
 impl Count {
     pub(crate) fn all(self) -> u64 {
-        self.stored + self.queued
+        self.expired + self.stored + self.queued
+    }
+
+    /// A segment's space is given back when most of it has expired. In a small store, what has expired and
+    /// what has not would be one segment.
+    fn options(self) -> EmbeddedOptions {
+        let usual = EmbeddedOptions::default();
+        EmbeddedOptions {
+            segment_jobs: match self.expired {
+                0 => usual.segment_jobs,
+                expired => expired.min(usual.segment_jobs),
+            },
+            ..usual
+        }
     }
 }
 
-/// Fills an empty directory: ids of jobs that are done, all of them or many.
+/// What is to become of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Done, and soon expired.
+    Expires,
+    /// Done, and kept.
+    Stays,
+    /// Waits until tomorrow.
+    Waits,
+}
+
+/// Fills an empty directory: ids of jobs that are done and kept, all of them or many.
 ///
 /// # Errors
 /// The store's.
 pub(crate) fn fill(data: &Path, count: Count, payload_len: usize) -> Result<Vec<i64>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
-    let store = EmbeddedStore::open(data, EmbeddedOptions::default())?;
+    let store = EmbeddedStore::open(data, count.options())?;
     let filler = Arc::new(Filler {
         store,
         payload: payload(payload_len),
@@ -57,14 +86,21 @@ pub(crate) fn fill(data: &Path, count: Count, payload_len: usize) -> Result<Vec<
     let mut remembered = Vec::new();
     runtime.block_on(async {
         let every = count.stored.div_ceil(REMEMBERED).max(1);
-        for (jobs, ends) in [(count.stored, true), (count.queued, false)] {
+        let parts = [
+            (count.expired, Fate::Expires),
+            (count.stored, Fate::Stays),
+            (count.queued, Fate::Waits),
+        ];
+        for (jobs, fate) in parts {
             let mut left = jobs;
             while left > 0 {
                 let block = left.min(u64::from(BLOCK));
                 left -= block;
-                let ids = filler.block(block as u32, ends).await?;
-                let is_kept = |id: &&i64| ends && id.cast_unsigned().is_multiple_of(every);
-                remembered.extend(ids.iter().filter(is_kept));
+                let ids = filler.block(block as u32, fate).await?;
+                if fate == Fate::Stays {
+                    let is_chosen = |id: &&i64| id.cast_unsigned().is_multiple_of(every);
+                    remembered.extend(ids.iter().filter(is_chosen));
+                }
             }
         }
         anyhow::Ok(())
@@ -80,7 +116,7 @@ struct Filler {
 
 impl Filler {
     /// So many jobs, by many callers at once.
-    async fn block(self: &Arc<Self>, count: u32, ends: bool) -> Result<Vec<i64>> {
+    async fn block(self: &Arc<Self>, count: u32, fate: Fate) -> Result<Vec<i64>> {
         let mut block = self.store.reserve_ids(count).await?;
         let ids: Vec<JobId> = std::iter::from_fn(|| block.take()).collect();
         let mut callers = JoinSet::new();
@@ -89,7 +125,7 @@ impl Filler {
             callers.spawn(async move {
                 let mut random: SmallRng = rand::make_rng();
                 for id in own {
-                    filler.one(id, ends, &mut random).await?;
+                    filler.one(id, fate, &mut random).await?;
                 }
                 anyhow::Ok(())
             });
@@ -100,11 +136,14 @@ impl Filler {
         Ok(ids.into_iter().map(JobId::get).collect())
     }
 
-    async fn one(&self, id: JobId, ends: bool, random: &mut SmallRng) -> Result<()> {
-        let options = JobOptions {
-            not_before: (!ends).then(|| self.now.after(TOMORROW)),
-            ..JobOptions::default()
-        };
+    async fn one(&self, id: JobId, fate: Fate, random: &mut SmallRng) -> Result<()> {
+        let mut options = JobOptions::default();
+        match fate {
+            Fate::Expires => options.retention = RETENTION_SHORT,
+            Fate::Stays => {}
+            Fate::Waits => options.not_before = Some(self.now.after(TOMORROW)),
+        }
+        let ends = fate != Fate::Waits;
         let job = NewJob {
             header: Header {
                 id,
@@ -159,6 +198,7 @@ mod tests {
         let count = Count {
             stored: 30,
             queued: 10,
+            ..Count::default()
         };
         let ids = fill(dir.path(), count, SMALL).unwrap();
         assert_eq!(ids.len(), 30);
@@ -172,6 +212,32 @@ mod tests {
                 let job = store.get(id, Parts::RESULT, now).await.unwrap().unwrap();
                 let done = Some(kjob_core::Ending::Done(Output::binary(payload(SMALL))));
                 assert_eq!(job.ending, done);
+            }
+        });
+    }
+
+    /// However small it is, a sweep finds segments of nothing else.
+    #[test]
+    fn the_space_of_expired_jobs_is_given_back_and_the_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = Count {
+            expired: 20,
+            stored: 60,
+            ..Count::default()
+        };
+        let ids = fill(dir.path(), count, SMALL).unwrap();
+        assert_eq!(ids.len(), 60);
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let now = Timestamp::from_millis(millis_now().unwrap());
+        let later = now.after(Duration::from_secs(60));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(async {
+            let given_back = store.expire(later).await.unwrap();
+            assert_eq!((given_back.jobs, given_back.more), (20, false));
+            for id in ids {
+                let id = JobId::new(id).unwrap();
+                let job = store.get(id, Parts::RESULT, later).await.unwrap();
+                assert!(job.is_some(), "{id:?}");
             }
         });
     }

@@ -1,5 +1,7 @@
 //! The floors: what a server over hyper can do at most, and what the disk can.
 
+mod synced;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -20,6 +22,7 @@ use tokio::net::TcpListener;
 use crate::generator::{Conversation, Heard, Load, histogram};
 use crate::http;
 use crate::process::{Server, announced};
+use synced::Appender;
 
 /// The word that makes this program the floor's server.
 pub(crate) const SERVER_WORD: &str = "floor-server";
@@ -27,21 +30,35 @@ pub(crate) const SERVER_WORD: &str = "floor-server";
 /// What it answers, as long as a submit's answer is without its head.
 static ANSWER: [u8; 100] = [b'a'; 100];
 
+/// When it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// As soon as it has the body, which it forgets.
+    AtOnce,
+    /// Once the body is on disk: the least that a server with durable answers can do.
+    Synced,
+}
+
 /// Starts the server as a process.
 ///
 /// # Errors
 /// It does not get ready.
-pub(crate) fn start(home: &Path) -> Result<Server> {
+pub(crate) fn start(home: &Path, answers: Answers) -> Result<Server> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(SERVER_WORD);
+    if answers == Answers::Synced {
+        command.arg(home);
+    }
     announced(command, home)
 }
 
-/// Is the server: hyper and tokio as kjob-server has them, a body read whole, and a fixed answer.
+/// Is the server: hyper and tokio as kjob-server has them, a body read whole, and a fixed answer. With a
+/// directory, bodies are appended to a file there, and synced before the answer.
 ///
 /// # Errors
-/// It cannot listen.
-pub(crate) fn serve() -> Result<()> {
+/// It cannot listen, or write there.
+pub(crate) fn serve(synced_in: Option<&Path>) -> Result<()> {
+    let appender = synced_in.map(Appender::start).transpose()?;
     // As many threads as kjob-server has for its connections.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -51,22 +68,33 @@ pub(crate) fn serve() -> Result<()> {
         let mut out = std::io::stdout();
         writeln!(out, "listening on {}", listener.local_addr()?)?;
         out.flush()?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            tokio::spawn(async move {
-                let service = service_fn(answer);
-                // A client that goes ends its connection, which is no matter.
-                let _ = http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            });
-        }
+        accept(listener, appender).await
     })
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    request.into_body().collect().await?.to_bytes();
+async fn accept(listener: TcpListener, appender: Option<Appender>) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let appender = appender.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(request, appender.clone()));
+            // A client that goes ends its connection, which is no matter.
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    appender: Option<Appender>,
+) -> Result<Response<Full<Bytes>>> {
+    let body = request.into_body().collect().await?.to_bytes();
+    if let Some(appender) = appender {
+        appender.append(body).await?;
+    }
     Ok(Response::new(Full::new(Bytes::from_static(&ANSWER))))
 }
 
@@ -118,4 +146,43 @@ pub(crate) fn syncs(home: &Path, bytes: &[u8], together: usize, time: Duration) 
         now = then;
     }
     Ok(Load { latencies, time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{SocketAddr, TcpStream};
+
+    /// Posts a body, and returns once it is answered as it has to be.
+    fn post(address: SocketAddr, body: &[u8]) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut post = Post::new(body);
+        stream.write_all(post.request()).unwrap();
+        let (mut input, mut part) = (Vec::new(), [0; 1024]);
+        while post.hear(&input).unwrap() == Heard::Part {
+            let read = stream.read(&mut part).unwrap();
+            assert!(read > 0, "no answer");
+            input.extend_from_slice(&part[..read]);
+        }
+    }
+
+    #[test]
+    fn what_is_answered_is_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let appender = Appender::start(dir.path()).unwrap();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.enable_all().build().unwrap();
+        let bound = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)));
+        let listener = bound.unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(accept(listener, Some(appender)));
+        let mut expected = Vec::new();
+        for body in [&b"one"[..], &[b'2'; 64 << 10], b"three"] {
+            post(address, body);
+            expected.extend_from_slice(body);
+            let written = std::fs::read(dir.path().join(synced::FILE)).unwrap();
+            assert!(written == expected, "{} bytes", written.len());
+        }
+    }
 }

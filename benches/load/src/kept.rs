@@ -33,7 +33,7 @@ impl Kept {
         count: Count,
         facts: &mut Facts,
     ) -> Result<Self> {
-        let Count { stored, queued } = count;
+        let Count { stored, queued, .. } = count;
         let data = home.join("data");
         fs::create_dir_all(&data)?;
         let begin = Instant::now();
@@ -80,7 +80,7 @@ impl Kept {
 }
 
 /// Bytes of all files below a directory.
-fn size(dir: &Path) -> Result<u64> {
+pub(crate) fn size(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

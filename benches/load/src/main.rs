@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod cases;
+mod expiry;
 mod facts;
 mod fill;
 mod floor;
@@ -23,6 +24,7 @@ mod sample;
 mod small;
 mod table;
 mod uuids;
+mod windows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +47,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What a server costs that has nothing to do.
 const REST: &str = "small";
 
+/// What expiry costs a server that serves. Measured only if it is named, as it takes a store of its own.
+const EXPIRY: &str = "expiry";
+
 /// What `--only` calls kjob's own nodes over a database.
 const NODES_WORD: &str = "nodes";
 
@@ -65,7 +70,11 @@ enum Command {
     Run(Box<RunArgs>),
     /// Be the floor's server
     #[command(name = floor::SERVER_WORD, hide = true)]
-    FloorServer,
+    FloorServer {
+        /// Append bodies to a file here, and sync it before they are answered
+        #[arg(value_name = "DIR")]
+        synced_in: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -97,7 +106,8 @@ struct RunArgs {
     /// Measure kjob on a store with so many jobs that wait, and without peers
     #[arg(long, value_name = "N", default_value_t = 0)]
     queued: u64,
-    /// Only these scenarios, or these peers (may be repeated); `kjob` stands for no peers
+    /// Only these scenarios, or these peers (may be repeated); `kjob` stands for no peers, and `expiry`,
+    /// with `--stored`, is measured only if it is named
     #[arg(long, value_name = "NAME", value_parser = names())]
     only: Vec<String>,
     /// Write the table here as well
@@ -111,14 +121,14 @@ struct RunArgs {
 fn names() -> Vec<&'static str> {
     let programs = PEERS.into_iter().map(|(name, _)| name);
     let programs = programs.chain([NODES_WORD, OURS]);
-    let scenarios = SCENARIOS.into_iter().chain([REST]);
+    let scenarios = SCENARIOS.into_iter().chain([REST, EXPIRY]);
     scenarios.chain(programs).collect()
 }
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Run(args) => args.run(),
-        Command::FloorServer => floor::serve(),
+        Command::FloorServer { synced_in } => floor::serve(synced_in.as_deref()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -144,14 +154,20 @@ impl RunArgs {
         if self.is_wanted(REST) {
             small::measure(&self.server, &self.home, &mut facts)?;
         }
+        if self.is_named(EXPIRY) {
+            expiry::measure(&self.server, &self.home, self.stored, &mut facts)?;
+        }
         let filled = tempfile::tempdir_in(&self.home)?;
         let count = Count {
             stored: self.stored,
             queued: self.queued,
+            ..Count::default()
         };
+        // Where expiry is all that is asked for, nobody would use this one.
+        let is_kept = !self.is_named(EXPIRY) || SCENARIOS.iter().any(|name| self.is_named(name));
         let kept = match count.all() {
-            0 => None,
-            _ => Some(Kept::new(&self.server, filled.path(), count, &mut facts)?),
+            1.. if is_kept => Some(Kept::new(&self.server, filled.path(), count, &mut facts)?),
+            _ => None,
         };
         let kjob = Kjob {
             program: self.server.clone(),
@@ -175,17 +191,16 @@ impl RunArgs {
     }
 
     fn cases(&self, kjob: &Kjob) -> Vec<Case> {
-        let is_named = |name: &str| self.only.iter().any(|it| it == name);
-        let names_peers = PEERS.iter().any(|(name, _)| is_named(name));
-        let names_programs = names_peers || is_named(OURS) || is_named(NODES_WORD);
+        let names_peers = PEERS.iter().any(|(name, _)| self.is_named(name));
+        let names_programs = names_peers || self.is_named(OURS) || self.is_named(NODES_WORD);
         let mut cases = cases::own(kjob, &self.connections);
         for (name, of_peer) in PEERS {
             // Peers begin with nothing stored.
-            if is_named(name) || (!names_programs && kjob.kept.is_none()) {
+            if self.is_named(name) || (!names_programs && kjob.kept.is_none()) {
                 cases.extend(of_peer(&self.peers));
             }
         }
-        if is_named(NODES_WORD) || (!names_programs && kjob.kept.is_none()) {
+        if self.is_named(NODES_WORD) || (!names_programs && kjob.kept.is_none()) {
             cases.extend(nodes(kjob));
         }
         cases.retain(|case| self.is_wanted(case.scenario));
@@ -195,8 +210,12 @@ impl RunArgs {
 
     /// Whether a scenario is to be measured: all are where none is named.
     fn is_wanted(&self, scenario: &str) -> bool {
-        let is_named = |name: &str| self.only.iter().any(|it| it == name);
-        is_named(scenario) || !SCENARIOS.into_iter().chain([REST]).any(is_named)
+        let mut all = SCENARIOS.into_iter().chain([REST, EXPIRY]);
+        self.is_named(scenario) || !all.any(|name| self.is_named(name))
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.only.iter().any(|it| it == name)
     }
 }
 
@@ -242,7 +261,9 @@ mod tests {
         assert_eq!(scenarios, BTreeSet::from(SCENARIOS));
         assert_eq!(programs, BTreeSet::from(["disk", "hyper", "kjob"]));
 
-        let (scenarios, _) = chosen(&["--only=small"]);
-        assert!(scenarios.is_empty());
+        for without_rounds in ["--only=small", "--only=expiry"] {
+            let (scenarios, _) = chosen(&[without_rounds, "--stored=8"]);
+            assert!(scenarios.is_empty());
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::peers;
 use crate::rounds::Row;
 use crate::table::shown_count;
 
-const WIDTH: u32 = 900;
+const WIDTH: u32 = 940;
 
 /// Of a bar, with the space around it.
 const BAR: u32 = 24;
@@ -20,7 +20,7 @@ const BAR: u32 = 24;
 const FRAME: u32 = 84;
 
 /// Room for the names of servers.
-const NAMES: u32 = 300;
+const NAMES: u32 = 340;
 
 const FONT: &str = "sans-serif";
 const OURS: RGBColor = RGBColor(0x1f, 0x6f, 0xb2);

@@ -78,7 +78,7 @@ pub(crate) fn shown_count(count: f64) -> String {
     }
 }
 
-fn shown_ratio(ratio: f64) -> String {
+pub(crate) fn shown_ratio(ratio: f64) -> String {
     match ratio {
         ..0.01 => format!("{ratio:.4}"),
         ..0.1 => format!("{ratio:.3}"),
