@@ -4,6 +4,7 @@
 //! asks nobody who they are looks at where a request says that it goes, and any server at where a page
 //! says that it is from.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{
@@ -169,7 +170,7 @@ impl WebRules {
         let Some(host) = host_of(host) else {
             return false;
         };
-        is_loopback(&host) || self.hosts.contains(&host)
+        is_loopback(&host) || self.hosts.iter().any(|own| *own == host)
     }
 
     /// Whether a page is from this server: from where it was asked for, or from where it says it is.
@@ -212,14 +213,35 @@ impl Visit {
 
 /// The host of a host with or without a port; without the brackets of IPv6, and without the dot that
 /// may end a name.
-fn host_of(text: &str) -> Option<String> {
+fn host_of(text: &str) -> Option<Cow<'_, str>> {
+    if let Some(host) = plain_host(text) {
+        return Some(Cow::Borrowed(without_end(host)));
+    }
     let authority: Authority = text.parse().ok()?;
     if authority.as_str().contains('@') {
         return None;
     }
     let host = authority.host();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    Some(host.strip_suffix('.').unwrap_or(host).to_owned())
+    Some(Cow::Owned(without_end(host).to_owned()))
+}
+
+/// A host of nothing but letters, digits, dots and dashes, with or without a port: that of nearly all requests, to be
+/// known without a copy of it.
+fn plain_host(text: &str) -> Option<&str> {
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) => {
+            let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+            is_port.then_some(host)?
+        }
+        None => text,
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
+    (!host.is_empty() && host.bytes().all(is_plain)).then_some(host)
+}
+
+fn without_end(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 /// Other names that end in `.localhost` lead here in browsers, too, but nobody is known to use them.
@@ -247,6 +269,17 @@ mod tests {
             request = request.header(ORIGIN, origin);
         }
         Visit::of(&request.body(()).unwrap().into_parts().0)
+    }
+
+    proptest::proptest! {
+        /// What is taken for a plain host is one by the rules of addresses, and the same.
+        #[test]
+        fn plain_hosts_are_those_of_authorities(text in "[a-z0-9.-]{0,12}:?[0-9]{0,6}") {
+            if let Some(host) = plain_host(&text) {
+                let authority: Authority = text.parse().unwrap();
+                proptest::prop_assert_eq!(host, authority.host());
+            }
+        }
     }
 
     #[test]
