@@ -1,6 +1,7 @@
 //! The budgets of what is stored, which submits are held to.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::RETRY_AFTER;
@@ -20,6 +21,8 @@ pub(super) struct Budget {
     bytes_max: u64,
     bytes_per_owner_max: u64,
     under_way: Arc<Mutex<Counts>>,
+    /// Something was refused for want of space, since this was last asked.
+    was_short: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +48,18 @@ impl Budget {
             bytes_max: config.max_stored_bytes,
             bytes_per_owner_max: config.max_stored_bytes_per_owner,
             under_way: Arc::default(),
+            was_short: AtomicBool::new(false),
         }
+    }
+
+    /// A submit is refused for want of space.
+    pub(super) fn note_short(&self) {
+        self.was_short.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was, since this was last asked.
+    pub(super) fn was_short(&self) -> bool {
+        self.was_short.swap(false, Ordering::Relaxed)
     }
 
     /// Counts a job with so many bytes of payload, if there is room for it beside what the store
@@ -80,6 +94,7 @@ impl Budget {
             ),
         ] {
             if found > limit {
+                self.note_short();
                 return Err(SubmitError::Busy {
                     what,
                     found,

@@ -312,7 +312,9 @@ impl Engine {
             with().in_background(claim::claim(with(), shard));
             with().in_background(watching::keep_watch(with(), shard));
         }
-        inner.clone().in_background(super::expire(inner.clone()));
+        inner
+            .clone()
+            .in_background(super::expiry::expire(inner.clone()));
         Self { inner }
     }
 

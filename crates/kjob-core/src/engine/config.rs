@@ -14,10 +14,11 @@ use super::observer::Observer;
 pub struct EngineConfig {
     /// How many handlers run at once. Default 64: handlers are async, and most of them wait.
     pub workers: usize,
-    /// How many of the workers one owner leaves to the others while several submit, so that one with
-    /// many jobs, however long, does not have all: whoever runs less finds a place. All are everybody's
-    /// again once nobody else has submitted for a minute. Default: one in eight. Not in a store that
-    /// nodes share.
+    /// How many of the workers are kept for owners who run nothing, while several submit: one who comes with a
+    /// single job finds a place, however many jobs others have and however long these take. An owner counts as
+    /// alone, and may have all, once nobody else has submitted for a minute; whether what was submitted is new,
+    /// or delayed, does not matter. Default: one in eight, so none of fewer than eight. Not in a store that nodes
+    /// share.
     pub reserved_workers: Option<usize>,
     /// How many jobs may wait, in all. Default 1,000,000.
     pub max_queued: usize,

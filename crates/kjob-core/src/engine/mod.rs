@@ -47,6 +47,7 @@ mod cluster;
 mod config;
 mod delayed;
 mod doze;
+mod expiry;
 mod handler;
 mod heavy;
 mod ids;
@@ -190,7 +191,7 @@ impl Engine {
         let inner = Inner::new(store, registry, config, None, clock, seed);
         recovery::take_up(&inner).await?;
         inner.clone().in_background(release_delayed(inner.clone()));
-        inner.clone().in_background(expire(inner.clone()));
+        inner.clone().in_background(expiry::expire(inner.clone()));
         Ok(Self { inner })
     }
 
@@ -395,32 +396,6 @@ async fn release_delayed(inner: Arc<Inner>) {
                 () = inner.clock.sleep_until(at) => {}
                 () = inner.room.delayed.notified() => {}
             },
-        }
-    }
-}
-
-/// Gives back the space of expired jobs, now and then.
-async fn expire(inner: Arc<Inner>) {
-    loop {
-        inner.clock.sleep(inner.config.expire_interval).await;
-        loop {
-            match inner.step(inner.store.expire(inner.now())).await {
-                Ok(expired) => {
-                    if expired.jobs > 0 {
-                        if let Some(observer) = &inner.config.observer {
-                            observer.expired(&expired);
-                        }
-                        tracing::info!(jobs = expired.jobs, bytes = expired.bytes, "jobs expired");
-                    }
-                    if !expired.more {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "expired jobs cannot be deleted");
-                    break;
-                }
-            }
         }
     }
 }

@@ -20,7 +20,8 @@ const RESERVED_OF: usize = 8;
 ///
 /// **The invariant.** While the room is open and not paused, no job waits that could run: whoever
 /// adds a job or frees a place calls [`Room::next`] until it gives nothing, and so does
-/// [`Room::release_delayed`]'s caller once an owner need leave no places to others any more.
+/// [`Room::release_delayed`]'s caller once an owner need leave no places to others any more. The last places are
+/// for some owners and not for all.
 #[derive(Debug)]
 pub(super) struct Room {
     inner: Mutex<Inner>,
@@ -29,6 +30,8 @@ pub(super) struct Room {
     /// Told when there is an earlier moment to come again at.
     pub(super) delayed: Notify,
     workers: usize,
+    /// How many of the last places are for owners who run nothing, while several submit.
+    reserved: usize,
     /// How many runs may be ending at a time beside those that have places.
     ending_max: usize,
     max_queued: usize,
@@ -104,13 +107,14 @@ impl Room {
             routes: limits.iter().map(lane).collect(),
             stuck: 0,
             waiting: 0,
-            shares: Shares::new(workers, reserved),
+            shares: Shares::default(),
         };
         Self {
             inner: Mutex::new(inner),
             idle: Notify::new(),
             delayed: Notify::new(),
             workers,
+            reserved,
             ending_max: config.workers.max(ENDING_MIN),
             max_queued: config.max_queued,
             max_queued_per_owner: config.max_queued_per_owner,
@@ -152,10 +156,10 @@ impl Room {
             ));
         }
         inner.count(owner);
-        let are_several = inner.shares.submits(owner, now);
+        let is_news = inner.shares.submits(owner, now);
         drop(inner);
-        if are_several {
-            // Whoever waits for the next moment learns of the one at which there may be a single owner again.
+        if is_news && self.reserved > 0 {
+            // Whoever waits for the next moment learns of the one at which somebody may be alone again.
             self.delayed.notify_one();
         }
         Ok(())
@@ -174,15 +178,15 @@ impl Room {
     }
 
     /// A place to run for a job that need not wait. By the invariant no job that waits could have
-    /// it; during a pause some could, and nobody gets it.
+    /// it; during a pause some could, and nobody gets it. (Where the clock jumps ahead, one may that is about to be
+    /// told.)
     pub(super) fn try_place(&self, route: RouteId, owner: &Owner, now: Timestamp) -> bool {
         let mut inner = self.lock();
-        let may = |limit| inner.shares.has_fewer_than(owner, limit);
         let free = inner.open
             && !inner.paused
             && inner.used() < self.workers
             && has_room(&inner.routes, route)
-            && inner.shares.limit(now).is_none_or(may);
+            && (!self.are_last(&inner) || inner.shares.may_have_last(owner, now));
         if free {
             inner.take(route, owner);
         }
@@ -234,7 +238,7 @@ impl Room {
     }
 
     /// Moves delayed jobs whose time has come to the queue, and says when to come again: for the next one, or
-    /// when a single owner may have all places.
+    /// when an owner may have places that were left to others.
     pub(super) fn release_delayed(&self, now: Timestamp) -> Option<Timestamp> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -242,8 +246,8 @@ impl Room {
             match inner.delayed.next(now) {
                 Next::Due(job) => inner.queue.push(job),
                 Next::At(at) => {
-                    let moments = [at, inner.shares.several_until(now)];
-                    return moments.into_iter().flatten().min();
+                    let changes = inner.shares.changes_at(now).filter(|_| self.reserved > 0);
+                    return [at, changes].into_iter().flatten().min();
                 }
             }
         }
@@ -276,14 +280,16 @@ impl Room {
         if !may_start || inner.queue.is_empty() {
             return None;
         }
+        let are_last = self.are_last(inner);
         let (routes, shares) = (&inner.routes, &inner.shares);
         let free = |route| has_room(routes, route);
-        let next = match shares.limit(now) {
-            None => inner.queue.pop(now, free),
-            Some(limit) => {
-                let may = |owner: &Owner| shares.has_fewer_than(owner, limit);
-                inner.queue.pop_of(now, free, may)
-            }
+        let next = if !are_last {
+            inner.queue.pop(now, free)
+        } else if shares.anyone_may_have_last(now) {
+            let may = |owner: &Owner| shares.may_have_last(owner, now);
+            inner.queue.pop_of(now, free, may)
+        } else {
+            None
         }?;
         inner.take(next.route, &next.owner);
         Some(next)
@@ -436,6 +442,11 @@ impl Room {
             }
             idle.await;
         }
+    }
+
+    /// Whether no more places are free than are left to owners who run nothing.
+    fn are_last(&self, inner: &Inner) -> bool {
+        self.workers.saturating_sub(inner.used()) <= self.reserved
     }
 }
 

@@ -1,25 +1,23 @@
-//! What each owner has of the room, and how much of it one may have.
+//! What each owner has of the room, and who may have its last places.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::{Owner, Timestamp};
 
-/// For how long after somebody else's submit an owner leaves some of the places to others.
+/// For how long after somebody else's submit an owner leaves the last places to those who run nothing.
 const LEAVES_FOR: Duration = Duration::from_secs(60);
 
-/// How many jobs of each owner wait and run.
-#[derive(Debug)]
+/// How many jobs of each owner wait and run, and who has submitted of late.
+#[derive(Debug, Default)]
 pub(super) struct Shares {
     of: HashMap<Owner, Share>,
-    /// Who submitted last.
-    newest: Option<Owner>,
-    /// Until when several owners count as being there.
-    several_until: Option<Timestamp>,
-    /// All places.
-    workers: usize,
-    /// How many of these one owner may have while there are several.
-    of_several: usize,
+    /// Owners of whom some wait and none run.
+    without: usize,
+    /// Who submitted last, and when.
+    newest: Option<(Owner, Timestamp)>,
+    /// When somebody else did so last.
+    other: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,17 +27,6 @@ struct Share {
 }
 
 impl Shares {
-    /// Of so many places, so many of which one owner leaves to the others.
-    pub(super) fn new(workers: usize, reserved: usize) -> Self {
-        Self {
-            of: HashMap::new(),
-            newest: None,
-            several_until: None,
-            workers,
-            of_several: workers.saturating_sub(reserved).max(1),
-        }
-    }
-
     pub(super) fn waiting(&self, owner: &Owner) -> usize {
         self.of.get(owner).map_or(0, |share| share.waiting)
     }
@@ -49,18 +36,17 @@ impl Shares {
         self.change(owner, |share| share.waiting += 1);
     }
 
-    /// `owner` submits; says whether there have been several owners only since now.
+    /// `owner` submits; says whether nobody had done so for a while.
     pub(super) fn submits(&mut self, owner: &Owner, now: Timestamp) -> bool {
-        if self.newest.as_ref() == Some(owner) {
-            return false;
+        let was_quiet = self.changes_at(now).is_none();
+        match &mut self.newest {
+            Some((newest, at)) if newest == owner => *at = now,
+            newest => {
+                let before = newest.replace((owner.clone(), now));
+                self.other = before.map(|(_, at)| at);
+            }
         }
-        let is_first = self.newest.replace(owner.clone()).is_none();
-        if is_first || self.of_several == self.workers {
-            return false;
-        }
-        let were_several = self.several_until(now).is_some();
-        self.several_until = Some(now.after(LEAVES_FOR));
-        !were_several
+        was_quiet
     }
 
     /// One that was counted as waiting does so no more.
@@ -80,84 +66,160 @@ impl Shares {
         });
     }
 
-    /// Until when several owners count as being there, if they do.
-    pub(super) fn several_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.several_until.filter(|until| now < *until)
+    /// Whether `owner` may have one of the last places: who runs nothing, or is alone.
+    pub(super) fn may_have_last(&self, owner: &Owner, now: Timestamp) -> bool {
+        let runs = self.of.get(owner).is_some_and(|share| share.running > 0);
+        !runs || !self.others_submit(owner, now)
     }
 
-    /// How many places one owner may have, if that is not all of them.
-    pub(super) fn limit(&self, now: Timestamp) -> Option<usize> {
-        self.several_until(now).map(|_| self.of_several)
+    /// Whether there may be anybody who may: if not, nobody need be looked at.
+    pub(super) fn anyone_may_have_last(&self, now: Timestamp) -> bool {
+        let are_several = self
+            .newest
+            .as_ref()
+            .is_some_and(|(_, at)| is_recent(*at, now))
+            && self.other.is_some_and(|at| is_recent(at, now));
+        self.without > 0 || !are_several
     }
 
-    pub(super) fn has_fewer_than(&self, owner: &Owner, limit: usize) -> bool {
-        self.of.get(owner).is_none_or(|share| share.running < limit)
+    /// When somebody next may have what they may not have now, as time goes on.
+    pub(super) fn changes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let newest = self.newest.as_ref().map(|(_, at)| *at);
+        let times = [newest, self.other].into_iter().flatten();
+        let recent = times.filter(|at| is_recent(*at, now));
+        recent.map(|at| at.after(LEAVES_FOR)).min()
+    }
+
+    /// Whether somebody else has submitted of late.
+    fn others_submit(&self, owner: &Owner, now: Timestamp) -> bool {
+        let last = match &self.newest {
+            Some((newest, _)) if newest == owner => self.other,
+            newest => newest.as_ref().map(|(_, at)| *at),
+        };
+        last.is_some_and(|at| is_recent(at, now))
     }
 
     fn change(&mut self, owner: &Owner, change: impl FnOnce(&mut Share)) {
+        let is_without = |share: &Share| share.waiting > 0 && share.running == 0;
         // By far most changes are of an owner who is known.
         let Some(share) = self.of.get_mut(owner) else {
             let mut share = Share::default();
             change(&mut share);
             if share != Share::default() {
+                self.without += usize::from(is_without(&share));
                 self.of.insert(owner.clone(), share);
             }
             return;
         };
+        self.without -= usize::from(is_without(share));
         change(share);
+        self.without += usize::from(is_without(share));
         if *share == Share::default() {
             self.of.remove(owner);
         }
     }
 }
 
+/// Whether this was a short while ago. A clock that was set back by much says nothing of that.
+fn is_recent(at: Timestamp, now: Timestamp) -> bool {
+    now.since(at).max(at.since(now)) < LEAVES_FOR
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn one_owner_may_have_all_until_there_are_several() {
-        let (ann, bob) = (Owner::new("ann"), Owner::new("bob"));
-        let at = Timestamp::from_millis;
-        let mut shares = Shares::new(8, 1);
-        assert!(!shares.submits(&ann, at(0)) && !shares.submits(&ann, at(1)));
-        assert_eq!(shares.limit(at(1)), None);
-        assert!(shares.submits(&bob, at(2)), "news");
-        assert!(!shares.submits(&ann, at(3)), "no news");
-        assert_eq!(shares.limit(at(60_002)), Some(7));
-        assert_eq!(
-            shares.limit(at(60_003)),
-            None,
-            "a minute after ann came back"
-        );
-        assert!(!shares.submits(&ann, at(60_003)), "she is alone");
-        assert!(shares.submits(&bob, at(60_004)), "news again");
+    fn owner(name: &str) -> Owner {
+        Owner::new(name)
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
     }
 
     #[test]
-    fn only_owners_with_jobs_are_kept() {
-        let ann = Owner::new("ann");
-        let mut shares = Shares::new(8, 1);
-        shares.waits(&ann);
+    fn who_runs_something_leaves_the_last_places_while_others_submit() {
+        let (ann, bob) = (owner("ann"), owner("bob"));
+        let mut shares = Shares::default();
+        assert!(shares.submits(&ann, at(0)), "news");
         shares.begins(&ann);
-        shares.leaves(&ann);
-        assert!(!shares.has_fewer_than(&ann, 1) && shares.has_fewer_than(&ann, 2));
-        shares.ends(&ann);
-        assert!(shares.of.is_empty() && shares.has_fewer_than(&ann, 1));
+        assert!(shares.may_have_last(&ann, at(0)), "she is alone");
+        assert!(!shares.submits(&bob, at(10)));
+        assert!(!shares.may_have_last(&ann, at(60_009)) && shares.may_have_last(&bob, at(10)));
+        assert_eq!(
+            shares.changes_at(at(10)),
+            Some(at(60_000)),
+            "of bob, were he to run some"
+        );
+        assert_eq!(shares.changes_at(at(60_000)), Some(at(60_010)));
+        assert!(shares.may_have_last(&ann, at(60_010)), "a minute after bob");
+        assert_eq!(shares.changes_at(at(60_010)), None);
+    }
+
+    /// Though it is always the same who submits last.
+    #[test]
+    fn one_who_keeps_submitting_beside_an_old_backlog_finds_places() {
+        let (ann, bob) = (owner("ann"), owner("bob"));
+        let mut shares = Shares::default();
+        shares.submits(&ann, at(0));
+        shares.begins(&ann);
+        for second in 1..200 {
+            shares.submits(&bob, at(second * 1_000));
+            assert!(!shares.may_have_last(&ann, at(second * 1_000)));
+        }
+        // And after a restart, when nobody has submitted yet.
+        let mut shares = Shares::default();
+        shares.begins(&ann);
+        assert!(shares.may_have_last(&ann, at(0)));
+        shares.submits(&bob, at(0));
+        assert!(!shares.may_have_last(&ann, at(0)));
     }
 
     #[test]
-    fn one_place_is_left_to_whoever_comes_however_much_is_reserved() {
-        let (ann, bob) = (Owner::new("ann"), Owner::new("bob"));
-        for (workers, reserved, limit) in [(1, 0, None), (4, 9, Some(1)), (4, 0, None)] {
-            let mut shares = Shares::new(workers, reserved);
-            shares.submits(&ann, Timestamp::default());
-            shares.submits(&bob, Timestamp::default());
-            assert_eq!(
-                shares.limit(Timestamp::default()),
-                limit,
-                "{workers} {reserved}"
-            );
+    fn a_clock_that_is_set_back_frees_who_would_wait_for_an_hour() {
+        let (ann, bob) = (owner("ann"), owner("bob"));
+        let mut shares = Shares::default();
+        shares.submits(&ann, at(3_600_000));
+        shares.begins(&ann);
+        shares.submits(&bob, at(3_600_001));
+        assert!(!shares.may_have_last(&ann, at(3_599_000)), "by a second");
+        assert!(shares.may_have_last(&ann, at(0)));
+        assert_eq!(shares.changes_at(at(0)), None);
+    }
+
+    proptest! {
+        /// Counts go back to nothing, and the short answer is no other than the long one.
+        #[test]
+        fn counts_are_those_of_what_waits_and_runs(
+            steps in prop::collection::vec((0..3_usize, 0..5_u8, 0..40_000_i64), 0..200),
+        ) {
+            let owners = [owner("ann"), owner("bob"), owner("eve")];
+            let mut shares = Shares::default();
+            let (mut counts, mut now) = ([(0_usize, 0_usize); 3], 0);
+            for (who, what, passes) in steps {
+                let (waiting, running) = &mut counts[who];
+                match what {
+                    0 => { shares.waits(&owners[who]); *waiting += 1; }
+                    1 if *waiting > 0 => { shares.leaves(&owners[who]); *waiting -= 1; }
+                    2 => { shares.begins(&owners[who]); *running += 1; }
+                    3 if *running > 0 => { shares.ends(&owners[who]); *running -= 1; }
+                    _ => { now += passes; shares.submits(&owners[who], at(now)); }
+                }
+                let without = counts.iter().filter(|(waiting, running)| *waiting > 0 && *running == 0);
+                prop_assert_eq!(shares.without, without.count());
+                for (owner, (waiting, _)) in owners.iter().zip(counts) {
+                    prop_assert_eq!(shares.waiting(owner), waiting);
+                    let may = waiting > 0 && shares.may_have_last(owner, at(now));
+                    prop_assert!(!may || shares.anyone_may_have_last(at(now)));
+                }
+            }
+            for (owner, (waiting, running)) in owners.iter().zip(counts) {
+                (0..waiting).for_each(|_| shares.leaves(owner));
+                (0..running).for_each(|_| shares.ends(owner));
+            }
+            prop_assert!(shares.of.is_empty() && shares.without == 0);
         }
     }
 }

@@ -49,13 +49,18 @@ impl Inner {
         let outcome = self.submit_to(route, submission).await;
         match &outcome {
             Ok(accepted) => observer.submitted(&owner, accepted),
-            Err(error) => observer.refused(error),
+            Err(error) => {
+                if matches!(error, SubmitError::Store(StoreError::Full)) {
+                    self.budget.note_short();
+                }
+                observer.refused(error);
+            }
         }
         outcome
     }
 
     async fn submit_to(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         route: Route,
         submission: Submission,
     ) -> Result<Accepted, SubmitError> {

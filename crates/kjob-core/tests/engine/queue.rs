@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::support::*;
-use crate::troubled::{Switch, Troubled};
+use crate::troubled::{Sweeps, Switch, Troubled};
 use kjob_core::engine::{
     Caller, EngineConfig, HandlerError, Interrupted, JobKey, ManualClock, Registry, RouteOptions,
     SubmitError,
@@ -91,7 +91,7 @@ fn begun(runs: &mut UnboundedReceiver<Run>) -> Vec<Run> {
 }
 
 #[tokio::test]
-async fn one_owner_leaves_places_to_the_others_while_there_are_several() {
+async fn the_last_places_are_for_owners_who_run_nothing() {
     let (registry, mut runs) = one("/held", RouteOptions::default(), true);
     let two_of_four = config(|c| {
         c.workers = 4;
@@ -106,42 +106,36 @@ async fn one_owner_leaves_places_to_the_others_while_there_are_several() {
     let mut anns = begun(&mut runs);
     assert_eq!(anns.len(), 4);
     bed.submit(of("bob", "b1")).await;
+    bed.submit(of("bob", "b2")).await;
     settle().await;
     assert!(runs.try_recv().is_err(), "nobody's run is broken off");
-    // Of what becomes free, ann gets no more than leaves two to the others.
     anns.pop().unwrap().done();
     settle().await;
     let bobs = begun(&mut runs);
     assert_eq!(bobs.len(), 1);
     assert_eq!(&bobs[0].payload.data[..], b"b1");
-    for _ in 0..2 {
-        anns.pop().unwrap().done();
-    }
+    // Two places are free now, which are neither ann's nor bob's, and it does not matter how many these are.
+    anns.truncate(1);
     settle().await;
-    let hers = begun(&mut runs);
-    assert_eq!(
-        hers.len(),
-        1,
-        "two of ann's run, one of bob's, and a place is free"
-    );
-    // It is anybody's but hers, at once and from the queue.
     bed.submit(of("ann", "a")).await;
     settle().await;
     assert!(runs.try_recv().is_err());
-    bed.submit(of("eve", "e")).await;
-    bed.submit(of("bob", "b2")).await;
+    bed.submit(of("eve", "e1")).await;
+    bed.submit(of("eve", "e2")).await;
+    bed.submit(of("joe", "j")).await;
     settle().await;
-    let eves = begun(&mut runs);
-    assert_eq!(eves.len(), 1);
-    drop(eves);
+    let others = begun(&mut runs);
+    assert_eq!(others.len(), 2);
+    assert_eq!(&others[0].payload.data[..], b"e1");
+    assert_eq!(&others[1].payload.data[..], b"j");
+    // From the queue as well, though others have waited for longer.
+    let [_eves, joes] = others.try_into().unwrap_or_else(|_| panic!());
+    bed.submit(of("joe", "j2")).await;
+    joes.done();
     settle().await;
     let next = begun(&mut runs);
     assert_eq!(next.len(), 1);
-    assert_eq!(
-        &next[0].payload.data[..],
-        b"b2",
-        "though ann's have waited for longer"
-    );
+    assert_eq!(&next[0].payload.data[..], b"j2");
 }
 
 #[tokio::test]
@@ -166,6 +160,45 @@ async fn the_places_that_were_left_are_taken_once_the_others_have_gone() {
         1,
         "though nothing has come or ended"
     );
+}
+
+/// A piece takes 100 ms, so the next comes 100 ms later, unless somebody waits for the space.
+#[tokio::test]
+async fn expiry_rests_between_its_pieces() {
+    let (clock, switch) = (ManualClock::at(T0), Arc::new(Switch::default()));
+    let takes = Duration::from_millis(100);
+    *switch.sweeps.lock().unwrap() = Some(Sweeps {
+        clock: clock.clone(),
+        takes,
+        left: 7,
+    });
+    let left = || switch.sweeps.lock().unwrap().as_ref().unwrap().left;
+    let store = Arc::new(Troubled::new(Arc::new(MemoryStore::new()), switch.clone()));
+    let (registry, _runs) = one("/held", RouteOptions::default(), true);
+    let bed = bed_on(store, clock, EngineConfig::default(), registry).await;
+    settle().await;
+    bed.clock.advance(EngineConfig::default().expire_interval);
+    for pieces in [6, 5] {
+        settle().await;
+        assert_eq!(left(), pieces);
+        bed.clock.advance(takes - Duration::from_millis(1));
+        settle().await;
+        assert_eq!(left(), pieces, "it rests");
+        bed.clock.advance(Duration::from_millis(1));
+    }
+    // However long it took: the clock may have been set meanwhile.
+    switch.sweeps.lock().unwrap().as_mut().unwrap().takes = Duration::from_secs(3_600);
+    settle().await;
+    assert_eq!(left(), 4);
+    bed.clock.advance(Duration::from_secs(1));
+    settle().await;
+    assert_eq!(left(), 3);
+    switch.is_full.store(true, Ordering::SeqCst);
+    let refused = bed.engine.submit(call("/held", "no room")).await;
+    assert!(refused.is_err(), "{refused:?}");
+    bed.clock.advance(Duration::from_secs(1));
+    settle().await;
+    assert_eq!(left(), 1, "and on at once");
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! A store that can be made full, or made to fail for good.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use kjob_core::engine::ManualClock;
 use kjob_core::{
     CallbackState, CallbackTry, ClaimedCallbacks, Expired, Filter, Finish, IdBlock, Job, JobId,
     JobTag, Lease, NewJob, Owner, Page, Parts, Started, State, StepError, Store, StoreError,
@@ -29,6 +31,26 @@ pub(crate) struct Switch {
     /// Answers come a turn of the runtime later, as those of a store on a disk do.
     pub(crate) is_slow: AtomicBool,
     pub(crate) refused: AtomicUsize,
+    pub(crate) sweeps: Mutex<Option<Sweeps>>,
+}
+
+/// Space that is given back in pieces, each of which takes its time by this clock.
+pub(crate) struct Sweeps {
+    pub(crate) clock: ManualClock,
+    pub(crate) takes: Duration,
+    /// Pieces that are left.
+    pub(crate) left: u32,
+}
+
+impl Sweeps {
+    fn sweep(&mut self) -> Expired {
+        self.clock.advance(self.takes);
+        self.left -= 1;
+        Expired {
+            more: self.left > 0,
+            ..Expired::default()
+        }
+    }
 }
 
 impl Troubled {
@@ -145,6 +167,14 @@ impl Store for Troubled {
         self.step(self.inner.expire_at(id, at)).await?
     }
     async fn expire(&self, now: Timestamp) -> Result<Expired, StoreError> {
+        let next_sweep = || {
+            let mut sweeps = self.switch.sweeps.lock().unwrap();
+            let sweeps = sweeps.as_mut().filter(|sweeps| sweeps.left > 0);
+            sweeps.map(Sweeps::sweep)
+        };
+        if let Some(swept) = next_sweep() {
+            return Ok(swept);
+        }
         self.step(self.inner.expire(now)).await?
     }
     fn usage(&self, owner: &Owner) -> StoreUsage {

@@ -240,8 +240,8 @@ keys! {
 
     /// How many jobs run at once.
     workers: usize, "KJOB_WORKERS", value::count, "N", default "64";
-    /// How many of the workers one user leaves to the others while several submit; "auto" is one in eight. All are
-    /// everybody's again once nobody else has submitted for a minute. Not over a database.
+    /// How many of the workers are kept for users who run nothing, while several submit; "auto" is one in eight, none
+    /// of fewer than eight. Who is alone has all: nobody else has submitted for a minute. Not over a database.
     reserved_workers: Maybe<usize>, "KJOB_RESERVED_WORKERS", value::maybe_number, "N", default "auto";
     /// How many threads there are for handlers of the program's own, which connections do not share; a
     /// handler that blocks holds one. "auto" is as many as workers, at most 64.
