@@ -162,7 +162,7 @@ async fn the_places_that_were_left_are_taken_once_the_others_have_gone() {
     );
 }
 
-/// A piece takes 100 ms, so the next comes 100 ms later, unless somebody waits for the space.
+/// A piece takes 100 ms, so the next comes 200 ms later, unless somebody waits for the space.
 #[tokio::test]
 async fn expiry_rests_between_its_pieces() {
     let (clock, switch) = (ManualClock::at(T0), Arc::new(Switch::default()));
@@ -181,7 +181,7 @@ async fn expiry_rests_between_its_pieces() {
     for pieces in [6, 5] {
         settle().await;
         assert_eq!(left(), pieces);
-        bed.clock.advance(takes - Duration::from_millis(1));
+        bed.clock.advance(2 * takes - Duration::from_millis(1));
         settle().await;
         assert_eq!(left(), pieces, "it rests");
         bed.clock.advance(Duration::from_millis(1));
