@@ -1,10 +1,7 @@
-//! Request bodies: read whole, within bounds of size, time and memory. And the budget of memory,
-//! which they share with answers.
+//! Request bodies: read whole, within bounds of size, time and memory.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,6 +10,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
+use crate::budget::{Budget, Held, OverBudget, UNCOUNTED_MAX};
 use crate::outbound::with_sources;
 
 /// The first buffer for a body, at most. A client that announces more has to send it first: the
@@ -22,10 +20,6 @@ const FIRST_CAPACITY_MAX: usize = 1 << 20;
 /// How much a buffer grows by when it is full. A large factor, since what was not written to costs no
 /// memory, while what was written may have to be copied.
 const GROWTH: usize = 8;
-
-/// Bodies and answers up to this size are not counted, so that whoever uses up the budget keeps nobody
-/// from asking and hearing of jobs. The number of requests in progress bounds what they take together.
-const UNCOUNTED_MAX: usize = 16 << 10;
 
 /// Bounds of reading a body.
 #[derive(Clone, Copy, Debug)]
@@ -62,17 +56,6 @@ pub(crate) enum BodyError {
     Busy(#[from] OverBudget),
 }
 
-/// The bodies of requests and answers in progress leave no room for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the bodies of requests and answers in progress may take {limit} bytes together, and {wanted} \
-     more do not fit now"
-)]
-pub(crate) struct OverBudget {
-    pub(crate) wanted: usize,
-    pub(crate) limit: usize,
-}
-
 fn found_words(announced: Option<u64>, limit: usize) -> String {
     match announced {
         Some(found) => found.to_string(),
@@ -95,7 +78,7 @@ where
 {
     let announced = body.size_hint().exact();
     // What would not fit if it were alone is not worth another try.
-    let len_max = bounds.len_max.min(budget.limit);
+    let len_max = bounds.len_max.min(budget.limit());
     let too_large = BodyError::TooLarge {
         announced,
         limit: len_max,
@@ -209,94 +192,6 @@ pub(crate) async fn discard<B: Body<Data = Bytes> + Unpin>(
     }
 }
 
-/// The memory that all bodies may take together. Clones are the same budget.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget {
-    used: Arc<AtomicUsize>,
-    limit: usize,
-}
-
-/// A part of a [`Budget`], given back on drop.
-#[derive(Debug)]
-pub(crate) struct Held {
-    budget: Budget,
-    bytes: usize,
-}
-
-impl Budget {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            used: Arc::default(),
-            limit,
-        }
-    }
-
-    /// A part of it that is nothing yet.
-    pub(crate) fn hold(&self) -> Held {
-        Held {
-            budget: self.clone(),
-            bytes: 0,
-        }
-    }
-}
-
-impl Held {
-    /// Gives all of it back: the body is gone.
-    pub(crate) fn release(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = 0;
-    }
-
-    /// Holds as much as an answer of this size takes: nothing for a small one, and for one that is
-    /// larger than the whole budget all of it, so that it can be had when nothing else is going on.
-    pub(crate) fn grow_to_answer(&mut self, bytes: usize) -> Result<(), OverBudget> {
-        self.grow_to_counted(bytes.min(self.budget.limit))
-    }
-
-    /// Holds so much more, for what is made of a body. As with answers, what is larger than the whole
-    /// budget can be had when nothing else is going on.
-    pub(crate) fn grow_by(&mut self, bytes: usize) -> Result<(), OverBudget> {
-        self.grow_to(self.bytes.saturating_add(bytes).min(self.budget.limit))
-    }
-
-    /// Whether it holds anything.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    /// Holds `bytes` instead, where so many are counted.
-    fn grow_to_counted(&mut self, bytes: usize) -> Result<(), OverBudget> {
-        if bytes <= UNCOUNTED_MAX {
-            return Ok(());
-        }
-        self.grow_to(bytes)
-    }
-
-    /// Holds `bytes` instead, which are no more than are held already or there is room for.
-    fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
-        let more = bytes.saturating_sub(self.bytes);
-        let limit = self.budget.limit;
-        let grown = |used: usize| used.checked_add(more).filter(|used| *used <= limit);
-        let used = &self.budget.used;
-        match used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
-            Ok(_) => self.bytes += more,
-            Err(_) => {
-                return Err(OverBudget {
-                    wanted: more,
-                    limit,
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -365,7 +260,11 @@ mod tests {
         let (bytes, held) = collect(&mut body, &BOUNDS, budget).await?;
         assert!(bytes.iter().all(|byte| *byte == 7));
         let counted = bytes.len() > UNCOUNTED_MAX;
-        assert!(!counted || held.bytes >= bytes.len(), "{} held", held.bytes);
+        assert!(
+            !counted || held.bytes() >= bytes.len(),
+            "{} held",
+            held.bytes()
+        );
         Ok(bytes.len())
     }
 
@@ -418,7 +317,7 @@ mod tests {
             Err(BodyError::Stalled { received: 0, .. })
         ));
         drop(others);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0, "given back");
+        assert_eq!(budget.used(), 0, "given back");
     }
 
     #[tokio::test]
@@ -433,40 +332,6 @@ mod tests {
         assert_eq!(read(body, &Budget::new(9)).await, too_large(None));
         let body = Pieces::new(&[10]).announcing(10);
         assert_eq!(read(body, &Budget::new(9)).await, too_large(Some(10)));
-    }
-
-    #[test]
-    fn answers_share_the_budget_from_their_least_size_on() {
-        let budget = Budget::new(100 << 10);
-        let (mut first, mut second) = (budget.hold(), budget.hold());
-        first.grow_to_answer(UNCOUNTED_MAX).unwrap();
-        assert!(first.is_empty());
-        let wanted = 64 << 10;
-        first.grow_to_answer(wanted).unwrap();
-        let refused = second.grow_to_answer(wanted);
-        let limit = 100 << 10;
-        assert_eq!(refused, Err(OverBudget { wanted, limit }));
-        first.release();
-        // Larger than the budget, but alone.
-        second.grow_to_answer(1 << 20).unwrap();
-        assert!(first.grow_to_answer(wanted).is_err());
-        drop(second);
-        first.grow_to_answer(wanted).unwrap();
-    }
-
-    #[test]
-    fn what_is_made_of_a_body_counts_beside_it() {
-        let budget = Budget::new(1000);
-        let (mut first, mut second) = (budget.hold(), budget.hold());
-        first.grow_to(300).unwrap();
-        second.grow_to(300).unwrap();
-        let (wanted, limit) = (401, 1000);
-        assert_eq!(first.grow_by(401), Err(OverBudget { wanted, limit }));
-        first.grow_by(400).unwrap();
-        drop(second);
-        // Larger than the budget, but alone.
-        first.grow_by(usize::MAX).unwrap();
-        assert_eq!(budget.used.load(Ordering::Relaxed), 1000);
     }
 
     #[tokio::test(start_paused = true)]
@@ -494,7 +359,7 @@ mod tests {
         drop(kept);
         let body = Pieces::new(&[1000 * kib]).announcing(1000 << 10);
         assert_eq!(read(body, &budget).await, Ok(1000 * kib));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod actor;
 mod audit;
 mod auth;
 mod body;
+mod budget;
 pub mod builtin;
 mod callbacks;
 pub mod config;

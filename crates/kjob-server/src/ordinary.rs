@@ -31,7 +31,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use crate::actor::{Actor, unknown};
-use crate::body::Held;
+use crate::budget::Held;
 use crate::job_log;
 use crate::metrics::Metrics;
 use crate::prefer::{PREFERENCE_APPLIED, Prefer};

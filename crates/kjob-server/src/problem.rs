@@ -5,7 +5,8 @@ use http::{HeaderValue, Response};
 use kjob_core::engine::SubmitError;
 use serde::Serialize;
 
-use crate::body::{BodyError, OverBudget};
+use crate::body::BodyError;
+use crate::budget::OverBudget;
 use crate::options::OptionError;
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};

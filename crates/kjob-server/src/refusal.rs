@@ -10,7 +10,8 @@ use kjob_core::{JobId, JobTag, Phase, StoreError};
 use kjob_proto::{DecodeError, DecodeErrorKind, Signal, Text};
 
 use crate::auth::{Barred, Denied};
-use crate::body::{BodyError, OverBudget};
+use crate::body::BodyError;
+use crate::budget::OverBudget;
 use crate::callbacks::CallbackUrlError;
 use crate::options::OptionError;
 

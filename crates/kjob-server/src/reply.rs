@@ -16,7 +16,7 @@ use kjob_proto::{Encoding, Segments, reply_error, reply_failover};
 use tokio::sync::mpsc;
 
 use crate::activity::{Answer, InFlight};
-use crate::body::Held;
+use crate::budget::Held;
 use crate::refusal::Refusal;
 
 /// How long the request took, in seconds, as text: the Python client raises unless it is a float

@@ -14,7 +14,8 @@ use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
 
 use crate::SystemInfo;
 use crate::actor::Actor;
-use crate::body::{BodyError, Held};
+use crate::body::BodyError;
+use crate::budget::Held;
 use crate::refusal::Refusal;
 use crate::reply::Delivery;
 

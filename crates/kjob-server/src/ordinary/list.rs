@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::record::JobRecord;
 use super::{Ask, json};
-use crate::body::Held;
+use crate::budget::Held;
 use crate::job_list;
 use crate::options::Options;
 use crate::refusal::Refusal;

@@ -7,7 +7,7 @@ use kjob_core::engine::JobKey;
 use super::Ask;
 use super::result::{part, put_headers};
 use crate::actor::unknown;
-use crate::body::Held;
+use crate::budget::Held;
 use crate::refusal::Refusal;
 use crate::reply::ReplyBody;
 

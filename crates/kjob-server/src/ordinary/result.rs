@@ -12,7 +12,7 @@ use kjob_proto::{Encoding, Text};
 
 use super::{Ask, ranges};
 use crate::actor::unknown;
-use crate::body::Held;
+use crate::budget::Held;
 use crate::refusal::Refusal;
 use crate::reply::{self, Delivery, ReplyBody};
 

@@ -12,7 +12,8 @@ use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Ask, accepted, accepted_and_gone};
-use crate::body::{BodyError, Held};
+use crate::body::BodyError;
+use crate::budget::Held;
 use crate::job_options;
 use crate::options::{OPTIONS_MAX, Options};
 use crate::refusal::Refusal;

@@ -11,7 +11,7 @@ use kjob_proto::{Encoding, Envelope, Record, Text};
 
 use super::{Ask, accepted, put_applied, result};
 use crate::actor::{CancelOnDrop, json_text, unknown};
-use crate::body::Held;
+use crate::budget::Held;
 use crate::head::{WIRE_TYPES, guessed_encoding};
 use crate::options::OptionError;
 use crate::prefer::Prefer;

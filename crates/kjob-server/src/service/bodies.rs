@@ -8,7 +8,8 @@ use kjob_proto::Encoding;
 
 use super::{Peer, Service};
 use crate::activity::InFlight;
-use crate::body::{BodyBounds, Held, collect, discard};
+use crate::body::{BodyBounds, collect, discard};
+use crate::budget::Held;
 use crate::head::{Head, Media, WIRE_TYPES, guessed_encoding};
 use crate::refusal::Refusal;
 

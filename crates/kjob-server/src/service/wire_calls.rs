@@ -10,7 +10,7 @@ use kjob_proto::Encoding;
 use super::{Peer, Service, while_admitted};
 use crate::access::Admitted;
 use crate::activity::InFlight;
-use crate::body::Held;
+use crate::budget::Held;
 use crate::head::Head;
 use crate::refusal::Refusal;
 use crate::reply::{self, ReplyBody};

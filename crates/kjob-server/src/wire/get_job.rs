@@ -18,7 +18,7 @@ use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 
 use super::Call;
 use crate::actor::{json_text, unknown};
-use crate::body::Held;
+use crate::budget::Held;
 use crate::options::Options;
 use crate::refusal::Refusal;
 use crate::reply::Delivery;

@@ -19,7 +19,7 @@ use kjob_core::{Page, Status};
 use kjob_proto::{AdminShowJobsRequest, AdminShowJobsResponse, StringMap, Text};
 
 use super::Call;
-use crate::body::Held;
+use crate::budget::Held;
 use crate::job_list;
 use crate::options::Options;
 use crate::refusal::Refusal;
