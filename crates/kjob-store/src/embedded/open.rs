@@ -201,6 +201,11 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         opened.segments.insert(number, ledger);
     }
     shared.set_damaged(damaged);
+    // The last who closed a file removed its log, perhaps one that ends with a commit that failed, as its sync did. Were
+    // the log back once power is lost, so would be what was just found not to have happened.
+    for dir in [layout.root(), layout.segments().as_path()] {
+        layout::sync_names(dir, "open the store")?;
+    }
     Ok(opened)
 }
 

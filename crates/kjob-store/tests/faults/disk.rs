@@ -21,6 +21,8 @@ pub struct Disk {
     durable: BTreeMap<PathBuf, Node>,
     /// Changes of names that are not durable, oldest first.
     pending: Vec<Change>,
+    /// What is on the disk of that which a failed sync was over.
+    failed: Luck,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,6 +64,13 @@ pub enum Luck {
     All,
     /// Each piece of so many bytes, or not.
     Pieces(usize),
+}
+
+impl Default for Luck {
+    /// Of the pieces of a disk.
+    fn default() -> Self {
+        Self::Pieces(512)
+    }
 }
 
 /// One line of a journal, with the bytes that belong to it.
@@ -112,6 +121,14 @@ pub fn records(journal: &[u8]) -> Vec<Record<'_>> {
 }
 
 impl Disk {
+    /// A new one, which holds so much of what failed syncs were over.
+    pub fn new(failed: Luck) -> Self {
+        Self {
+            failed,
+            ..Self::default()
+        }
+    }
+
     /// Takes in what happened next. `random` decides about what a failed sync was over.
     pub fn take(&mut self, record: &Record<'_>, random: &mut Random) {
         let number = |at: usize| -> usize { record.words[at].parse().unwrap() };
@@ -131,7 +148,7 @@ impl Disk {
                 Handle::Directory(path) => self.sync_names(&path),
             },
             "unsynced" => match self.open[&(number(1) as u64)].clone() {
-                Handle::File(file) => self.files[file].settle(Luck::Pieces(512), random),
+                Handle::File(file) => self.files[file].settle(self.failed, random),
                 Handle::Directory(_) => {}
             },
             "mkdir" => self.put(path(1), Node::Directory),
