@@ -143,8 +143,8 @@ enum Late {
     Whole,
 }
 
-/// The next part of a body. All of it is to come before `end`, which is set once one has to be waited for: most are
-/// there with their heads, and need no clock.
+/// The next part of a body. All of it is to come before `end`, which is set once one has to be waited for, if it is not
+/// yet: most bodies are there with their heads, and need no clock.
 async fn next_frame<B: Body + Unpin>(
     body: &mut B,
     bounds: &BodyBounds,
@@ -175,19 +175,13 @@ pub(crate) async fn discard<B: Body<Data = Bytes> + Unpin>(
     bytes_max: usize,
 ) {
     let body = body.get_mut();
-    let end = Instant::now() + bounds.time_max;
+    let mut end = Some(Instant::now() + bounds.time_max);
     let mut left = bytes_max;
-    loop {
-        let idle_end = Instant::now() + bounds.idle_max;
-        match timeout_at(end.min(idle_end), body.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                let len = frame.data_ref().map_or(0, Bytes::len);
-                match left.checked_sub(len) {
-                    Some(rest) => left = rest,
-                    None => return,
-                }
-            }
-            _ => return,
+    while let Ok(Some(Ok(frame))) = next_frame(body, bounds, &mut end).await {
+        let len = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(len) {
+            Some(rest) => left = rest,
+            None => return,
         }
     }
 }

@@ -74,20 +74,19 @@ impl Shares {
 
     /// Whether there may be anybody who may: if not, nobody need be looked at.
     pub(super) fn anyone_may_have_last(&self, now: Timestamp) -> bool {
-        let are_several = self
-            .newest
-            .as_ref()
-            .is_some_and(|(_, at)| is_recent(*at, now))
-            && self.other.is_some_and(|at| is_recent(at, now));
-        self.without > 0 || !are_several
+        self.without > 0 || self.recent(now).count() < 2
     }
 
     /// When somebody next may have what they may not have now, as time goes on.
     pub(super) fn changes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.recent(now).map(|at| at.after(LEAVES_FOR)).min()
+    }
+
+    /// When two owners submitted last, the newest and another, as far as that was a short while ago.
+    fn recent(&self, now: Timestamp) -> impl Iterator<Item = Timestamp> {
         let newest = self.newest.as_ref().map(|(_, at)| *at);
         let times = [newest, self.other].into_iter().flatten();
-        let recent = times.filter(|at| is_recent(*at, now));
-        recent.map(|at| at.after(LEAVES_FOR)).min()
+        times.filter(move |at| is_recent(*at, now))
     }
 
     /// Whether somebody else has submitted of late.

@@ -66,8 +66,7 @@ async fn the_server_and_each_route_have_their_limits() {
         bed.submit(call("/fast", "f")).await;
     }
     settle().await;
-    let slow: Vec<_> = std::iter::from_fn(|| slow_runs.try_recv().ok()).collect();
-    let fast: Vec<_> = std::iter::from_fn(|| fast_runs.try_recv().ok()).collect();
+    let (slow, fast) = (begun(&mut slow_runs), begun(&mut fast_runs));
     assert_eq!(slow.len() + fast.len(), 3);
     assert!(slow.len() <= 2);
     assert_eq!(bed.engine.stats().running, 3);
@@ -237,11 +236,8 @@ async fn past_a_budget_a_submit_is_refused_and_nothing_is_kept() {
     assert_eq!(bed.engine.stats().queued, 2);
     assert_eq!(bed.engine.usage(&ann()).total.jobs, stored);
     // Another user still has room, until the server has none.
-    let mut bobs = call("/held", "bob's");
-    bobs.owner = Owner::new("bob");
-    bed.submit(bobs.clone()).await;
-    bobs.owner = Owner::new("eve");
-    let refused = bed.engine.submit(bobs).await;
+    bed.submit(of("bob", "bob's")).await;
+    let refused = bed.engine.submit(of("eve", "bob's")).await;
     assert!(
         matches!(
             refused,
