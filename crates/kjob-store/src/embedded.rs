@@ -60,6 +60,7 @@ mod tags;
 mod take_up;
 mod totals;
 mod upkeep;
+mod write_back;
 mod writer;
 
 pub use backup::{BackupError, BackupReport};

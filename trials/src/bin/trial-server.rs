@@ -41,6 +41,7 @@ fn small() -> EmbeddedOptions {
         segment_jobs: 60,
         inline_bytes_max: 3_000,
         cached_headers: 32,
+        log_bytes: 64 * 1024,
         sweep_jobs: 20,
         ..EmbeddedOptions::default()
     }

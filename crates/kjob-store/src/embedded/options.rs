@@ -34,6 +34,9 @@ pub struct EmbeddedOptions {
     /// Memory for payloads up to 64 KiB of jobs that wait, so that starting one soon after its submit
     /// touches no disk but for its start. 0 for none. Default 16 MiB.
     pub waiting_bytes: u64,
+    /// Bytes of the newest segment's log with which it is written back into the segment's file, beside commits; it takes
+    /// twice as many of the disk, and more only for as long as a backup reads. Default 32 MiB.
+    pub log_bytes: u64,
     /// Jobs that one call of `expire` looks at, at least one; what is left is done by the next
     /// calls. Default 20 000.
     pub sweep_jobs: u64,
@@ -62,6 +65,7 @@ impl Default for EmbeddedOptions {
             cached_headers: 16_384,
             recent_bytes: 32 * 1024 * 1024,
             waiting_bytes: 16 * 1024 * 1024,
+            log_bytes: 32 * 1024 * 1024,
             sweep_jobs: 20_000,
             reserve_bytes: 4 * 1024 * 1024,
             reserve_retry: Duration::from_secs(1),

@@ -41,12 +41,15 @@ impl Writer {
         let path = self.shared.layout.segment(number, 0);
         // A begin that failed half way may have left a file.
         layout::remove_database(&path).map_err(super::error::file("begin a segment"))?;
-        let connection = segment::create(&self.shared.layout, number, 0)?;
+        let mut connection = segment::create(&self.shared.layout, number, 0)?;
         layout::sync_names(&self.shared.layout.segments(), "begin a segment")?;
         self.catalogue.begin_segment(number, first_id)?;
         let ledger = Ledger::new(number, first_id);
         // It has none yet, and those that come are this writer's.
         ledger.tags_whole.set_known();
+        // What is sealed may be rewritten and deleted.
+        self.write_back.wait();
+        self.write_back.watch(&mut connection);
         self.segments.insert(number, ledger);
         self.connections.insert(number, connection);
         if let Some(ledger) = self.segments.get_mut(&sealed) {
@@ -54,8 +57,8 @@ impl Writer {
             self.due.note(sealed);
         }
         if let Some(connection) = self.connections.get(&sealed) {
-            // Only a matter of memory.
-            let _ = connection.pragma_update(None, "cache_size", -2048);
+            // Reads and writes nothing, so there is nothing that could fail.
+            let _ = segment::make_older(connection);
         }
         self.publish_table();
         Ok(())

@@ -14,6 +14,12 @@ use super::room;
 use super::schema::{self, FORMAT, Schema};
 use super::totals::Totals;
 
+/// Pages of 4 KiB in an older segment's log, 8 MiB, with which the commit that passes it writes it back into its
+/// file, for some 3 ms. The newest segment has [another way](super::write_back).
+const LOG_PAGES: i32 = 2 * 1024;
+
+const CACHE_OF_OLDER_KIB: i32 = 2 * 1024;
+
 /// How a connection is going to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -150,7 +156,7 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     }
     let cache_kib = match access {
         Access::Newest => 16 * 1024,
-        Access::Older => 2 * 1024,
+        Access::Older => CACHE_OF_OLDER_KIB,
         Access::Read | Access::Check => 4 * 1024,
     };
     connection.pragma_update(None, "cache_size", -cache_kib)?;
@@ -158,13 +164,21 @@ fn set_up(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     // A damaged page is reported when it is read in, not worked on.
     connection.pragma_update(None, "cell_size_check", true)?;
     log_ahead(connection)?;
-    // 8 MiB of 4 KiB pages, checkpointed by the commit that passes it, which all others wait for: 3 ms.
-    // With 64 MiB that was 15 ms, and no more jobs a second.
-    connection.pragma_update(None, "wal_autocheckpoint", 2 * 1024)?;
-    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    write_back_by_itself(connection)?;
     let only_reads = matches!(access, Access::Read | Access::Check);
     connection.pragma_update(None, "query_only", only_reads)?;
     Ok(())
+}
+
+/// Makes the connection of what was the newest segment one to an older.
+pub(crate) fn make_older(connection: &Connection) -> rusqlite::Result<()> {
+    write_back_by_itself(connection)?;
+    connection.pragma_update(None, "cache_size", -CACHE_OF_OLDER_KIB)
+}
+
+fn write_back_by_itself(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)
 }
 
 /// Those of a segment of this format. Made once: the model took 0.3 ms of each opening.

@@ -20,6 +20,7 @@ use super::requests::Request;
 use super::reserve::Reserve;
 use super::rewrite::Rewrite;
 use super::shared::Shared;
+use super::write_back::WriteBack;
 use super::writer::Writer;
 use super::{EmbeddedOptions, OpenError, open};
 use crate::panics::{panicked, said};
@@ -135,6 +136,7 @@ impl EmbeddedStore {
             due,
             failed_commits: BTreeMap::new(),
             taken: Vec::new(),
+            write_back: WriteBack::new(shared.options.log_bytes),
             reserve,
             lock,
         };

@@ -26,6 +26,7 @@ use super::room::Lacking;
 use super::segment::{self, Access};
 use super::shared::Shared;
 use super::tag_moves::{HeldTag, SharedTag};
+use super::write_back::WriteBack;
 
 /// Connections to older segments that are kept between batches.
 const OLDER_CONNECTIONS_MAX: usize = 8;
@@ -47,6 +48,8 @@ pub(crate) struct Writer {
     pub(crate) failed_commits: BTreeMap<u32, StoreError>,
     /// Tags that committed jobs took, and the jobs of older segments that are yet to lose them.
     pub(crate) taken: Vec<HeldTag>,
+    /// Of the newest segment's log.
+    pub(crate) write_back: WriteBack,
     pub(crate) reserve: Reserve,
     /// Let go last.
     pub(crate) lock: DirLock,
@@ -60,6 +63,7 @@ impl Writer {
         self.find_taken(shared_tags);
         self.give_away_taken();
         self.settle();
+        self.watch_newest();
         let mut batch = Vec::with_capacity(batch_max);
         loop {
             // Steps put off by the last batch do not wait for others to come.
@@ -80,6 +84,7 @@ impl Writer {
                 }
             }
             self.commit();
+            self.write_back();
             // After a failed sync nobody knows what is on disk, so nothing may build on it. And where
             // room is short, it is not for notes that can be worked out anew.
             if self.shared.failure().is_none() && !self.shared.room.is_short() {
@@ -271,6 +276,27 @@ impl Writer {
         }
     }
 
+    /// Writes the newest segment's log back, where it is time, but for most of it by another thread.
+    fn write_back(&mut self) {
+        let Some((number, ledger)) = self.segments.last_key_value() else {
+            return;
+        };
+        if let (Some(connection), None) = (self.connections.get(number), self.shared.failure()) {
+            let path = || self.shared.layout.segment(*number, ledger.generation);
+            self.write_back
+                .go_on(connection, path, &self.background, &self.shared);
+        }
+    }
+
+    /// Has the newest segment's connection tell how long its log is.
+    fn watch_newest(&mut self) {
+        if let Some((number, _)) = self.segments.last_key_value()
+            && let Some(connection) = self.connections.get_mut(number)
+        {
+            self.write_back.watch(connection);
+        }
+    }
+
     fn roll_back(&mut self, number: u32) {
         let Some(connection) = self.connections.get(&number) else {
             return;
@@ -409,6 +435,9 @@ impl Writer {
         let path = self.shared.layout.segment(number, ledger.generation);
         let opened = segment::open(&path, access).map_err(|error| self.shared.judged(error));
         self.connections.insert(number, opened?);
+        if newest {
+            self.watch_newest();
+        }
         Ok(())
     }
 
@@ -441,6 +470,7 @@ impl Writer {
             reader.close();
             drop(done.clone());
         });
+        self.write_back.wait();
         self.background.submit_to_each(move |()| drop(idle.clone()));
         let _ = wait.recv();
         // Nor is a backup: it sees that the store is closed, and lets go.

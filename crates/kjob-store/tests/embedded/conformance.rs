@@ -42,6 +42,7 @@ fn tiny() -> EmbeddedOptions {
         readers: 1,
         batch_max: 7,
         cached_headers: 3,
+        log_bytes: 64 * 1024,
         sweep_jobs: 2,
         ..EmbeddedOptions::default()
     }

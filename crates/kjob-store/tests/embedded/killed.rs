@@ -365,6 +365,7 @@ fn options() -> EmbeddedOptions {
         readers: 1,
         batch_max: 8,
         cached_headers: 16,
+        log_bytes: 64 * 1024,
         sweep_jobs: 10,
         ..EmbeddedOptions::default()
     }

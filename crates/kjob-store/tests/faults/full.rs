@@ -39,6 +39,8 @@ async fn go_on(layer: &Layer, mut work: Work, error: Errno, room: u64) {
     work.options.reserve_bytes = 1024 * 1024;
     work.options.segment_jobs = 100;
     work.options.segment_age = FOR_LONG;
+    // One that is written back has room in it for some steps more.
+    work.options.log_bytes = EmbeddedOptions::default().log_bytes;
     work.open().unwrap();
     let full = work.store().watch_full();
     let reserve = work.dir.join("RESERVE");

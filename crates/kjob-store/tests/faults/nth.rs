@@ -1,6 +1,8 @@
 //! The nth call fails, for every n.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kjob_core::Store;
 
@@ -47,6 +49,8 @@ macro_rules! nth {
         }
     )*};
 }
+
+const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 /// Once, or from then on for as long as the rule holds.
 const ONCE: u64 = 1;
@@ -141,14 +145,21 @@ async fn run(layer: &Layer, rule: Rule<'_>, mut work: Work, tally: &mut Tally) -
     layer.obey();
     let hits = layer.hits();
     tally.injected += hits;
-    let failure = work.store.as_ref().and_then(|store| store.failure());
+    let is_sync = matches!(rule.kinds, [Kind::Sync]);
+    let failure = || work.store.as_ref().and_then(|store| store.failure());
+    // The thread whose sync failed may be about to say so.
+    let is_awaited = is_sync && hits > 0 && work.store.is_some();
+    let began = Instant::now();
+    while is_awaited && failure().is_none() && began.elapsed() < SAID_WITHIN {
+        thread::yield_now();
+    }
+    let failure = failure();
     if let Some(error) = &failure {
         tally.stopped += 1;
         assert!(hits > 0, "{error}");
         let is_full = matches!(rule.error, Errno::NoSpace | Errno::Quota);
         assert!(!is_full, "a full disk is no end: {error}");
     }
-    let is_sync = matches!(rule.kinds, [Kind::Sync]);
     assert!(
         !is_sync || hits == 0 || !is_open || failure.is_some() || work.store.is_none(),
         "a sync failed, call {} of them, and the store goes on",

@@ -90,6 +90,7 @@ pub fn options() -> EmbeddedOptions {
         readers: 1,
         batch_max: 4,
         cached_headers: 4,
+        log_bytes: 64 * 1024,
         sweep_jobs: 3,
         reserve_bytes: 16 * 1024,
         reserve_retry: Duration::ZERO,
