@@ -150,6 +150,12 @@ impl Ledger {
         }
     }
 
+    /// Whether a tag that its filter knows and its file does not show may be lost, and not the filter's doing: not
+    /// all of them were read since the store was opened.
+    pub(crate) fn may_lack_tags(&self) -> bool {
+        !self.tags_whole.is_known()
+    }
+
     /// Bytes of payloads and results.
     pub(crate) fn bytes(&self) -> u64 {
         self.usage.values().map(|usage| usage.bytes).sum()

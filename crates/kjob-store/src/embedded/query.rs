@@ -14,7 +14,7 @@ use super::layout::Layout;
 use super::pool::Length;
 use super::state_row::{self, StateRow};
 use super::tags::{self, TagKey};
-use super::totals::{self, Sum, Totals};
+use super::totals::{self, Totals};
 
 static JOB: LazyLock<String> = LazyLock::new(|| {
     format!(
@@ -344,26 +344,14 @@ impl Segment<'_> {
         Ok(())
     }
 
-    /// Reads all tags, to see that none was lost. `right` is what they must add up to, if not
-    /// what the file says.
-    pub(crate) fn prove_tags(&self, right: Option<Sum>) -> Result<(), StoreError> {
+    /// Reads all tags, to see that none was lost.
+    pub(crate) fn prove_tags(&self) -> Result<(), StoreError> {
         let doing = || sql("read a segment's tags");
-        let prove = || {
-            let right = match right {
-                Some(right) => right,
-                None => Totals::read(self.connection, self.number)?.tags,
-            };
-            let (_, found) = tags::scan(self.connection, "tags").map_err(doing())?;
-            totals::same(self.number, "tags", found, right)
-        };
-        if !self.connection.is_autocommit() {
-            return prove();
-        }
-        // Both as of one moment.
+        // With what they must add up to, as of one moment.
         let snapshot = self.connection.unchecked_transaction().map_err(doing())?;
-        let proven = prove();
-        drop(snapshot);
-        proven
+        let right = Totals::read(&snapshot, self.number)?.tags;
+        let (_, found) = tags::scan(&snapshot, "tags").map_err(doing())?;
+        totals::same(self.number, "tags", found, right)
     }
 
     fn bytes(

@@ -37,6 +37,15 @@ pub(crate) struct Reader {
 /// By how much clocks are set back and forth at most, as far as lists of a time are to have every job of it.
 const CLOCK_SET_BY_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// What is known of a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FoundByTag {
+    /// The job that has it, if one has.
+    Job(Option<JobId>),
+    /// None has it, unless this segment has lost it.
+    Unproven(u32),
+}
+
 /// What is to be said of a job; or the error, if it is not changing just now.
 type Look = Result<Option<Found>, StoreError>;
 
@@ -134,40 +143,55 @@ impl Reader {
         }))
     }
 
+    /// The job that has a tag, if one has; or the segment that has to [prove](Self::prove_tags) first that none has it.
     pub(crate) fn find(
         &mut self,
         owner: &Owner,
         tag: &JobTag,
         now: Timestamp,
-    ) -> Result<Option<JobId>, StoreError> {
+    ) -> Result<FoundByTag, StoreError> {
         let hash = tags::hash_of(tag, owner);
         let table = self.shared.table();
         for entry in table.segments.iter().rev() {
             if !entry.filter.may_hold(hash) {
                 continue;
             }
-            let found = self.in_segment(entry.number, |segment| {
-                let found = segment.tagged(owner, tag)?;
-                if found.is_none() && !entry.tags_whole.is_known() {
-                    segment.prove_tags(None)?;
-                    entry.tags_whole.set_known();
+            let found = self.in_segment(entry.number, |segment| segment.tagged(owner, tag))?;
+            match found.flatten() {
+                Some(stored) if !stored.is_expired(now) => {
+                    return self.found(stored, now).map(FoundByTag::Job);
                 }
-                Ok(found)
-            })?;
-            if let Some(stored) = found.flatten().filter(|stored| !stored.is_expired(now)) {
-                return self.found(stored, now);
+                None if !entry.tags_whole.is_known() => {
+                    return Ok(FoundByTag::Unproven(entry.number));
+                }
+                _ => {}
             }
         }
         let Some(carried) = tag.carried_id() else {
-            return Ok(None);
+            return Ok(FoundByTag::Job(None));
         };
         let found = self.in_segment_of(carried, |segment| segment.carried(owner, tag, carried))?;
-        match found.flatten() {
+        let found = match found.flatten() {
             Some(stored) if !stored.is_expired(now) => self.found(stored, now),
             Some(_) => Ok(None),
             // Fails if its row is out of reach.
             None => self.get(carried, now).map(|_| None),
+        };
+        found.map(FoundByTag::Job)
+    }
+
+    /// A filter knows a tag that the segment's file does not show: reads all of its tags, to see that this is the filter's
+    /// doing. Once for each segment while the store is open; for a million tags it takes a quarter of a second.
+    pub(crate) fn prove_tags(&mut self, number: u32) -> Result<(), StoreError> {
+        let table = self.shared.table();
+        let Some(entry) = table.by_number(number) else {
+            return Ok(());
+        };
+        if !entry.tags_whole.is_known() {
+            self.in_segment(number, |segment| segment.prove_tags())?;
+            entry.tags_whole.set_known();
         }
+        Ok(())
     }
 
     /// The job that a tag led to, if it is sound.

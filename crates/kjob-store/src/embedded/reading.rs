@@ -45,6 +45,12 @@ impl EmbeddedStore {
         Ok(found.map(|found| found.job))
     }
 
+    /// Has all tags of a segment read, beside what others ask for.
+    pub(crate) async fn prove_tags(&self, segment: u32) -> Result<(), StoreError> {
+        self.read_long(move |reader| reader.prove_tags(segment))
+            .await
+    }
+
     async fn read_in<T: Send + 'static>(
         &self,
         length: Length,

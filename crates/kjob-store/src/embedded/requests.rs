@@ -21,7 +21,7 @@ pub(crate) enum Request {
         count: u32,
         reply: Reply<IdBlock>,
     },
-    Submit(Box<Submit>),
+    Submit(Box<Submit>, Reply<Submitted, NotSubmitted>),
     Step(Box<Step>),
     ExpireAt {
         id: JobId,
@@ -93,7 +93,22 @@ pub(crate) struct Submit {
     pub(crate) payload: Content,
     pub(crate) tag_reuse: TagReuse,
     pub(crate) start: bool,
-    pub(crate) reply: Reply<Submitted>,
+}
+
+/// Why a submit was not carried out.
+#[derive(Debug)]
+pub(crate) enum NotSubmitted {
+    /// It could not.
+    Store(StoreError),
+    /// All tags of this segment have to be [read](super::reader::Reader::prove_tags) first, which takes longer than
+    /// others may wait.
+    Unproven(u32, Box<Submit>),
+}
+
+impl From<StoreError> for NotSubmitted {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 #[derive(Debug)]
@@ -131,7 +146,7 @@ pub(crate) struct Swept {
 /// An answer that waits for the commit of what it says.
 #[derive(Debug)]
 pub(crate) enum Ack {
-    Submit(Reply<Submitted>, Submitted),
+    Submit(Reply<Submitted, NotSubmitted>, Submitted),
     Step(Reply<State, StepError>, Result<State, StepError>),
     Callback(
         Reply<CallbackState, StepError>,
@@ -145,7 +160,9 @@ impl Ack {
     pub(crate) fn send(self, commit: Result<(), StoreError>) {
         // A failed send means that nobody waits: fine.
         match self {
-            Ack::Submit(reply, done) => drop(reply.send(commit.map(|()| done))),
+            Ack::Submit(reply, done) => {
+                drop(reply.send(commit.map_err(NotSubmitted::from).map(|()| done)));
+            }
             Ack::Step(reply, done) => {
                 drop(reply.send(commit.map_err(StepError::from).and(done)));
             }

@@ -135,27 +135,41 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use kjob_core::Store;
+    use kjob_core::{JobTag, Owner, Store, StoreError, Submitted};
 
-    use super::super::store::tests::{inspect, job};
+    use super::super::pool::Length;
+    use super::super::store::tests::{NOW, inspect, job};
+    use super::super::tags::hash_of;
     use super::super::{EmbeddedOptions, EmbeddedStore};
 
-    /// Whether the newest segment's tags pass, once with and once without one of their rows.
-    async fn tags_pass(store: &EmbeddedStore) -> [bool; 2] {
-        let (tell, told) = std::sync::mpsc::channel();
-        inspect(store, move |writer| {
-            let (number, connection) = writer.connections.last_key_value().unwrap();
-            let number = *number;
-            connection.execute_batch("BEGIN; DELETE FROM tags").unwrap();
-            let without = writer.prove_tags(number).is_ok();
-            let (_, connection) = writer.connections.last_key_value().unwrap();
-            connection.execute_batch("ROLLBACK").unwrap();
-            tell.send([writer.prove_tags(number).is_ok(), without])
-                .unwrap();
+    /// Has the newest segment's filter know a tag that nobody has, or the file lose its tags behind everyone's back.
+    async fn spoil(store: &EmbeddedStore, known: Option<&'static str>) {
+        inspect(store, move |writer| match known {
+            Some(tag) => {
+                let (_, ledger) = writer.segments.last_key_value().unwrap();
+                let tag: JobTag = tag.parse().unwrap();
+                ledger.filter.insert(hash_of(&tag, &Owner::anonymous()));
+            }
+            None => {
+                let (_, connection) = writer.connections.last_key_value().unwrap();
+                connection.execute_batch("DELETE FROM tags").unwrap();
+            }
         })
         .await;
         store.reserve_ids(1).await.unwrap();
-        told.recv().unwrap()
+    }
+
+    async fn submit(store: &EmbeddedStore, tag: &str) -> Result<Submitted, StoreError> {
+        let id = store.reserve_ids(1).await.unwrap().take().unwrap();
+        store.submit(job(id, tag, Bytes::new()), false).await
+    }
+
+    async fn find(
+        store: &EmbeddedStore,
+        tag: &str,
+    ) -> Result<Option<kjob_core::JobId>, StoreError> {
+        let tag = tag.parse().unwrap();
+        store.find(&Owner::anonymous(), &tag, NOW).await
     }
 
     /// Those of a file that was there before are looked at until they have passed; what this process
@@ -165,17 +179,72 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
         let store = open();
-        let id = store.reserve_ids(1).await.unwrap().take().unwrap();
-        store
-            .submit(job(id, "tag", Bytes::new()), false)
-            .await
-            .unwrap();
-        assert_eq!(tags_pass(&store).await, [true, true]);
+        submit(&store, "tag").await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+
+        // A filter that is wrong about a tag has all of them read, and then never again.
+        let store = open();
+        spoil(&store, Some("nobodys")).await;
+        assert_eq!(find(&store, "nobodys").await.unwrap(), None);
+        spoil(&store, None).await;
+        assert_eq!(find(&store, "tag").await.unwrap(), None);
+        let done = submit(&store, "tag").await.unwrap();
+        assert!(matches!(done, Submitted::Created(_)), "{done:?}");
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_is_lost_is_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let store = open();
+        submit(&store, "tag").await.unwrap();
         store.close().await.unwrap();
         drop(store);
 
         let store = open();
-        assert_eq!(tags_pass(&store).await, [true, false]);
-        assert_eq!(tags_pass(&store).await, [true, true]);
+        spoil(&store, None).await;
+        for _ in 0..2 {
+            let refused = submit(&store, "tag").await.unwrap_err();
+            assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+            let refused = find(&store, "tag").await.unwrap_err();
+            assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+        }
+        // Others are not held up.
+        spoil(&store, Some("nobodys")).await;
+        let done = submit(&store, "another").await.unwrap();
+        assert!(matches!(done, Submitted::Created(_)), "{done:?}");
+    }
+
+    /// While the tags of a segment are read, others get what they ask for.
+    #[tokio::test]
+    async fn nobody_waits_for_tags_that_are_proven_for_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let store = open();
+        submit(&store, "tag").await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+
+        let store = open();
+        spoil(&store, Some("nobodys")).await;
+        // The thread that takes what takes long is held up.
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        store.readers.submit(Length::Long, move |_| {
+            let _ = held.recv();
+        });
+        let mut waits = Box::pin(submit(&store, "nobodys"));
+        let mut asks = Box::pin(find(&store, "nobodys"));
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("not before all tags are read"),
+            _ = &mut asks => panic!("not before all tags are read"),
+            done = submit(&store, "another") => drop(done.unwrap()),
+        }
+        assert!(find(&store, "another").await.unwrap().is_some());
+        drop(go_on);
+        let (done, found) = tokio::join!(waits, asks);
+        assert!(matches!(done, Ok(Submitted::Created(_))), "{done:?}");
+        found.unwrap();
     }
 }

@@ -13,10 +13,11 @@ use super::blobs::Content;
 use super::callback_row;
 use super::error::in_segment;
 use super::job_row;
+use super::ledger::Ledger;
 use super::live::{Live, first_state};
 use super::query::Stored;
 use super::recent;
-use super::requests::{Ack, Action, Reply, Step, Submit};
+use super::requests::{Ack, Action, NotSubmitted, Reply, Step, Submit};
 use super::room::Lacking;
 use super::state_row::{self, NewEnding};
 use super::summary::Expiries;
@@ -32,23 +33,35 @@ enum Holder {
     Job(u32, Box<Stored>),
     /// That depends on changes of this batch in this other segment, which may fail by themselves.
     Undecided(u32),
+    /// Nobody, unless this segment has lost a tag.
+    Unproven(u32),
 }
+
+/// Where a submit's answer goes.
+type ReplyToSubmit = Reply<Submitted, NotSubmitted>;
 
 impl Writer {
     /// Stores a job or finds the one it repeats. Gives the request back if it has to wait for
     /// the commit of a segment's changes in this batch.
-    pub(crate) fn submit(&mut self, submit: Box<Submit>) -> Option<(u32, Box<Submit>)> {
+    pub(crate) fn submit(
+        &mut self,
+        submit: Box<Submit>,
+        reply: ReplyToSubmit,
+    ) -> Option<(u32, Box<Submit>, ReplyToSubmit)> {
         match self.try_submit(&submit) {
-            Ok(Outcome::Store(segment, taken)) => self.store(segment, *submit, taken),
+            Ok(Outcome::Store(segment, taken)) => self.store(segment, *submit, reply, taken),
             Ok(Outcome::Answer(segment, done)) => {
-                self.answer(segment, Ack::Submit(submit.reply, done));
+                self.answer(segment, Ack::Submit(reply, done));
             }
-            Ok(Outcome::Wait(awaited)) => return Some((awaited, submit)),
+            Ok(Outcome::Wait(awaited)) => return Some((awaited, submit, reply)),
+            Ok(Outcome::Prove(segment)) => {
+                drop(reply.send(Err(NotSubmitted::Unproven(segment, submit))));
+            }
             Err(error) => {
                 if error.is_full() && !self.shared.room.is_short() {
                     self.note_full();
                 }
-                drop(submit.reply.send(Err(error)));
+                drop(reply.send(Err(error.into())));
             }
         }
         None
@@ -71,6 +84,7 @@ impl Writer {
                     return Ok(Outcome::Store(segment, None));
                 }
                 Holder::Undecided(number) => return Ok(Outcome::Wait(number)),
+                Holder::Unproven(number) => return Ok(Outcome::Prove(number)),
                 Holder::Job(place, old) => (place, old),
             };
         let id = old.job.header.id;
@@ -160,7 +174,14 @@ impl Writer {
                     return self.holding(number, stored);
                 }
                 Some(_) => {}
-                None => self.prove_tags(number)?,
+                None if self
+                    .segments
+                    .get(&number)
+                    .is_some_and(Ledger::may_lack_tags) =>
+                {
+                    return Ok(Holder::Unproven(number));
+                }
+                None => {}
             }
         }
         let Some(carried) = tag.carried_id() else {
@@ -195,24 +216,6 @@ impl Writer {
         Ok(Holder::Job(number, Box::new(stored)))
     }
 
-    /// A filter knows a tag that the segment's file does not show: sees to it that this is the
-    /// filter's doing.
-    pub(crate) fn prove_tags(&mut self, number: u32) -> Result<(), StoreError> {
-        let Some(ledger) = self.segments.get(&number) else {
-            return Ok(());
-        };
-        let whole = ledger.tags_whole.clone();
-        if whole.is_known() {
-            return Ok(());
-        }
-        let pending = self.pending.get(&number).map(|pending| pending.totals.tags);
-        let right = ledger.totals.tags.plus(pending.unwrap_or_default());
-        let proven = self.reading(number)?.prove_tags(Some(right));
-        proven.map_err(in_segment(number))?;
-        whole.set_known();
-        Ok(())
-    }
-
     fn difference(
         &mut self,
         place: u32,
@@ -241,14 +244,17 @@ impl Writer {
         ))
     }
 
-    fn store(&mut self, number: u32, mut submit: Submit, taken: Option<HeldTag>) {
+    fn store(
+        &mut self,
+        number: u32,
+        mut submit: Submit,
+        reply: ReplyToSubmit,
+        taken: Option<HeldTag>,
+    ) {
         match self.try_store(number, &mut submit) {
             Ok(state) => {
                 let Submit {
-                    header,
-                    payload,
-                    reply,
-                    ..
+                    header, payload, ..
                 } = submit;
                 let Some(pending) = self.pending.get_mut(&number) else {
                     return;
@@ -278,7 +284,7 @@ impl Writer {
                     .acks
                     .push(Ack::Submit(reply, Submitted::Created(state)));
             }
-            Err(error) => drop(submit.reply.send(Err(error))),
+            Err(error) => drop(reply.send(Err(error.into()))),
         }
     }
 
@@ -527,4 +533,6 @@ enum Outcome {
     Answer(u32, Submitted),
     /// Nothing before the commit of this segment.
     Wait(u32),
+    /// Nothing before all tags of this segment are read.
+    Prove(u32),
 }

@@ -13,8 +13,8 @@ use super::EmbeddedStore;
 use super::blobs::{BlobKind, Content};
 use super::live::detached;
 use super::pool::Length;
-use super::reader::Reader;
-use super::requests::{Action, Request, Submit, Thoroughness};
+use super::reader::{FoundByTag, Reader};
+use super::requests::{Action, NotSubmitted, Request, Submit, Thoroughness};
 use super::room::Lacking;
 
 #[async_trait]
@@ -34,16 +34,22 @@ impl Store for EmbeddedStore {
         } else {
             self.content(header.id, BlobKind::Payload, payload).await?
         };
-        self.ask(|reply| {
-            Request::Submit(Box::new(Submit {
-                header,
-                payload,
-                tag_reuse,
-                start,
-                reply,
-            }))
-        })
-        .await
+        let mut submit = Box::new(Submit {
+            header,
+            payload,
+            tag_reuse,
+            start,
+        });
+        loop {
+            match self.ask(|reply| Request::Submit(submit, reply)).await {
+                Ok(done) => return Ok(done),
+                Err(NotSubmitted::Store(error)) => return Err(error),
+                Err(NotSubmitted::Unproven(segment, again)) => {
+                    self.prove_tags(segment).await?;
+                    submit = again;
+                }
+            }
+        }
     }
 
     async fn start(&self, id: JobId, at: Timestamp) -> Result<Started, StepError> {
@@ -116,9 +122,14 @@ impl Store for EmbeddedStore {
         if let Some(id) = self.shared.recent.find(owner, tag, now) {
             return Ok(Some(id));
         }
-        let (owner, tag) = (owner.clone(), tag.clone());
-        self.read(move |reader| reader.find(&owner, &tag, now))
-            .await
+        loop {
+            let (owner, tag) = (owner.clone(), tag.clone());
+            let find = move |reader: &mut Reader| reader.find(&owner, &tag, now);
+            match self.read(find).await? {
+                FoundByTag::Job(id) => return Ok(id),
+                FoundByTag::Unproven(segment) => self.prove_tags(segment).await?,
+            }
+        }
     }
 
     async fn get(

@@ -128,9 +128,9 @@ impl Writer {
                 let block = self.catalogue.reserve(count);
                 drop(reply.send(self.shared.noted(block)));
             }
-            Request::Submit(submit) => {
-                let (awaited, submit) = self.submit(submit)?;
-                return Some((awaited, Request::Submit(submit)));
+            Request::Submit(submit, reply) => {
+                let (awaited, submit, reply) = self.submit(submit, reply)?;
+                return Some((awaited, Request::Submit(submit, reply)));
             }
             Request::Step(step) => self.step(*step),
             Request::ExpireAt { id, at, reply } => self.expire_at(id, at, reply),
@@ -501,7 +501,7 @@ impl Request {
         let error = error.clone();
         match self {
             Request::Reserve { reply, .. } => drop(reply.send(Err(error))),
-            Request::Submit(submit) => drop(submit.reply.send(Err(error))),
+            Request::Submit(_, reply) => drop(reply.send(Err(error.into()))),
             Request::Step(step) => drop(step.reply.send(Err(error.into()))),
             Request::NoteCallback { reply, .. } => drop(reply.send(Err(error.into()))),
             Request::ExpireAt { reply, .. } | Request::Close { reply } => {
