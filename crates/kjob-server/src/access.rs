@@ -53,7 +53,8 @@ impl Admitted {
         match &self.login {
             Admission::Account(accounts, login) => accounts.revoked(login).await,
             Admission::Upstream(accounts, login, audit) => {
-                accounts.revoked(login, audit.as_ref()).await;
+                // In a box of its own: what waits with an account is to be small.
+                Box::pin(accounts.revoked(login, audit.as_ref())).await;
             }
             Admission::Open => std::future::pending().await,
         }

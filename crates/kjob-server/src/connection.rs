@@ -197,13 +197,14 @@ impl Connector {
         let Some(tls) = &self.tls else {
             return Some(Either::Left(stream));
         };
-        let accept = async {
+        // In a box of its own: a connection is to take the memory of what it is once it has begun, which is a quarter.
+        let accept = Box::pin(async {
             let hello = tls::Hello::hear(stream).await?;
             // What a client of TLS says goes to and fro before there is a request.
             activity.on_spoken();
             // A signature is the most that a stranger can ask for.
             paced(Pace::of_long(&self.handshakes), hello.answer(tls)).await
-        };
+        });
         let shaken = tokio::select! {
             biased;
             () = self.cutting.wait() => return None,
@@ -297,5 +298,21 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
             return Box::pin(ready(Ok(refused)));
         }
         Box::pin(async move { Ok(paced(pace, answer).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There may be tens of thousands.
+    #[test]
+    fn a_connection_is_small() {
+        let serve = size(Connector::serve);
+        assert!(serve <= 2560, "{serve} bytes");
     }
 }

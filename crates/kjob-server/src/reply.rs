@@ -190,7 +190,8 @@ impl AsRef<[u8]> for HeldPiece {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     engine: Engine,
-    job: Job,
+    /// In a box, as few bodies have one.
+    job: Box<Job>,
 }
 
 impl ReplyBody {
@@ -275,7 +276,7 @@ impl Delivery {
     pub(crate) fn of(engine: &Engine, job: Job) -> Option<Self> {
         job.header.options.remove_on_complete.then(|| Self {
             engine: engine.clone(),
-            job,
+            job: Box::new(job),
         })
     }
 

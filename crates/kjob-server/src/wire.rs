@@ -96,19 +96,12 @@ impl Endpoint {
             }
             Self::GetJob => {
                 let request = call.decode(body, held).await?;
-                let got = Box::pin(get_job::call(call, request, held)).await?;
-                let (response, delivery) = got;
-                let answer = call.encode(response).await?;
-                answer.hold(held)?;
-                Ok(Answer { delivery, ..answer })
+                let got = Box::pin(get_job::wait(call, request, held)).await?;
+                Box::pin(get_job::answer(call, got, held)).await
             }
             Self::ShowJobs => {
                 let request = call.decode(body, held).await?;
-                let (response, len) = Box::pin(show_jobs::call(call, request, held)).await?;
-                let answer = call.encode_copied(response, len).await?;
-                held.release();
-                answer.hold(held)?;
-                Ok(answer)
+                Box::pin(show_jobs::call(call, request, held)).await
             }
             Self::AlterJobs => {
                 let request = call.decode(body, held).await?;

@@ -266,7 +266,11 @@ impl Inner {
         let live = match self.live(caller, key) {
             Some(live) => live,
             None => {
-                let woken = self.woken(caller, key).await?;
+                // In a box of its own, as what waits is to be small.
+                let woken = match self.may_be_woken() {
+                    true => Box::pin(self.woken(caller, key)).await?,
+                    false => None,
+                };
                 // It may have come into memory and run meanwhile, and its end be heard of only soon.
                 match woken.or_else(|| self.live(caller, key)) {
                     Some(live) => live,
@@ -286,11 +290,13 @@ impl Inner {
         Ok(job)
     }
 
+    /// Whether jobs that are not in memory may live.
+    fn may_be_woken(&self) -> bool {
+        self.is_shared() || self.table.has_dozing()
+    }
+
     /// A job of the caller's that dozed, or that another node has.
     async fn woken(&self, caller: &Caller, key: &JobKey) -> Result<Option<Arc<Live>>, StoreError> {
-        if !self.is_shared() && !self.table.has_dozing() {
-            return Ok(None);
-        }
         // As it is looked for if nobody waits: whose job it is makes no difference to how long that takes.
         let Some(id) = self.id_of(caller, key).await? else {
             return Ok(None);

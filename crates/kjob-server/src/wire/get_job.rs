@@ -16,7 +16,7 @@ use kjob_core::engine::JobKey;
 use kjob_core::{CallbackState, Ending, Job, JobId, JobTag, Output, Payload, Phase, Timestamp};
 use kjob_proto::{Encoding, GetJobRequest, GetJobResponse, StringMap, Text};
 
-use super::Call;
+use super::{Answer, Call};
 use crate::actor::{json_text, unknown};
 use crate::budget::Held;
 use crate::options::Options;
@@ -25,23 +25,39 @@ use crate::reply::Delivery;
 
 const OPTIONS: &[&str] = &["job_tag", "wait_ms", "response_encoding"];
 
-pub(super) async fn call(
+/// A job that was asked for, as it is when its caller is to have it.
+pub(super) struct Got {
+    job: Job,
+    /// The encoding that is wanted for its result.
+    wanted: Option<Encoding>,
+}
+
+/// Finds the job, or waits for its end. Apart from [`answer`], as what waits is to be small.
+pub(super) async fn wait(
     call: &Call<'_>,
     request: GetJobRequest,
     held: &mut Held,
-) -> Result<(GetJobResponse, Option<Delivery>), Refusal> {
+) -> Result<Got, Refusal> {
     let options = Options::new(&request.options, OPTIONS)?;
     let words = [("binary", Encoding::Binary), ("json", Encoding::Json)];
     let wanted = options.word("response_encoding", &words)?;
     let wait = options.number("wait_ms", 0..=u64::MAX)?.unwrap_or(0);
     let wait = Duration::from_millis(wait).min(call.wait_max);
     let key = key(request.job_id, options.job_tag()?)?;
-    // What waits is to be small.
     drop(request);
     held.release();
 
     let job = call.by.engine.wait(&call.by.caller, &key, wait).await?;
-    let mut job = job.ok_or_else(|| unknown(&key))?;
+    let job = job.ok_or_else(|| unknown(&key))?;
+    Ok(Got { job, wanted })
+}
+
+/// Tells of it.
+pub(super) async fn answer(
+    call: &Call<'_>,
+    Got { mut job, wanted }: Got,
+    held: &mut Held,
+) -> Result<Answer, Refusal> {
     let mut response = describe(&job);
     match job.ending.take() {
         Some(Ending::Done(Output { payload, .. })) => {
@@ -49,7 +65,10 @@ pub(super) async fn call(
             held.grow_to_answer(payload.data.len()).map_err(busy)?;
             let result = call.by.turned(&job, payload, wanted).await?;
             put_result(&mut response, result)?;
-            return Ok((response, Delivery::of(&call.by.engine, job)));
+            let delivery = Delivery::of(&call.by.engine, job);
+            let answer = call.encode(response).await?;
+            answer.hold(held)?;
+            return Ok(Answer { delivery, ..answer });
         }
         Some(Ending::Failed(message)) => {
             response.status_map.insert("error_message", message);
@@ -58,7 +77,9 @@ pub(super) async fn call(
     }
     let encoding = wanted.unwrap_or(job.header.encoding.reply());
     response.response_encoding = Text::from_static(encoding.as_str());
-    Ok((response, None))
+    let answer = call.encode(response).await?;
+    answer.hold(held)?;
+    Ok(answer)
 }
 
 /// The tag wins over the id, since the id is a required field (docs/protocol.md section 4).

@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use kjob_core::{Page, Status};
 use kjob_proto::{AdminShowJobsRequest, AdminShowJobsResponse, StringMap, Text};
 
-use super::Call;
+use super::{Answer, Call};
 use crate::budget::Held;
 use crate::job_list;
 use crate::options::Options;
@@ -39,12 +39,12 @@ const LIMIT: u64 = 10_000;
 /// Below what decoders take in an array by default (`Limits::max_map_entries`), ours among them.
 const LIMIT_MAX: u64 = 50_000;
 
-/// The list, and about how many bytes it has encoded. What it takes counts as `held`.
+/// The list. What it takes counts as `held`.
 pub(super) async fn call(
     call: &Call<'_>,
     request: AdminShowJobsRequest,
     held: &mut Held,
-) -> Result<(AdminShowJobsResponse, usize), Refusal> {
+) -> Result<Answer, Refusal> {
     let options = Options::new(&request.options, OPTIONS)?;
     let with_ended = options.flag("show_async_jobs")?.unwrap_or(false);
     let with_workers = options.flag("show_worker_info")?.unwrap_or(false);
@@ -67,7 +67,11 @@ pub(super) async fn call(
     if with_workers {
         response.info.insert("worker_info", "[]");
     }
-    Ok((response, len))
+    // About as many bytes as it has encoded.
+    let answer = call.encode_copied(response, len).await?;
+    held.release();
+    answer.hold(held)?;
+    Ok(answer)
 }
 
 /// About as many bytes as a row of the answer has.
