@@ -76,17 +76,19 @@ function Header({ caller }) {
 
 function Theme() {
   const [theme, setTheme] = useState(keptTheme);
-  useEffect(() => {
-    put(theme);
-    try {
-      localStorage.setItem("kjob.theme", theme);
-    } catch {
-      // A browser that keeps nothing keeps nothing.
-    }
-  }, [theme]);
   const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+  // Kept at once, and not after the next picture: the page may be left before that.
+  const change = () => { put(next); keep(next); setTheme(next); };
   return html`<button type="button" class="icon" aria-label="Colours: ${theme}. Change to ${next}" title="Colours: ${theme}"
-    onClick=${() => { put(next); setTheme(next); }}><${Icon} name=${theme} /></button>`;
+    onClick=${change}><${Icon} name=${theme} /></button>`;
+}
+
+function keep(theme) {
+  try {
+    localStorage.setItem("kjob.theme", theme);
+  } catch {
+    // A browser that keeps nothing keeps nothing.
+  }
 }
 
 function put(theme) {
