@@ -304,10 +304,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
-        size_of::<F>()
-    }
+    use crate::service::tests::size;
 
     /// There may be tens of thousands.
     #[test]

@@ -491,10 +491,11 @@ async fn while_admitted<T>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+    /// The bytes of the future of such a function.
+    pub(crate) fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -350,7 +350,7 @@ impl Segment<'_> {
         // With what they must add up to, as of one moment.
         let snapshot = self.connection.unchecked_transaction().map_err(doing())?;
         let right = Totals::read(&snapshot, self.number)?.tags;
-        let (_, found) = tags::scan(&snapshot, "tags").map_err(doing())?;
+        let found = tags::sum(&snapshot, "tags").map_err(doing())?;
         totals::same(self.number, "tags", found, right)
     }
 

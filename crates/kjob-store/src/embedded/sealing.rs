@@ -172,19 +172,24 @@ mod tests {
         store.find(&Owner::anonymous(), &tag, NOW).await
     }
 
+    /// A store that was opened again, with a job that has the tag `tag`.
+    async fn reopened() -> (tempfile::TempDir, EmbeddedStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        let first = open();
+        submit(&first, "tag").await.unwrap();
+        first.close().await.unwrap();
+        drop(first);
+        let store = open();
+        (dir, store)
+    }
+
     /// Those of a file that was there before are looked at until they have passed; what this process
     /// writes itself it need not read all over.
     #[tokio::test]
     async fn tags_of_the_newest_segment_are_proven_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
-        let store = open();
-        submit(&store, "tag").await.unwrap();
-        store.close().await.unwrap();
-        drop(store);
-
+        let (_dir, store) = reopened().await;
         // A filter that is wrong about a tag has all of them read, and then never again.
-        let store = open();
         spoil(&store, Some("nobodys")).await;
         assert_eq!(find(&store, "nobodys").await.unwrap(), None);
         spoil(&store, None).await;
@@ -195,14 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_tag_that_is_lost_is_nobody_elses() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
-        let store = open();
-        submit(&store, "tag").await.unwrap();
-        store.close().await.unwrap();
-        drop(store);
-
-        let store = open();
+        let (_dir, store) = reopened().await;
         spoil(&store, None).await;
         for _ in 0..2 {
             let refused = submit(&store, "tag").await.unwrap_err();
@@ -219,14 +217,7 @@ mod tests {
     /// While the tags of a segment are read, others get what they ask for.
     #[tokio::test]
     async fn nobody_waits_for_tags_that_are_proven_for_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
-        let store = open();
-        submit(&store, "tag").await.unwrap();
-        store.close().await.unwrap();
-        drop(store);
-
-        let store = open();
+        let (_dir, store) = reopened().await;
         spoil(&store, Some("nobodys")).await;
         // The thread that takes what takes long is held up.
         let (go_on, held) = std::sync::mpsc::channel::<()>();

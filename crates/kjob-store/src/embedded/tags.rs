@@ -24,6 +24,20 @@ impl<'a> TagKey<'a> {
         parse_uuid(tag.as_str()).map_or(TagKey::Text(tag.as_str()), TagKey::Uuid)
     }
 
+    /// The tag in a column as it is kept there, if it is one.
+    fn from_column(value: ValueRef<'a>) -> Option<Self> {
+        match value {
+            ValueRef::Blob(bytes) => bytes.try_into().ok().map(TagKey::Uuid),
+            ValueRef::Text(text) => {
+                let text = std::str::from_utf8(text).ok()?;
+                // One in the form of a UUID is never kept as text.
+                let is_tag = text.parse::<JobTag>().is_ok() && parse_uuid(text).is_none();
+                is_tag.then_some(TagKey::Text(text))
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes of the value, for checksums.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
@@ -81,22 +95,37 @@ pub(crate) fn scan(connection: &Connection, table: &str) -> rusqlite::Result<(Fi
     let rows = format!("SELECT count(*) FROM {table}");
     let rows: i64 = connection.query_row(&rows, [], |row| row.get(0))?;
     let filter = Filter::new(rows.unsigned_abs());
+    let sum = visit(connection, table, |key, owner| {
+        filter.insert(hash(key, owner))
+    })?;
+    Ok((filter, sum))
+}
+
+/// What all rows of a table of tags add up to, each of them read.
+pub(crate) fn sum(connection: &Connection, table: &str) -> rusqlite::Result<Sum> {
+    visit(connection, table, |_, _| {})
+}
+
+/// Shows `see` each row that is as it was written, and adds these up. A damaged one shows in the sum: it does not count.
+fn visit(
+    connection: &Connection,
+    table: &str,
+    mut see: impl FnMut(&TagKey<'_>, &str),
+) -> rusqlite::Result<Sum> {
     let mut sum = Sum::default();
     let mut query = connection.prepare(&format!("SELECT tag, owner, id, crc FROM {table}"))?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        // A damaged row shows in the sum: it does not count.
         let (id, crc) = (row.get(2)?, row.get(3)?);
-        let (Some(tag), Ok(owner)) = (tag_from(row.get_ref(0)?), row.get_ref(1)?.as_str()) else {
-            continue;
-        };
-        let key = TagKey::of(&tag);
-        if checksum(&key, owner, id) == crc {
-            filter.insert(hash(&key, owner));
+        let (tag, owner) = (row.get_ref(0)?, row.get_ref(1)?);
+        if let (Some(key), Ok(owner)) = (TagKey::from_column(tag), owner.as_str())
+            && checksum(&key, owner, id) == crc
+        {
+            see(&key, owner);
             sum.add(id, crc);
         }
     }
-    Ok((filter, sum))
+    Ok(sum)
 }
 
 /// What filters are asked with. Not stable between versions of Rust, which is why every stored
