@@ -250,11 +250,7 @@ pub(crate) fn is_fatal(error: &StoreError) -> bool {
 
 /// Whether it is a failure of SQLite's to sync something, and none to read or write it.
 pub(crate) fn is_of_sync(error: &StoreError) -> bool {
-    let of_sync = [
-        ffi::SQLITE_IOERR_FSYNC,
-        ffi::SQLITE_IOERR_DIR_FSYNC,
-        ffi::SQLITE_IOERR_TRUNCATE,
-    ];
+    let of_sync = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
     sqlite_error(error)
         .and_then(extended_code)
         .is_some_and(|code| of_sync.contains(&code))
