@@ -4,6 +4,7 @@
 
 mod asking;
 mod backup;
+mod backup_files;
 mod blobs;
 mod cache;
 mod callback_row;
@@ -30,10 +31,13 @@ mod live;
 mod lives;
 mod lock;
 mod log_file;
+mod moving;
 #[cfg(test)]
 mod observed;
 mod open;
 mod options;
+mod packing;
+mod packs;
 mod pool;
 mod query;
 mod reader;

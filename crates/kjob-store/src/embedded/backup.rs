@@ -1,37 +1,25 @@
 //! A copy of the store at one moment, made beside the writer.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kjob_core::StoreError;
-use rusqlite::Connection;
-use rusqlite::backup::{Backup as PageCopy, StepResult};
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::blobs;
-use super::catalogue::Catalogue;
+use super::backup_files::copy;
 use super::layout::{Layout, ignore_missing, sync_dir};
 use super::lock::DirLock;
-use super::query::Segment;
 use super::requests::Request;
 use super::shared::Shared;
-use super::snapshot::{HeldSegment, Prepared, Snapshot};
+use super::snapshot::{Prepared, Snapshot};
 use super::{EmbeddedStore, OpenError};
 
-/// Ids that a backup leaves out. Jobs that were submitted after it have ids that clients hold; the
-/// restored store must not give them again. This is as many as a store takes in a year at 34,000
-/// jobs a second, and a directory may be restored from its own backups 8,191 times.
-const IDS_LEFT_OUT: i64 = 1 << 40;
-
-/// Pages that are copied before it is looked whether anybody still wants the backup: 4 MiB.
-const PAGES_AT_ONCE: i32 = 1024;
-
 /// How often the writer is looked at for its answer.
-const LOOKED_AT_EVERY: Duration = Duration::from_millis(1);
+pub(crate) const LOOKED_AT_EVERY: Duration = Duration::from_millis(1);
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,118 +291,6 @@ impl Drop for Partial {
     }
 }
 
-/// Copies a snapshot; `wanted` says whether to go on.
-fn copy(
-    from: &Layout,
-    snapshot: Snapshot,
-    to: &Layout,
-    wanted: &impl Fn() -> bool,
-) -> Result<BackupReport, BackupError> {
-    let mut report = BackupReport {
-        jobs: snapshot.jobs,
-        segments: snapshot.segments.len() as u64,
-        blobs: 0,
-        bytes: 0,
-        next_id: 0,
-    };
-    for held in snapshot.segments {
-        let path = to.segment(held.number, held.generation);
-        report.bytes += copy_database(&held.connection, &path, wanted)?;
-        copy_blobs(from, &held, to, &mut report, wanted)?;
-    }
-    let path = to.catalogue();
-    copy_database(&snapshot.catalogue, &path, wanted)?;
-    drop(snapshot.catalogue);
-    report.next_id = leave_ids_out(&path)?;
-    report.bytes += sync(&path)?;
-    Ok(report)
-}
-
-/// Copies a database page by page, and syncs it. Gives its size in bytes.
-fn copy_database(
-    from: &Connection,
-    path: &Path,
-    wanted: &impl Fn() -> bool,
-) -> Result<u64, BackupError> {
-    let failed = |error: rusqlite::Error| BackupError::Copy {
-        path: path.to_owned(),
-        source: Arc::new(error),
-    };
-    let mut to = Connection::open(path).map_err(failed)?;
-    // Nothing names the file before it is synced as a whole.
-    let settings = "PRAGMA journal_mode = off; PRAGMA synchronous = off";
-    to.execute_batch(settings).map_err(failed)?;
-    let pages = PageCopy::new(from, &mut to).map_err(failed)?;
-    loop {
-        if !wanted() {
-            return Err(BackupError::GivenUp);
-        }
-        match pages.step(PAGES_AT_ONCE).map_err(failed)? {
-            StepResult::Done => break,
-            StepResult::More => {}
-            // Nobody else has the new file, and nobody locks readers of the old one out for long.
-            _ => std::thread::sleep(LOOKED_AT_EVERY),
-        }
-    }
-    drop(pages);
-    to.close().map_err(|(_, error)| failed(error))?;
-    sync(path)
-}
-
-/// Copies the blob files that the rows of a segment name.
-fn copy_blobs(
-    from: &Layout,
-    held: &HeldSegment,
-    to: &Layout,
-    report: &mut BackupReport,
-    wanted: &impl Fn() -> bool,
-) -> Result<(), BackupError> {
-    let segment = Segment {
-        connection: &held.connection,
-        layout: from,
-        number: held.number,
-    };
-    let (old, new) = (from.blobs_of(held.number), to.blobs_of(held.number));
-    for name in blobs::names(&old)? {
-        // Others belong to steps that were not yet committed.
-        if !segment.names_blob(name)? {
-            continue;
-        }
-        if !wanted() {
-            return Err(BackupError::GivenUp);
-        }
-        if !new.is_dir() {
-            fs::create_dir(&new).map_err(io_error("make", &new))?;
-        }
-        let (old, new) = (old.join(name.to_string()), new.join(name.to_string()));
-        fs::copy(&old, &new).map_err(io_error("copy", &old))?;
-        report.bytes += sync(&new)?;
-        report.blobs += 1;
-    }
-    if new.is_dir() {
-        sync_dir(&new).map_err(io_error("sync", &new))?;
-    }
-    Ok(())
-}
-
-/// Gives the first id that the copy will give.
-fn leave_ids_out(path: &Path) -> Result<i64, BackupError> {
-    let mut catalogue = Catalogue::open_copy(path)?;
-    let next_id = catalogue.leave_out(IDS_LEFT_OUT)?;
-    catalogue.close()?;
-    Ok(next_id)
-}
-
-/// Makes a file durable but for its name; gives its size in bytes.
-fn sync(path: &Path) -> Result<u64, BackupError> {
-    let sync = || {
-        let file = File::open(path)?;
-        file.sync_all()?;
-        Ok(file.metadata()?.len())
-    };
-    sync().map_err(io_error("sync", path))
-}
-
 /// Where a path's name is; a relative path of one name has an empty parent.
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
@@ -423,7 +299,7 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupError {
+pub(crate) fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupError {
     move |source| BackupError::Io {
         doing,
         path: path.to_owned(),
@@ -441,6 +317,9 @@ mod tests {
     use kjob_proto::{Encoding, Text};
 
     use super::super::EmbeddedOptions;
+    use super::super::backup_files::IDS_LEFT_OUT;
+    use super::super::blobs;
+    use super::super::catalogue::Catalogue;
     use super::*;
 
     /// While a backup copies, the files of expired jobs stay; then they go.

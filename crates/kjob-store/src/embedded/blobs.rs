@@ -11,6 +11,7 @@ use kjob_core::{JobId, StoreError};
 
 use super::error;
 use super::layout::{Layout, ignore_missing, sync_names};
+use super::packs::Packed;
 
 const WRITING: &str = "write a blob file";
 const MOVING: &str = "move a blob file";
@@ -57,11 +58,39 @@ impl fmt::Display for BlobName {
     }
 }
 
+/// Where bytes are that are not in their row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the blob file of this number.
+    File(u32),
+    Pack(Packed),
+}
+
+impl Place {
+    /// As its column has it: the number of a file, or a negative one.
+    pub(crate) fn to_column(self) -> i64 {
+        match self {
+            Place::File(number) => number.into(),
+            Place::Pack(at) => -1 - at.to_bits(),
+        }
+    }
+
+    pub(crate) fn from_column(value: i64) -> Option<Self> {
+        if value < 0 {
+            Packed::from_bits(-1 - value).map(Place::Pack)
+        } else {
+            u32::try_from(value).ok().map(Place::File)
+        }
+    }
+}
+
 /// Bytes on their way into the store.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// For the row.
+    /// For the row, or where it is too big for that, for a pack.
     Inline(Bytes),
+    /// In a pack.
+    Packed { at: Packed, data: Bytes },
     /// In a file already.
     File {
         blob: NewBlob,
@@ -73,15 +102,26 @@ pub(crate) enum Content {
 impl Content {
     pub(crate) fn data(&self) -> &Bytes {
         match self {
-            Content::Inline(data) | Content::File { data, .. } => data,
+            Content::Inline(data) | Content::Packed { data, .. } | Content::File { data, .. } => {
+                data
+            }
         }
     }
 
-    /// The number of the file, if it is in one.
-    pub(crate) fn file_number(&self) -> Option<u32> {
+    /// Those for the row.
+    pub(crate) fn inline(&self) -> Option<&[u8]> {
+        match self {
+            Content::Inline(data) => Some(data),
+            Content::Packed { .. } | Content::File { .. } => None,
+        }
+    }
+
+    /// Where it is, if it is in a file.
+    pub(crate) fn place(&self) -> Option<Place> {
         match self {
             Content::Inline(_) => None,
-            Content::File { blob, .. } => Some(blob.name.number),
+            Content::Packed { at, .. } => Some(Place::Pack(*at)),
+            Content::File { blob, .. } => Some(Place::File(blob.name.number)),
         }
     }
 }
@@ -158,7 +198,7 @@ impl NewBlob {
 /// Makes the directory for a segment's blobs, durably. One that is there may be of another thread
 /// that has not synced it yet, or could not; so it is synced each time, which costs little where
 /// nothing changed.
-fn make_dir(layout: &Layout, dir: &Path, doing: &'static str) -> Result<(), StoreError> {
+pub(crate) fn make_dir(layout: &Layout, dir: &Path, doing: &'static str) -> Result<(), StoreError> {
     fs::create_dir_all(dir).map_err(error::file(doing))?;
     sync_names(&layout.blobs(), doing)
 }

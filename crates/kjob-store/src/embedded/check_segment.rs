@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kjob_core::{JobId, Owner, Parts, StoreError, Usage};
 use rusqlite::{Connection, Row};
 
+use super::blobs::Place;
 use super::callback_row;
 use super::catalogue_rows::SegmentRecord;
 use super::check::Finding;
@@ -180,8 +181,11 @@ impl<'a> CheckedSegment<'a> {
         if let Some(end) = end {
             self.expiries.add(Expiries::second_of(end.expires_at), 1);
         }
-        let files = [stored.job.payload.file, result.file];
-        self.blobs += files.iter().flatten().count() as u64;
+        let places = [stored.job.payload.place, result.place];
+        let files = places
+            .iter()
+            .filter(|place| matches!(place, Some(Place::File(_))));
+        self.blobs += files.count() as u64;
     }
 
     /// Every tag leads to a job that has it.

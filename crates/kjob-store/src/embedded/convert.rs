@@ -1,9 +1,10 @@
-//! Making a directory of format 2 one of this format.
+//! Making a directory of an older format one of this format.
 //!
 //! Each segment is converted in a transaction of its own, the catalogue in the last one. Until then
 //! the directory is of the old format, and opening it again goes on where it was left: a segment
 //! says itself of which format it is. No row is written anew, so it takes no longer for many.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use kjob_core::StoreError;
@@ -11,25 +12,27 @@ use rusqlite::Connection;
 
 use super::OpenError;
 use super::catalogue::{Catalogue, CatalogueError};
+use super::counts::PAGES;
 use super::error::{in_segment, opening, sql};
 use super::header;
 use super::layout::Layout;
 use super::open::{open_error, refuse_damaged_log};
-use super::schema::{FORMAT, Schema};
+use super::schema::{self, FORMAT, Schema};
 use super::segment::{self, Access};
 use super::totals::Totals;
 
 const DOING: &str = "convert a segment";
 
-/// The format that is converted.
-pub(crate) const OLD_FORMAT: i64 = 2;
+/// The formats that are converted.
+pub(crate) const OLD_FORMATS: RangeInclusive<i64> = 2..=3;
 
-/// Converts the directory and opens its catalogue.
+/// Converts the directory, whose catalogue is of one of these formats, and opens that.
 pub(crate) fn directory(
     layout: &Layout,
+    format: i64,
     accept_damaged_logs: bool,
 ) -> Result<Result<Catalogue, CatalogueError>, OpenError> {
-    let mut catalogue = match Catalogue::open_old(&layout.catalogue(), OLD_FORMAT) {
+    let mut catalogue = match Catalogue::open_old(&layout.catalogue(), format) {
         Ok(catalogue) => catalogue,
         other => return Ok(other),
     };
@@ -57,23 +60,37 @@ fn convert_segment(path: &Path) -> Result<(), StoreError> {
     header::verify(path)?;
     let connection = segment::connect(path, Access::Older).map_err(opening(DOING))?;
     let schema = Schema::read(&connection).map_err(opening(DOING))?;
-    if schema.format() == FORMAT {
+    let format = schema.format();
+    if format == FORMAT {
         // What was converted by a process that was killed may not be synced yet, and the catalogue
         // must not say so before it is.
         return segment::settle(&connection);
     }
-    if schema != Schema::of(segment::make_old_tables).map_err(doing())? {
-        let what = format!("its tables are not those of a segment of format {OLD_FORMAT}");
-        return Err(StoreError::Corrupt { what });
-    }
-    let convert = |change: &Connection| {
-        segment::make_current(change)?;
-        segment::note_pages(change)?;
-        Totals::write_added(change)
+    let is_of = |make: fn(&Connection) -> rusqlite::Result<()>| {
+        let right = Schema::of(make).map_err(doing())?;
+        Ok(schema.is(&right, &PAGES.map(|(table, _)| table)))
+    };
+    let convert = match format {
+        2 if is_of(segment::make_tables_of_2)? => from_2,
+        3 if is_of(segment::make_tables_of_3)? => from_3,
+        _ => {
+            let what = format!("its tables are not those of a segment of format {format}");
+            return Err(StoreError::Corrupt { what });
+        }
     };
     let change = connection.unchecked_transaction().map_err(doing())?;
     convert(&change).map_err(doing())?;
     change.commit().map_err(doing())
+}
+
+fn from_2(change: &Connection) -> rusqlite::Result<()> {
+    segment::make_current(change)?;
+    segment::note_pages(change)?;
+    Totals::write_added(change)
+}
+
+fn from_3(change: &Connection) -> rusqlite::Result<()> {
+    schema::mark(change, FORMAT)
 }
 
 #[cfg(test)]
@@ -87,8 +104,8 @@ mod tests {
     use super::super::{EmbeddedOptions, EmbeddedStore, check};
     use super::*;
 
-    fn sample() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format/2/data")
+    fn sample(format: i64) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/format/{format}/data"))
     }
 
     fn copy(from: &Path, to: &Path) {
@@ -133,8 +150,8 @@ mod tests {
         jobs
     }
 
-    fn segments(layout: &Layout) -> Vec<PathBuf> {
-        let catalogue = Catalogue::open_old(&layout.catalogue(), OLD_FORMAT).unwrap();
+    fn segments(layout: &Layout, format: i64) -> Vec<PathBuf> {
+        let catalogue = Catalogue::open_old(&layout.catalogue(), format).unwrap();
         let segments = catalogue.segments().into_iter();
         let paths = segments.map(|record| layout.segment(record.number, record.generation));
         paths.collect()
@@ -142,72 +159,75 @@ mod tests {
 
     #[test]
     fn a_conversion_cut_off_between_two_segments_goes_on() {
-        let whole = tempfile::tempdir().unwrap();
-        copy(&sample(), whole.path());
-        let expected = jobs(whole.path());
-        assert!(expected.len() >= 15, "{}", expected.len());
-        let dir = tempfile::tempdir().unwrap();
-        copy(&sample(), dir.path());
-        let paths = segments(&Layout::new(dir.path()));
-        for path in &paths {
-            convert_segment(path).unwrap();
-            let killed = tempfile::tempdir().unwrap();
-            copy(dir.path(), killed.path());
-            assert_eq!(jobs(killed.path()), expected, "after {}", path.display());
+        for format in OLD_FORMATS {
+            let whole = tempfile::tempdir().unwrap();
+            copy(&sample(format), whole.path());
+            let expected = jobs(whole.path());
+            assert!(expected.len() >= 15, "{}", expected.len());
+            let dir = tempfile::tempdir().unwrap();
+            copy(&sample(format), dir.path());
+            let paths = segments(&Layout::new(dir.path()), format);
+            for path in &paths {
+                convert_segment(path).unwrap();
+                let killed = tempfile::tempdir().unwrap();
+                copy(dir.path(), killed.path());
+                let found = jobs(killed.path());
+                assert_eq!(found, expected, "{format}, after {}", path.display());
+            }
+            assert!(paths.len() >= 4);
         }
-        assert!(paths.len() >= 4);
     }
 
     /// A crash leaves any part of a segment's log.
     #[test]
     fn a_conversion_cut_off_within_a_segment_begins_that_anew() {
-        let whole = tempfile::tempdir().unwrap();
-        copy(&sample(), whole.path());
-        let expected = jobs(whole.path());
-        let dir = tempfile::tempdir().unwrap();
-        copy(&sample(), dir.path());
-        let layout = Layout::new(dir.path());
-        let path = segments(&layout).remove(0);
-        // While somebody reads it, the log stays.
-        let reader = segment::connect(&path, Access::Older).unwrap();
-        let before = fs::metadata(log_of(&path)).unwrap().len();
-        convert_segment(&path).unwrap();
-        let after = fs::metadata(log_of(&path)).unwrap().len();
-        assert!(after > before + 4 * 4096, "{before}, {after}");
-        let (mut old, mut new) = (0, 0);
-        for len in (before..after).step_by(1030).chain([after]) {
-            let killed = tempfile::tempdir().unwrap();
-            copy(dir.path(), killed.path());
-            let cut = Layout::new(killed.path()).segment(1, 1);
-            let log = fs::OpenOptions::new()
-                .write(true)
-                .open(log_of(&cut))
-                .unwrap();
-            log.set_len(len).unwrap();
-            drop(log);
-            let is_old = {
-                let found = segment::connect(&cut, Access::Check).unwrap();
-                Schema::read(&found).unwrap().format() == OLD_FORMAT
-            };
-            *(if is_old { &mut old } else { &mut new }) += 1;
-            assert_eq!(jobs(killed.path()), expected, "log cut at {len}");
+        for (format, pages) in [(2, 4), (3, 1)] {
+            let whole = tempfile::tempdir().unwrap();
+            copy(&sample(format), whole.path());
+            let expected = jobs(whole.path());
+            let dir = tempfile::tempdir().unwrap();
+            copy(&sample(format), dir.path());
+            let layout = Layout::new(dir.path());
+            let path = segments(&layout, format).remove(0);
+            // While somebody reads it, the log stays.
+            let reader = segment::connect(&path, Access::Older).unwrap();
+            let before = fs::metadata(log_of(&path)).unwrap().len();
+            convert_segment(&path).unwrap();
+            let after = fs::metadata(log_of(&path)).unwrap().len();
+            assert!(after > before + pages * 4096, "{before}, {after}");
+            let (mut old, mut new) = (0, 0);
+            for len in (before..after).step_by(1030).chain([after]) {
+                let killed = tempfile::tempdir().unwrap();
+                copy(dir.path(), killed.path());
+                let cut = Layout::new(killed.path()).segment(1, 1);
+                let log = fs::OpenOptions::new().write(true).open(log_of(&cut));
+                log.unwrap().set_len(len).unwrap();
+                let is_old = {
+                    let found = segment::connect(&cut, Access::Check).unwrap();
+                    Schema::read(&found).unwrap().format() == format
+                };
+                *(if is_old { &mut old } else { &mut new }) += 1;
+                assert_eq!(jobs(killed.path()), expected, "log cut at {len}");
+            }
+            assert!(old > 3 && new >= 1, "{old}, {new}");
+            drop(reader);
         }
-        assert!(old > 3 && new >= 1, "{old}, {new}");
-        drop(reader);
     }
 
     #[test]
     fn a_segment_that_is_not_as_it_was_is_not_converted() {
-        let dir = tempfile::tempdir().unwrap();
-        copy(&sample(), dir.path());
-        let path = segments(&Layout::new(dir.path())).remove(0);
-        let connection = segment::connect(&path, Access::Older).unwrap();
-        connection.execute_batch("CREATE TABLE more (id)").unwrap();
-        drop(connection);
-        let refused = EmbeddedStore::open(dir.path(), EmbeddedOptions::default());
-        let Err(OpenError::Corrupt { what, .. }) = refused else {
-            panic!("{refused:?}");
-        };
-        assert!(what.contains("format 2"), "{what}");
+        for format in OLD_FORMATS {
+            let dir = tempfile::tempdir().unwrap();
+            copy(&sample(format), dir.path());
+            let path = segments(&Layout::new(dir.path()), format).remove(0);
+            let connection = segment::connect(&path, Access::Older).unwrap();
+            connection.execute_batch("CREATE TABLE more (id)").unwrap();
+            drop(connection);
+            let refused = EmbeddedStore::open(dir.path(), EmbeddedOptions::default());
+            let Err(OpenError::Corrupt { what, .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert!(what.contains(&format!("format {format}")), "{what}");
+        }
     }
 }

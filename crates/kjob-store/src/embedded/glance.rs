@@ -87,7 +87,7 @@ pub fn glance(dir: impl AsRef<Path>) -> Result<Option<Glance>, OpenError> {
         return Err(foreign());
     }
     let format = number(&head, USER_VERSION_AT).ok_or_else(foreign)?;
-    if format != FORMAT && format != convert::OLD_FORMAT {
+    if format != FORMAT && !convert::OLD_FORMATS.contains(&format) {
         return Err(OpenError::UnknownVersion {
             dir: dir.as_ref().to_owned(),
             found: format,

@@ -8,7 +8,7 @@ use kjob_proto::Text;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use super::blobs::Content;
+use super::blobs::{Content, Place};
 use super::checksum::Checksum;
 use super::live::first_state;
 use super::tags::{TagKey, tag_from};
@@ -40,8 +40,8 @@ pub(crate) struct JobRow {
 pub(crate) struct Extent {
     pub(crate) len: u64,
     pub(crate) crc: u32,
-    /// The number of their blob file, if they have one.
-    pub(crate) file: Option<u32>,
+    /// `None` where they are in the row.
+    pub(crate) place: Option<Place>,
 }
 
 impl Extent {
@@ -50,7 +50,7 @@ impl Extent {
         Self {
             len: data.len() as u64,
             crc: crc32fast::hash(data),
-            file: content.file_number(),
+            place: content.place(),
         }
     }
 
@@ -58,7 +58,7 @@ impl Extent {
         Self {
             len: 0,
             crc: 0,
-            file: None,
+            place: None,
         }
     }
 }
@@ -71,10 +71,6 @@ pub(crate) fn insert(
     payload: &Content,
 ) -> rusqlite::Result<u32> {
     let bytes = Extent::of(payload);
-    let data = match payload {
-        Content::Inline(data) => Some(&data[..]),
-        Content::File { .. } => None,
-    };
     let options = &header.options;
     let crc = checksum(header, started, &bytes);
     connection.prepare_cached(INSERT)?.execute(params![
@@ -96,15 +92,37 @@ pub(crate) fn insert(
         started,
         bytes.len.cast_signed(),
         bytes.crc,
-        bytes.file,
+        bytes.place.map(Place::to_column),
         crc,
-        data,
+        payload.inline(),
         options.callback_url.as_ref().map(Text::as_str),
     ])?;
     Ok(crc)
 }
 
+/// Has a job's row name another place of its payload.
+pub(crate) fn put_place(
+    connection: &Connection,
+    row: &JobRow,
+    place: Place,
+) -> rusqlite::Result<()> {
+    let payload = Extent {
+        place: Some(place),
+        ..row.payload
+    };
+    let crc = checksum(&row.header, row.is_started(), &payload);
+    connection
+        .prepare_cached("UPDATE jobs SET payload_file = ?2, crc = ?3 WHERE id = ?1")?
+        .execute(params![row.header.id.get(), place.to_column(), crc])?;
+    Ok(())
+}
+
 impl JobRow {
+    /// Whether it was started by the commit that stored it.
+    fn is_started(&self) -> bool {
+        self.first_state.started_at.is_some()
+    }
+
     /// Reads [`COLUMNS`] from the start of a row.
     pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
         let number = row
@@ -116,8 +134,7 @@ impl JobRow {
             what: format!("the row of job {number}"),
         };
         let (read, crc) = Self::parse(row).ok().flatten().ok_or_else(damaged)?;
-        let started = read.first_state.started_at.is_some();
-        if checksum(&read.header, started, &read.payload) != crc {
+        if checksum(&read.header, read.is_started(), &read.payload) != crc {
             return Err(damaged());
         }
         Ok(read)
@@ -167,10 +184,13 @@ impl JobRow {
             source_ip: text(8)?,
             options,
         };
+        let Some(place) = place_from(row.get(18)?) else {
+            return Ok(None);
+        };
         let payload = Extent {
             len: row.get::<_, i64>(16)?.cast_unsigned(),
             crc: row.get(17)?,
-            file: row.get(18)?,
+            place,
         };
         let first_state = first_state(&header, started);
         Ok(Some((
@@ -195,6 +215,14 @@ pub(crate) fn inline(
         return Err(StoreError::Corrupt { what: what() });
     }
     Ok(Bytes::copy_from_slice(data))
+}
+
+/// Where the bytes are, if not in the row; `None` where that cannot be.
+pub(crate) fn place_from(column: Option<i64>) -> Option<Option<Place>> {
+    match column {
+        None => Some(None),
+        Some(value) => Place::from_column(value).map(Some),
+    }
 }
 
 /// A yes or no; `None` where it is neither, as the checksum has only what was read of it.
@@ -227,7 +255,7 @@ fn checksum(header: &Header, started: bool, payload: &Extent) -> u32 {
         .int(started)
         .int(payload.len.cast_signed())
         .int(payload.crc)
-        .maybe(payload.file.map(i64::from));
+        .maybe(payload.place.map(Place::to_column));
     // Nothing of one that is not there, so that the rows of format 2 are right as they are.
     match &options.callback_url {
         Some(url) => row.bytes(url.as_bytes()),

@@ -1,6 +1,6 @@
 //! Opening a directory: what is there, what a crash left, and which jobs live.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -35,6 +35,8 @@ pub(crate) struct Opened {
     pub(crate) files_opened: usize,
     /// Tags of live jobs that older segments may know as well.
     pub(crate) shared_tags: Vec<SharedTag>,
+    /// Segments whose rewriting was cut off, or just done: some of their packs may be left over.
+    pub(crate) rewritten: BTreeSet<u32>,
 }
 
 /// Makes the directories that are not there.
@@ -90,7 +92,9 @@ pub(crate) fn open(shared: &Shared) -> Result<Opened, OpenError> {
     }
     header::verify(&layout.catalogue()).map_err(|error| open_error(layout, in_catalogue(error)))?;
     let found = match Catalogue::open(&layout.catalogue(), is_empty) {
-        Err(CatalogueError::Version(convert::OLD_FORMAT)) => convert::directory(layout, accept)?,
+        Err(CatalogueError::Version(format)) if convert::OLD_FORMATS.contains(&format) => {
+            convert::directory(layout, format, accept)?
+        }
         found => found,
     };
     let catalogue = match found {
@@ -159,7 +163,7 @@ pub(crate) fn open_error(layout: &Layout, error: StoreError) -> OpenError {
 fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError> {
     let layout = &shared.layout;
     let mut records = catalogue.segments();
-    remove_left_over(layout, &records, catalogue.next_number())?;
+    let rewritten = remove_left_over(layout, &records, catalogue.next_number())?;
     if records.is_empty() {
         // The catalogue's own entry: a directory with segments and without it counts as damaged.
         layout::sync_names(layout.root(), "make the catalogue")?;
@@ -175,6 +179,7 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
         connections: BTreeMap::new(),
         files_opened: 0,
         shared_tags: Vec::new(),
+        rewritten,
     };
     let mut damaged = BTreeMap::new();
     for record in records {
@@ -210,13 +215,14 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
 }
 
 /// Deletes files that the catalogue does not name: of a segment that was about to begin, or to
-/// go, when the process ended.
+/// go, when the process ended. Gives the numbers in their names.
 fn remove_left_over(
     layout: &Layout,
     records: &[SegmentRecord],
     next_number: u32,
-) -> Result<(), StoreError> {
+) -> Result<BTreeSet<u32>, StoreError> {
     let doing = "remove left-over files";
+    let mut removed = BTreeSet::new();
     let mut names = HashSet::new();
     for record in records {
         let path = layout.segment(record.number, record.generation);
@@ -240,6 +246,7 @@ fn remove_left_over(
         // Also a log alone: whoever opened the database while it was being deleted made it anew.
         if database == path || !database.exists() {
             layout::remove_database(&database).map_err(file(doing))?;
+            removed.extend(Layout::parse_segment(&database).map(|(number, _)| number));
         }
     }
     let numbers: HashSet<_> = records.iter().map(|r| layout.blobs_of(r.number)).collect();
@@ -253,7 +260,7 @@ fn remove_left_over(
             ignore_missing(fs::remove_dir_all(&path)).map_err(file(doing))?;
         }
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// Fails if a file that is about to be deleted holds jobs of a segment that the catalogue has yet

@@ -19,6 +19,9 @@ pub struct EmbeddedOptions {
     pub segment_jobs: u64,
     /// A new segment is begun once the newest is this old, in the time of the submits. Default 6 h.
     pub segment_age: Duration,
+    /// Payloads and results above this many bytes are no part of their rows, but appended to files of many
+    /// where they are not above `inline_bytes_max`. Default 16 KiB.
+    pub row_bytes_max: usize,
     /// Payloads and results above this many bytes get a file of their own. Default 256 KiB.
     pub inline_bytes_max: usize,
     /// Threads that read beside the writer, at least one. Default 2.
@@ -59,6 +62,7 @@ impl Default for EmbeddedOptions {
         Self {
             segment_jobs: 1_000_000,
             segment_age: Duration::from_secs(6 * 60 * 60),
+            row_bytes_max: 16 * 1024,
             inline_bytes_max: 256 * 1024,
             readers: 2,
             batch_max: 4096,

@@ -7,10 +7,11 @@ use std::sync::LazyLock;
 use kjob_core::{Ending, Job, JobId, JobTag, Order, Owner, Parts, StoreError, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::blobs::{self, BlobKind, BlobName};
+use super::blobs::{self, BlobKind, BlobName, Place};
 use super::error::{sql, sql_of};
 use super::job_row::{self, Extent, JobRow};
 use super::layout::Layout;
+use super::packs;
 use super::pool::Length;
 use super::state_row::{self, StateRow};
 use super::tags::{self, TagKey};
@@ -41,7 +42,7 @@ const ENDED: &str = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY
 
 const ENDED_DOWN: &str = "SELECT id FROM expiries WHERE id > ?1 AND id <= ?2 ORDER BY id DESC";
 
-/// Bytes of a payload or a result in its row that are read at once. More of them, and any in a file of
+/// Bytes of a payload or a result in its row or in a pack that are read at once. More of them, and any in a file of
 /// their own, take long to read.
 const AT_ONCE_MAX: u64 = 64 << 10;
 
@@ -226,10 +227,10 @@ impl Segment<'_> {
             other => other?,
         };
         let file = stored.and_then(|stored| match blob.kind {
-            BlobKind::Payload => stored.job.payload.file,
-            BlobKind::Result => stored.state.end.and_then(|end| end.result.file),
+            BlobKind::Payload => stored.job.payload.place,
+            BlobKind::Result => stored.state.end.and_then(|end| end.result.place),
         });
-        Ok(file == Some(blob.number))
+        Ok(file == Some(Place::File(blob.number)))
     }
 
     /// Shows `visit` the rows of the jobs above the first id, up to the second, in this order, for
@@ -362,14 +363,18 @@ impl Segment<'_> {
         kind: BlobKind,
         bytes: Extent,
     ) -> Result<bytes::Bytes, StoreError> {
-        match bytes.file {
-            Some(number) => {
+        let whose = || format!("the {kind:?} of job {id}");
+        match bytes.place {
+            Some(Place::Pack(at)) => {
+                packs::read(self.layout, self.number, at, bytes.len, bytes.crc, whose)
+            }
+            Some(Place::File(number)) => {
                 let name = BlobName { id, kind, number };
                 blobs::read(self.layout, self.number, name, bytes.len, bytes.crc)
             }
             None => {
                 let value = row.get_ref(column).map_err(sql("read a job"))?;
-                job_row::inline(value, &bytes, || format!("the {kind:?} of job {id}"))
+                job_row::inline(value, &bytes, whose)
             }
         }
     }
@@ -377,5 +382,6 @@ impl Segment<'_> {
 
 /// Whether bytes are read by a piece of work of this length.
 fn is_read_in(length: Length, bytes: &Extent) -> bool {
-    length == Length::Long || (bytes.file.is_none() && bytes.len <= AT_ONCE_MAX)
+    let is_in_file = matches!(bytes.place, Some(Place::File(_)));
+    length == Length::Long || (!is_in_file && bytes.len <= AT_ONCE_MAX)
 }

@@ -1,8 +1,10 @@
 //! Giving back the space of expired jobs: whole segments at once, and nearly dead ones by
 //! rewriting them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::channel;
 
 use kjob_core::{Expired, StoreError, Timestamp};
 
@@ -13,7 +15,7 @@ use super::requests::{Swept, Thoroughness};
 use super::rewrite::{Copied, RewritePlan, cutoff};
 use super::segment::{self, Access};
 use super::writer::Writer;
-use super::{blobs, error};
+use super::{blobs, error, packs};
 use crate::values::millis;
 
 /// Segments that one sweep drops.
@@ -108,6 +110,7 @@ impl Writer {
         };
         self.due.note(number);
         self.connections.remove(&number);
+        self.packs.remove(&number);
         self.publish_table();
         for (owner, usage) in &ledger.usage {
             self.shared
@@ -175,23 +178,71 @@ impl Writer {
         self.due.note(number);
         self.connections.remove(&number);
         self.publish_table();
+        let packs = self.unused_packs(number);
         self.delete_unnamed(move || {
             let old = layout.segment(number, generation);
-            let pruned = prune_blobs(&layout, number, &old, &path);
+            let pruned = prune_blobs(&layout, number, &old, &path)
+                .and_then(|()| prune_packs(&layout, number, &path, &packs));
             layout::remove_database(&old)?;
             pruned.map_err(std::io::Error::other)
         });
         Ok(expired)
     }
 
+    /// Deletes packs of a segment that are left over from a rewriting.
+    pub(crate) fn prune_packs(&mut self, number: u32) {
+        let Some(ledger) = self.segments.get(&number) else {
+            return;
+        };
+        let layout = self.shared.layout.clone();
+        let path = layout.segment(number, ledger.generation);
+        let packs = self.unused_packs(number);
+        self.delete_unnamed(move || {
+            prune_packs(&layout, number, &path, &packs).map_err(std::io::Error::other)
+        });
+    }
+
+    /// The packs that a segment has; from now on nothing is appended to them.
+    fn unused_packs(&mut self, number: u32) -> BTreeSet<u32> {
+        self.packs.remove(&number);
+        // Where they cannot be told now, they go with the next rewriting.
+        packs::numbers(&self.shared.layout.blobs_of(number)).unwrap_or_default()
+    }
+
     /// Deletes files beside the writer, once no reader holds them and no backup copies them. What
     /// is left over by a crash is deleted at the next open.
-    fn delete_unnamed(&self, delete: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
-        self.readers.submit_to_each(super::reader::Reader::purge);
+    pub(crate) fn delete_unnamed(
+        &self,
+        delete: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+    ) {
+        let (done, wait) = channel::<()>();
+        self.readers.submit_to_each(move |reader| {
+            reader.purge();
+            drop(done.clone());
+        });
+        let delete = move || {
+            // Who looked at the old rows may be about to open what they name.
+            let _ = wait.recv();
+            delete()
+        };
         if let Some(delete) = self.shared.deletions.admit(Box::new(delete)) {
             self.background.submit(Length::Long, move |()| delete());
         }
     }
+}
+
+/// Deletes those of these packs that no row of a segment names. Nothing may be appended to them any more.
+fn prune_packs(
+    layout: &Layout,
+    number: u32,
+    segment: &Path,
+    packs: &BTreeSet<u32>,
+) -> Result<(), StoreError> {
+    if packs.is_empty() {
+        return Ok(());
+    }
+    let connection = segment::open(segment, Access::Read)?;
+    packs::prune(&layout.blobs_of(number), packs, &connection)
 }
 
 /// Deletes the blobs of jobs that stayed behind in the old file. Nobody writes for those any more,

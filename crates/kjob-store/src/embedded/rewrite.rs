@@ -14,6 +14,7 @@ use super::error::{file, in_segment, sql};
 use super::filter::Filter;
 use super::layout::{self, Layout};
 use super::ledger::Ledger;
+use super::moving::Moving;
 use super::segment::{self, Access};
 use super::state_row;
 use super::summary::Expiries;
@@ -36,7 +37,8 @@ pub(crate) struct Rewrite {
     plan: RewritePlan,
     /// To the new file, with the old one attached.
     connection: Connection,
-    /// After the connection, so that it goes after it.
+    moving: Moving,
+    /// After the others, so that it goes after them.
     file: NewFile,
     /// Jobs up to this id are done.
     done: i64,
@@ -51,6 +53,7 @@ pub(crate) struct Rewrite {
 pub(crate) struct Copied {
     pub(crate) plan: RewritePlan,
     connection: Connection,
+    moving: Moving,
     file: NewFile,
     /// Over the rows of the old file's jobs.
     read: Sum,
@@ -72,7 +75,7 @@ struct NewFile {
 /// How far a rewriting is.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    Going(Rewrite),
+    Going(Box<Rewrite>),
     Copied(Box<Copied>),
 }
 
@@ -94,9 +97,11 @@ impl Rewrite {
         let last_end = attach()
             .map_err(sql("rewrite a segment"))
             .map_err(in_segment(plan.number))?;
+        let moving = Moving::new(layout, plan.number)?;
         Ok(Self {
             plan,
             connection,
+            moving,
             file,
             done: 0,
             read: Sum::default(),
@@ -108,37 +113,35 @@ impl Rewrite {
     pub(crate) fn advance(mut self, jobs: u64) -> Result<Progress, StoreError> {
         let number = self.plan.number;
         let failed = |error| in_segment(number)(sql("rewrite a segment")(error));
-        if !self.copy(jobs.max(1)).map_err(failed)? {
-            return Ok(Progress::Going(self));
+        if !self.copy(jobs.max(1)).map_err(in_segment(number))? {
+            return Ok(Progress::Going(Box::new(self)));
         }
+        self.moving.sync()?;
         self.complete()
             .map(|copied| Progress::Copied(Box::new(copied)))
             .map_err(failed)
     }
 
     /// Copies the next jobs; says whether there were none left.
-    fn copy(&mut self, jobs: u64) -> rusqlite::Result<bool> {
-        let change = self.connection.unchecked_transaction()?;
-        let window = "SELECT id, crc FROM old.jobs WHERE id > ?1 ORDER BY id LIMIT ?2";
-        let mut last = self.done;
-        let mut query = change.prepare_cached(window)?;
-        let mut rows = query.query([self.done, jobs.cast_signed()])?;
-        while let Some(row) = rows.next()? {
-            last = row.get(0)?;
-            self.read.add(last, row.get(1)?);
-        }
-        drop(rows);
-        drop(query);
+    fn copy(&mut self, jobs: u64) -> Result<bool, StoreError> {
+        let doing = || sql("rewrite a segment");
+        let change = self.connection.unchecked_transaction().map_err(doing())?;
+        let cutoff = self.plan.cutoff.as_millis();
+        let mut copy = || {
+            let last = add_up(&change, self.done, jobs, &mut self.read)?;
+            change.execute(JOBS, [self.done, last, cutoff])?;
+            change.execute(TAGS, [self.done, last])?;
+            change.execute(ENDS, [self.done, last, self.last_end])?;
+            change.execute(EXPIRIES, [self.done, last, self.last_end])?;
+            change.execute(CALLBACKS, [self.done, last])?;
+            Ok(last)
+        };
+        let last = copy().map_err(doing())?;
         if last == self.done {
             return Ok(true);
         }
-        let cutoff = self.plan.cutoff.as_millis();
-        change.execute(JOBS, [self.done, last, cutoff])?;
-        change.execute(TAGS, [self.done, last])?;
-        change.execute(ENDS, [self.done, last, self.last_end])?;
-        change.execute(EXPIRIES, [self.done, last, self.last_end])?;
-        change.execute(CALLBACKS, [self.done, last])?;
-        change.commit()?;
+        self.moving.advance(&change, (self.done, last))?;
+        change.commit().map_err(doing())?;
         self.done = last;
         Ok(false)
     }
@@ -166,6 +169,7 @@ impl Rewrite {
         Ok(Copied {
             plan: self.plan,
             connection,
+            moving: self.moving,
             file: self.file,
             read: self.read,
             totals: Totals { tags, ..totals },
@@ -289,6 +293,7 @@ impl Copied {
     /// The catalogue names the new file now, or may do so.
     pub(crate) fn keep(mut self) {
         self.file.kept = true;
+        self.moving.keep();
     }
 }
 
@@ -323,6 +328,19 @@ impl Drop for NewFile {
             let _ = layout::remove_database(&self.path);
         }
     }
+}
+
+/// Adds up the rows of so many of the old file's jobs above an id; gives the last of them, or that id if there are none.
+fn add_up(change: &Connection, done: i64, jobs: u64, read: &mut Sum) -> rusqlite::Result<i64> {
+    let window = "SELECT id, crc FROM old.jobs WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let mut query = change.prepare_cached(window)?;
+    let mut rows = query.query([done, jobs.cast_signed()])?;
+    let mut last = done;
+    while let Some(row) = rows.next()? {
+        last = row.get(0)?;
+        read.add(last, row.get(1)?);
+    }
+    Ok(last)
 }
 
 /// A survivor's tag may have gone on to a job that was left behind: then it is free.

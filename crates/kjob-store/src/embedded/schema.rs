@@ -7,7 +7,7 @@ use rusqlite::Connection;
 pub(crate) const APPLICATION_ID: i64 = 0x6b6a_6f62;
 
 /// The format of catalogue and segments (docs/store.md). Another one is refused.
-pub(crate) const FORMAT: i64 = 3;
+pub(crate) const FORMAT: i64 = 4;
 
 /// Type, name, first page and definition.
 type Table = (String, String, i64, String);

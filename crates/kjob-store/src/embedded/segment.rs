@@ -192,14 +192,20 @@ fn right_tables() -> rusqlite::Result<&'static Schema> {
 }
 
 fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
-    make_old_tables(connection)?;
+    make_tables_of_2(connection)?;
     make_current(connection)
 }
 
 /// The tables of a segment of format 2.
-pub(crate) fn make_old_tables(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn make_tables_of_2(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(TABLES)?;
     schema::mark(connection, 2)
+}
+
+/// The tables of a segment of format 3: those of this one, whose rows may also name packs.
+pub(crate) fn make_tables_of_3(connection: &Connection) -> rusqlite::Result<()> {
+    make_tables(connection)?;
+    schema::mark(connection, 3)
 }
 
 /// Makes the tables of a segment of format 2 those of this one. Takes no longer for many rows: a

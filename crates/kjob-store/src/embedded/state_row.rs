@@ -8,11 +8,11 @@ use kjob_proto::{Encoding, Text};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use super::blobs::Content;
+use super::blobs::{Content, Place};
 use super::callback_row;
 use super::checksum::Checksum;
 use super::error::sql;
-use super::job_row::Extent;
+use super::job_row::{Extent, place_from};
 use crate::info_blob;
 use crate::values::{encoding_from, encoding_to};
 
@@ -107,10 +107,13 @@ impl StateRow {
             };
             let message = row.get_ref(end + 6)?.as_str_or_null()?.map(Text::copy_from);
             let encoding = row.get::<_, Option<u8>>(end + 7)?.and_then(encoding_from);
+            let Some(place) = place_from(row.get(end + 10)?) else {
+                return Ok(None);
+            };
             let result = Extent {
                 len: row.get::<_, i64>(end + 8)?.cast_unsigned(),
                 crc: row.get(end + 9)?,
-                file: row.get(end + 10)?,
+                place,
             };
             let info = match row.get_ref(end + 12)?.as_blob_or_null()? {
                 Some(bytes) => info_blob::decode(bytes).filter(|info| !info.is_empty()),
@@ -219,10 +222,7 @@ pub(crate) fn insert_end(
     let insert = "INSERT INTO ends VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
                   ?12, ?13, ?14, ?15)";
     let (result, data) = match ending {
-        NewEnding::Done(_, _, content @ Content::Inline(data)) => {
-            (Extent::of(content), Some(&data[..]))
-        }
-        NewEnding::Done(_, _, content) => (Extent::of(content), None),
+        NewEnding::Done(_, _, content) => (Extent::of(content), content.inline()),
         _ => (Extent::none(), None),
     };
     let kept = match ending {
@@ -249,7 +249,7 @@ pub(crate) fn insert_end(
         },
         result.len.cast_signed(),
         result.crc,
-        result.file,
+        result.place.map(Place::to_column),
         crc,
         data,
         match &kept {
@@ -263,6 +263,25 @@ pub(crate) fn insert_end(
     let values = params![id.get(), expires_at.as_millis(), seq, expiry];
     connection.prepare_cached(insert)?.execute(values)?;
     Ok(EndSums { end: crc, expiry })
+}
+
+/// Has the row of a job's end name another place of its result.
+pub(crate) fn put_place(
+    connection: &Connection,
+    id: JobId,
+    state: &State,
+    end: &EndRow,
+    place: Place,
+) -> rusqlite::Result<()> {
+    let result = Extent {
+        place: Some(place),
+        ..end.result
+    };
+    let crc = end_checksum(id, state, &end.ending, &result);
+    connection
+        .prepare_cached("UPDATE ends SET result_file = ?2, crc = ?3 WHERE seq = ?1")?
+        .execute(params![end.seq, place.to_column(), crc])?;
+    Ok(())
 }
 
 /// Removes the state of a job that has ended.
@@ -305,7 +324,7 @@ fn end_checksum(id: JobId, state: &State, ending: &Ending, result: &Extent) -> u
         .maybe(state.ended_at.map(Timestamp::as_millis))
         .int(result.len.cast_signed())
         .int(result.crc)
-        .maybe(result.file.map(i64::from));
+        .maybe(result.place.map(Place::to_column));
     match ending {
         Ending::Done(result) => {
             let row = row.int(encoding_to(result.payload.encoding));

@@ -270,7 +270,7 @@ impl Writer {
                 let lowest = pending.min_new_id.unwrap_or(i64::MAX);
                 pending.min_new_id = Some(lowest.min(id.get()));
                 if state.started_at.is_none()
-                    && let Content::Inline(data) = &payload
+                    && let Content::Inline(data) | Content::Packed { data, .. } = &payload
                 {
                     let kept = self.shared.waiting.copy(data);
                     pending.payloads.extend(kept.map(|data| (id, data)));
@@ -320,6 +320,8 @@ impl Writer {
         } else {
             None
         };
+        self.writing(number)?;
+        self.pack(number, &mut submit.payload)?;
         let (connection, pending) = self.writing(number)?;
         pending.opened_at = pending.opened_at.or(opened_at);
         let started = state.started_at.is_some();
@@ -432,6 +434,10 @@ impl Writer {
             recent::ended(&self.shared.recent, &header, state, &ending, expires_at)
         });
         let callback = live.has_callback.then(|| CallbackState::pending(at));
+        self.writing(number)?;
+        if let NewEnding::Done(_, _, content) = &mut ending {
+            self.pack(number, content)?;
+        }
         let (connection, pending) = self.writing(number)?;
         let store = || {
             let sums = state_row::insert_end(connection, id, state, expires_at, &ending)?;

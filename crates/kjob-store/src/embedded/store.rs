@@ -125,7 +125,7 @@ impl EmbeddedStore {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         let mut due = Due::default();
         opened.segments.keys().for_each(|number| due.note(*number));
-        let writer = Writer {
+        let mut writer = Writer {
             shared: Arc::clone(&shared),
             catalogue: opened.catalogue,
             segments: opened.segments,
@@ -137,10 +137,14 @@ impl EmbeddedStore {
             failed_commits: BTreeMap::new(),
             taken: Vec::new(),
             write_back: WriteBack::new(shared.options.log_bytes),
+            packs: BTreeMap::new(),
             reserve,
             lock,
         };
         writer.publish_table();
+        for number in opened.rewritten {
+            writer.prune_packs(number);
+        }
         let shared_tags = opened.shared_tags;
         let write = {
             let shared = Arc::clone(&shared);
@@ -354,6 +358,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let options = EmbeddedOptions {
             reserve_retry: Duration::ZERO,
+            row_bytes_max: usize::MAX,
             ..EmbeddedOptions::default()
         };
         let store = EmbeddedStore::open(dir.path(), options).unwrap();

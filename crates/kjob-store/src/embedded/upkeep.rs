@@ -76,7 +76,7 @@ impl EmbeddedStore {
         };
         match progress {
             Progress::Going(current) => {
-                *rewriting = Some(current);
+                *rewriting = Some(*current);
                 Ok(Expired {
                     more: true,
                     ..Expired::default()

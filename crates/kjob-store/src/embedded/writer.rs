@@ -15,6 +15,7 @@ use super::error::{in_segment, is_fatal, sql};
 use super::ledger::{Ledger, Pending, Written};
 use super::live::Live;
 use super::lock::DirLock;
+use super::packs::Pack;
 use super::pool::Pool;
 use super::query::Segment;
 use super::reader::Reader;
@@ -50,6 +51,8 @@ pub(crate) struct Writer {
     pub(crate) taken: Vec<HeldTag>,
     /// Of the newest segment's log.
     pub(crate) write_back: WriteBack,
+    /// The one that is written to, by segment.
+    pub(crate) packs: BTreeMap<u32, Option<Pack>>,
     pub(crate) reserve: Reserve,
     /// Let go last.
     pub(crate) lock: DirLock,
@@ -215,6 +218,9 @@ impl Writer {
         let written = ledger
             .write(connection, pending, first_live)
             .map_err(sql("write a segment's counts"))?;
+        if let Some(Some(pack)) = self.packs.get_mut(&number) {
+            pack.sync()?;
+        }
         execute(connection, "COMMIT")?;
         Ok(written)
     }
@@ -230,6 +236,9 @@ impl Writer {
         // One may have ended, and its expiry been moved, in this very batch.
         for (id, _) in &pending.moved {
             self.shared.recent.remove(*id);
+        }
+        if let Some(Some(pack)) = self.packs.get_mut(&number) {
+            pack.commit();
         }
         let Some(ledger) = self.segments.get_mut(&number) else {
             return;
@@ -298,6 +307,9 @@ impl Writer {
     }
 
     fn roll_back(&mut self, number: u32) {
+        if let Some(Some(pack)) = self.packs.get_mut(&number) {
+            pack.roll_back();
+        }
         let Some(connection) = self.connections.get(&number) else {
             return;
         };
@@ -446,6 +458,7 @@ impl Writer {
         while self.connections.len() > OLDER_CONNECTIONS_MAX + 1 {
             self.connections.pop_first();
         }
+        self.trim_packs();
     }
 
     fn close(self, replies: Vec<Reply<()>>) {

@@ -488,6 +488,7 @@ async fn expire(store: &EmbeddedStore, place: &Place, now: Timestamp) -> Result<
 fn kind(name: &Path) -> String {
     let name = name.to_string_lossy();
     match name.split_once('/') {
+        Some(("blobs", file)) if file.ends_with(".pack") => "a pack".to_owned(),
         Some(("blobs", _)) => "a blob".to_owned(),
         Some((_, file)) => file.to_owned(),
         None => name.into_owned(),

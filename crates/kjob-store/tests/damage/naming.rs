@@ -38,7 +38,10 @@ impl Place {
         } else if parent == Path::new("segments") {
             Kind::Segment(number(name.split_once('-').unwrap().0))
         } else if parent.starts_with("blobs") {
-            record = JobId::new(name.split_once('.').unwrap().0.parse().unwrap());
+            // A pack has the bytes of many.
+            if !name.ends_with(".pack") {
+                record = JobId::new(name.split_once('.').unwrap().0.parse().unwrap());
+            }
             Kind::Blob(number(&parent.file_name().unwrap().to_string_lossy()))
         } else {
             Kind::Other
@@ -155,9 +158,24 @@ fn a_message_that_names_another_record_is_not_taken() {
     let segment = place("segments/00000001-3.sqlite");
     let log = place("segments/00000001-3.sqlite-wal");
     let blob = place("blobs/00000001/2.0.result");
+    let pack = place("blobs/00000001/2.pack");
     let catalogue = place("catalogue.sqlite");
     for (place, asked, what, is_right) in [
         (&segment, None, "segment 1: the row of job 1", true),
+        (
+            &pack,
+            Some(1),
+            "segment 1: the Result of job 1, 3 bytes",
+            true,
+        ),
+        (
+            &pack,
+            Some(2),
+            "segment 1: the Result of job 1, 3 bytes",
+            false,
+        ),
+        (&pack, None, "the Result of job 9, 3 bytes", false),
+        (&pack, None, "segment 1: a pack", false),
         (&log, None, "segment 1: the row of job 1", true),
         (&segment, Some(1), "the end of job 1 is out of reach", true),
         (&segment, Some(2), "the end of job 1 is out of reach", false),

@@ -18,6 +18,7 @@ pub struct Made {
 
 fn options() -> EmbeddedOptions {
     EmbeddedOptions {
+        row_bytes_max: 250,
         inline_bytes_max: 600,
         readers: 1,
         ..by_count(8)

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 /// Small segments, and most payloads in files of their own.
 fn options() -> EmbeddedOptions {
     EmbeddedOptions {
+        row_bytes_max: 8,
         inline_bytes_max: 20,
         ..by_count(16)
     }

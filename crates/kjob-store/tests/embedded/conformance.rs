@@ -38,6 +38,7 @@ fn tiny() -> EmbeddedOptions {
     EmbeddedOptions {
         segment_jobs: 5,
         segment_age: Duration::from_secs(5),
+        row_bytes_max: 50,
         inline_bytes_max: 100,
         readers: 1,
         batch_max: 7,

@@ -25,11 +25,15 @@ use rusqlite::Connection;
 /// The moment at which the samples are looked at.
 const NOW: Timestamp = at(100);
 
-/// A payload of more bytes than this is in a file of its own.
+/// A payload of more bytes than this is in a pack.
+const ROW_BYTES_MAX: usize = 20;
+
+/// And one of more than this in a file of its own.
 const INLINE_BYTES_MAX: usize = 100;
 
 fn options() -> EmbeddedOptions {
     EmbeddedOptions {
+        row_bytes_max: ROW_BYTES_MAX,
         inline_bytes_max: INLINE_BYTES_MAX,
         ..by_count(6)
     }
@@ -91,6 +95,7 @@ async fn the_current_sample_has_everything_in_it() {
         "{names:?}"
     );
     assert!(has(".payload") && has(".result"), "blobs: {names:?}");
+    assert!(has(".pack"), "packs: {names:?}");
     assert!(
         !names.iter().any(|name| name.starts_with("00000004")),
         "a dropped one: {names:?}"

@@ -361,6 +361,7 @@ fn check_job(job: &Job, known: &KnownJob) {
 fn options() -> EmbeddedOptions {
     EmbeddedOptions {
         segment_jobs: 25,
+        row_bytes_max: 500,
         inline_bytes_max: 3_000,
         readers: 1,
         batch_max: 8,

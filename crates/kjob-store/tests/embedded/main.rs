@@ -9,6 +9,7 @@ mod killed;
 mod looking_after;
 mod lost_catalogue;
 mod opening;
+mod packs;
 mod retention;
 mod segments;
 mod tags_given_away;

@@ -87,8 +87,8 @@ fn another_format_is_refused_by_its_number_and_left_alone() {
         let format: i64 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
             .unwrap();
-        // The one before is converted.
-        let other = if newer { format + 1 } else { format - 2 };
+        // Those from 2 on are converted.
+        let other = if newer { format + 1 } else { 1 };
         connection
             .pragma_update(None, "user_version", other)
             .unwrap();

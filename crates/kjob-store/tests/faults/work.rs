@@ -86,6 +86,7 @@ pub fn options() -> EmbeddedOptions {
     EmbeddedOptions {
         segment_jobs: 5,
         segment_age: Duration::from_secs(20),
+        row_bytes_max: 200,
         inline_bytes_max: 1_000,
         readers: 1,
         batch_max: 4,
