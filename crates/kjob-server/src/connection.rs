@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
@@ -27,7 +27,7 @@ use crate::pace::{LongTurns, Pace, Streams, paced};
 use crate::reply::ReplyBody;
 use crate::service::{Peer, Service};
 use crate::tls::{self, Tls};
-use crate::watched::Watched;
+use crate::watched::{PREFACE, Watched};
 
 /// Once a connection is to end, how often to look whether it does something still.
 const LAST_LOOKS_EVERY: Duration = Duration::from_millis(20);
@@ -49,7 +49,11 @@ const STREAM_WINDOW: u32 = 1 << 20;
 pub(crate) struct Connector {
     service: Arc<Service>,
     tls: Option<Tls>,
-    builder: auto::Builder<TokioExecutor>,
+    /// Finds out what the client speaks by reading its first bytes. These then are all that hyper's first read has, which is
+    /// no whole head, so that it doubles its buffer, once for each connection.
+    either: auto::Builder<TokioExecutor>,
+    /// For HTTP/1 that is known to be so.
+    http1: auto::Builder<TokioExecutor>,
     patience: Patience,
     long_turns: LongTurns,
     /// Those of TLS handshakes, which wait for each other and for nobody else.
@@ -87,7 +91,8 @@ impl Connector {
         Self {
             service,
             tls: None,
-            builder,
+            http1: builder.clone().http1_only(),
+            either: builder,
             long_turns: LongTurns::new(threads()),
             handshakes: LongTurns::new(threads()),
             patience: Patience {
@@ -113,7 +118,7 @@ impl Connector {
         activity: Activity,
     ) {
         let head_end = Instant::now() + self.patience.head;
-        let Some(stream) = self.begin(stream, peer, &activity, head_end).await else {
+        let Some((stream, builder)) = self.begin(stream, peer, &activity, head_end).await else {
             return;
         };
         let io = TokioIo::new(Watched::new(stream, activity.clone()));
@@ -126,7 +131,7 @@ impl Connector {
             long_turns: self.long_turns.clone(),
             streams: OnceLock::new(),
         };
-        let mut connection = pin!(self.builder.serve_connection(io, calls));
+        let mut connection = pin!(builder.serve_connection(io, calls));
         let mut timer = pin!(sleep_until(head_end));
         let mut pace = Pace::new(&self.long_turns);
         let mut is_ending = false;
@@ -186,16 +191,25 @@ impl Connector {
         }
     }
 
-    /// Shakes hands where TLS is spoken, which has to be over before `end`.
+    /// Shakes hands where TLS is spoken, and waits for the first bytes where it is not, either of which has to be over before
+    /// `end`. Gives what is to serve it then.
     async fn begin(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         activity: &Activity,
         end: Instant,
-    ) -> Option<Stream> {
+    ) -> Option<(Stream, &auto::Builder<TokioExecutor>)> {
         let Some(tls) = &self.tls else {
-            return Some(Either::Left(stream));
+            let is_http1 = tokio::select! {
+                biased;
+                () = self.cutting.wait() => return None,
+                is_http1 = timeout_at(end, is_http1(&stream)) => is_http1.ok()?,
+                // What has come until the end is answered, or is about to come.
+                () = self.stopping.wait() => timeout(LAST_LOOKS_EVERY, is_http1(&stream)).await.ok()?,
+            };
+            let builder = if is_http1? { &self.http1 } else { &self.either };
+            return Some((Either::Left(stream), builder));
         };
         // In a box of its own: a connection is to take the memory of what it is once it has begun, which is a quarter.
         let accept = Box::pin(async {
@@ -213,7 +227,7 @@ impl Connector {
             shaken = timeout_at(end, accept) => shaken,
         };
         match shaken {
-            Ok(Ok(shaken)) => shaken.map(Either::Right),
+            Ok(Ok(shaken)) => Some((Either::Right(shaken?), &self.either)),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
                 if is_about_certificate(&error) {
@@ -227,6 +241,13 @@ impl Connector {
             }
         }
     }
+}
+
+/// Whether the first bytes that come can only be HTTP/1; `None` if none come.
+async fn is_http1(stream: &TcpStream) -> Option<bool> {
+    let mut first = [0; PREFACE.len()];
+    let len = stream.peek(&mut first).await.ok()?;
+    (len > 0).then(|| !PREFACE.starts_with(&first[..len]))
 }
 
 /// Whether a handshake failed as the client showed no certificate, or none that is taken. Nothing else is

@@ -10,7 +10,7 @@ use crate::activity::Activity;
 use crate::turn::{READ_COST, WRITE_MAX};
 
 /// What clients of HTTP/2 send first (RFC 9113, section 3.4), as far as it takes to know it.
-const PREFACE: &[u8] = b"PRI ";
+pub(crate) const PREFACE: &[u8] = b"PRI ";
 
 /// How many pieces are written at once where all of them are too much.
 const PIECES_MAX: usize = 8;

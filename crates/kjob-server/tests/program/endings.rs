@@ -188,7 +188,7 @@ async fn a_store_that_failed_for_good_is_told_and_ends_as_a_failure() {
     let kept = client.submit(&echo()).await.unwrap();
     client.wait(&kept, SOON).await.unwrap();
 
-    // More than the log has, less than the next job, which goes into the database.
+    // More than the log has, less than the next job, whose payload goes into a file of many.
     let pid = server.pid().try_into().unwrap();
     let size = Some((96 << 10, 96 << 10));
     rlimit::prlimit(pid, rlimit::Resource::FSIZE, size, None).unwrap();
@@ -198,6 +198,22 @@ async fn a_store_that_failed_for_good_is_told_and_ends_as_a_failure() {
         .submit(&Submit::new("/demo/echo", big))
         .await
         .unwrap_err();
+    // That leaves nothing in doubt. What goes into the database does, once its log is as long.
+    assert_eq!(server.get("/readyz").0, 200);
+    let mut submitted = 0;
+    loop {
+        let text = "x".repeat(12 << 10);
+        let small = Payload::json(format!(r#"{{"message":"{text}"}}"#));
+        if client
+            .submit(&Submit::new("/demo/echo", small))
+            .await
+            .is_err()
+        {
+            break;
+        }
+        submitted += 1;
+        assert!(submitted < 20);
+    }
     let (status, reason) = server.get("/readyz");
     assert_eq!(status, 503, "{reason}");
     assert!(reason.starts_with("the store failed: "), "{reason}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kjob_proto::Encoding;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::raw::{in_time, post_head};
 use crate::server::TestServer;
@@ -29,6 +30,33 @@ async fn a_head_that_does_not_come_closes_the_connection() {
         } else {
             raw.assert_closed().await;
         }
+    }
+}
+
+/// What it speaks is seen once it has said enough, however slowly that comes.
+#[tokio::test]
+async fn the_first_bytes_may_come_one_by_one() {
+    let server = TestServer::start().await;
+    let http1 = post_head("/show/system/status", JSON, "Content-Length: 2") + "{}";
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let http2 = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), settings].concat();
+    for (said, answer) in [
+        (http1.as_bytes(), b"HTTP/1.1 200".as_slice()),
+        // Settings, of whatever length.
+        (&http2, b"\0\0"),
+    ] {
+        let mut raw = server.connect().await;
+        raw.stream.set_nodelay(true).unwrap();
+        let (slow, rest) = said.split_at(6);
+        for byte in slow {
+            raw.stream.write_all(&[*byte]).await.unwrap();
+            tokio::time::sleep(SHORT / 20).await;
+        }
+        raw.stream.write_all(rest).await.unwrap();
+        let mut found = vec![0; answer.len()];
+        let read = raw.stream.read_exact(&mut found);
+        in_time("the answer", read).await.unwrap();
+        assert_eq!(found, answer);
     }
 }
 
