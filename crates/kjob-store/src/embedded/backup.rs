@@ -29,7 +29,7 @@ pub struct BackupReport {
     pub jobs: u64,
     /// Segments.
     pub segments: u64,
-    /// Files of payloads and results that are too big for a row.
+    /// Packs, and files of payloads and results that are too big even for those.
     pub blobs: u64,
     /// Bytes of all files.
     pub bytes: u64,

@@ -110,7 +110,7 @@ fn copy_blobs(
     let packs = packs::numbers(&old)?;
     if !packs.is_empty() {
         // To the newest something may be appended while it is copied, which no row in the copy names.
-        for number in packs.intersection(&packs::named(&held.connection)?) {
+        for number in packs.intersection(&packs::named(&held.connection)?.0) {
             if !wanted() {
                 return Err(BackupError::GivenUp);
             }

@@ -26,7 +26,7 @@ pub struct CheckReport {
     pub segments: u64,
     /// Jobs read, with payloads and results.
     pub jobs: u64,
-    /// Blob files read.
+    /// Blob files read; what is in packs counts with its job.
     pub blobs: u64,
     /// Whether somebody had the store open. Logs and what headers say of them are not looked at then:
     /// they are written to, and were looked at when the store was opened.

@@ -109,7 +109,8 @@ impl Drop for UnderWay {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for delete in std::mem::take(&mut self.deletions.lock().put_off) {
+        let put_off = std::mem::take(&mut self.deletions.lock().put_off);
+        for delete in put_off {
             // What is left over is deleted at the next open.
             let _ = delete();
         }

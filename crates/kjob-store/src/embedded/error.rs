@@ -248,9 +248,18 @@ pub(crate) fn is_fatal(error: &StoreError) -> bool {
             .is_some_and(|code| code == ErrorCode::SystemIoFailure)
 }
 
-/// Whether it is a failure of SQLite's to sync something, and none to read or write it.
+/// Whether a log could not be written for want of room or otherwise, so that a commit which failed by it is not in it as a whole.
+pub(crate) fn is_of_write(error: &rusqlite::Error) -> bool {
+    let write = Some(ffi::SQLITE_IOERR_WRITE);
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || extended_code(error) == write
+}
+
+/// Whether something could not be synced, which is another thing than that it could not be read or written.
 pub(crate) fn is_of_sync(error: &StoreError) -> bool {
     let of_sync = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC];
+    if matches!(error, StoreError::Io { source, .. } if source.is::<SyncFailed>()) {
+        return true;
+    }
     sqlite_error(error)
         .and_then(extended_code)
         .is_some_and(|code| of_sync.contains(&code))

@@ -22,6 +22,8 @@ pub(crate) struct Moving {
     /// Whether there were packs when it began.
     is_needed: bool,
     pack: Option<Pack>,
+    /// Synced.
+    full: Vec<Pack>,
     made: Vec<PathBuf>,
 }
 
@@ -32,12 +34,13 @@ impl Moving {
             number,
             is_needed: !packs::numbers(&layout.blobs_of(number))?.is_empty(),
             pack: None,
+            full: Vec::new(),
             made: Vec::new(),
         })
     }
 
     /// Moves what is in packs of the jobs above the first id, up to the second, whose rows were just copied to `new`. What is
-    /// damaged stays where it is, and what its row says of it.
+    /// damaged, or cannot be read, stays where it is, and what its row says of it.
     pub(crate) fn advance(
         &mut self,
         new: &Connection,
@@ -53,7 +56,8 @@ impl Moving {
                 layout: &layout,
                 number: self.number,
             };
-            let stored = match segment.stored(id) {
+            // Callbacks that are pending are copied at the end.
+            let stored = match segment.stored_but_for_callbacks(id) {
                 Err(StoreError::Corrupt { .. }) => continue,
                 stored => stored?,
             };
@@ -79,18 +83,20 @@ impl Moving {
         };
         let (len, crc) = (bytes.len, bytes.crc);
         match packs::read(&self.layout, self.number, at, len, crc, String::new) {
-            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(StoreError::Corrupt { .. } | StoreError::Io { .. }) => Ok(None),
             data => Ok(Some(Place::Pack(self.append(&data?)?))),
         }
     }
 
     fn append(&mut self, data: &[u8]) -> Result<Packed, StoreError> {
-        let pack = packs::with_room(&mut self.pack, data.len(), || {
+        let pack = packs::with_room(&mut self.pack, &mut self.full, data.len(), || {
             let pack = Pack::create(&self.layout, self.number)?;
             self.made.push(pack.path().to_owned());
             Ok(pack)
         })?;
-        pack.append(data)
+        let at = pack.append(data)?;
+        self.full.clear();
+        Ok(at)
     }
 
     /// Makes durable what was moved.

@@ -1,9 +1,9 @@
 //! Opening a directory: what is there, what a crash left, and which jobs live.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kjob_core::{JobId, StoreError};
@@ -18,6 +18,7 @@ use super::error::{file, in_catalogue, in_segment, sql};
 use super::filter::Filter;
 use super::layout::{self, Layout, ignore_missing};
 use super::ledger::Ledger;
+use super::packs;
 use super::query::Segment;
 use super::schema::FORMAT;
 use super::segment::{self, Access};
@@ -35,8 +36,8 @@ pub(crate) struct Opened {
     pub(crate) files_opened: usize,
     /// Tags of live jobs that older segments may know as well.
     pub(crate) shared_tags: Vec<SharedTag>,
-    /// Segments whose rewriting was cut off, or just done: some of their packs may be left over.
-    pub(crate) rewritten: BTreeSet<u32>,
+    /// Files of segments whose rewriting was cut off, or just done: some of their packs may be left over.
+    pub(crate) rewritten: BTreeMap<PathBuf, u32>,
 }
 
 /// Makes the directories that are not there.
@@ -215,14 +216,15 @@ fn read(shared: &Shared, mut catalogue: Catalogue) -> Result<Opened, StoreError>
 }
 
 /// Deletes files that the catalogue does not name: of a segment that was about to begin, or to
-/// go, when the process ended. Gives the numbers in their names.
+/// go, when the process ended. Gives those that say that there may be packs left over as well, with their segments: they
+/// are to go after these.
 fn remove_left_over(
     layout: &Layout,
     records: &[SegmentRecord],
     next_number: u32,
-) -> Result<BTreeSet<u32>, StoreError> {
+) -> Result<BTreeMap<PathBuf, u32>, StoreError> {
     let doing = "remove left-over files";
-    let mut removed = BTreeSet::new();
+    let mut rewritten = BTreeMap::new();
     let mut names = HashSet::new();
     for record in records {
         let path = layout.segment(record.number, record.generation);
@@ -245,8 +247,13 @@ fn remove_left_over(
         }
         // Also a log alone: whoever opened the database while it was being deleted made it anew.
         if database == path || !database.exists() {
-            layout::remove_database(&database).map_err(file(doing))?;
-            removed.extend(Layout::parse_segment(&database).map(|(number, _)| number));
+            let number = Layout::parse_segment(&database).map(|(number, _)| number);
+            match number.filter(|number| records.iter().any(|record| record.number == *number)) {
+                Some(number) if !packs::numbers(&layout.blobs_of(number))?.is_empty() => {
+                    rewritten.insert(database, number);
+                }
+                _ => layout::remove_database(&database).map_err(file(doing))?,
+            }
         }
     }
     let numbers: HashSet<_> = records.iter().map(|r| layout.blobs_of(r.number)).collect();
@@ -260,7 +267,7 @@ fn remove_left_over(
             ignore_missing(fs::remove_dir_all(&path)).map_err(file(doing))?;
         }
     }
-    Ok(removed)
+    Ok(rewritten)
 }
 
 /// Fails if a file that is about to be deleted holds jobs of a segment that the catalogue has yet

@@ -16,17 +16,23 @@ use bytes::Bytes;
 use kjob_core::StoreError;
 use rusqlite::Connection;
 
-use super::blobs::make_dir;
+use super::blobs::{Place, make_dir};
 use super::error::{self, sql};
 use super::layout::{Layout, ignore_missing, sync_names};
+use super::room;
+use super::totals::{self, Sum, Totals};
 
 const WRITING: &str = "write a pack";
 const READING: &str = "read a pack";
+const LOOKING: &str = "find out which packs are needed";
 
 /// A pack that has so many bytes gets no more. A larger one is seldom made, and seldom goes; its name takes two syncs.
 pub(crate) const PACK_BYTES: u32 = 256 << 20;
 
 const NUMBER_MAX: u32 = i32::MAX.cast_unsigned();
+
+/// A file with a higher number is none of ours, as so many were never made.
+const NUMBER_KNOWN_MAX: u32 = NUMBER_MAX / 2;
 
 /// Above the numbers of all packs that were seen: none is given again, as what is to delete the pack that had it may still be at
 /// work.
@@ -66,6 +72,8 @@ pub(crate) struct Pack {
     /// What begins below was committed.
     committed: u32,
     is_synced: bool,
+    /// Somewhere it could not be written to.
+    is_bad: bool,
 }
 
 impl Pack {
@@ -91,6 +99,7 @@ impl Pack {
             end: 0,
             committed: 0,
             is_synced: true,
+            is_bad: false,
         })
     }
 
@@ -98,9 +107,10 @@ impl Pack {
         &self.path
     }
 
-    /// Whether so many bytes more are too many for it.
+    /// Whether it is not to get so many bytes more.
     fn is_full(&self, len: usize) -> bool {
-        u32::try_from(len).map_or(true, |len| len > PACK_BYTES.saturating_sub(self.end))
+        self.is_bad
+            || u32::try_from(len).map_or(true, |len| len > PACK_BYTES.saturating_sub(self.end))
     }
 
     /// Appends bytes, for which there is [room](Self::is_full); durable with the next [`sync`](Self::sync).
@@ -114,6 +124,7 @@ impl Pack {
         write(&self.file).map_err(|failed| {
             // A part may be there. It harms nobody, but takes room where there may be none.
             let _ = self.file.set_len(offset.into());
+            self.is_bad = !room::is_full(&failed);
             error::file(WRITING)(failed)
         })?;
         self.end += u32::try_from(data.len()).unwrap_or(u32::MAX - offset);
@@ -135,21 +146,28 @@ impl Pack {
         self.committed = self.end;
     }
 
-    /// What was appended since the last commit is not wanted; its room is used again.
+    /// What was appended since the last commit is not wanted, and nothing can come to name it; its room comes back.
     pub(crate) fn roll_back(&mut self) {
-        self.end = self.committed;
+        if self.end > self.committed {
+            // Where that fails, it is written over.
+            let _ = self.file.set_len(self.committed.into());
+            self.end = self.committed;
+        }
     }
 }
 
-/// The pack in use, if it has room for so many bytes, or else a new one; then the old one is synced first.
-pub(crate) fn with_room(
-    pack: &mut Option<Pack>,
+/// The pack in use, if it has room for so many bytes, or else a new one; then the old one is synced first, and goes to `full`.
+pub(crate) fn with_room<'a>(
+    pack: &'a mut Option<Pack>,
+    full: &mut Vec<Pack>,
     len: usize,
     create: impl FnOnce() -> Result<Pack, StoreError>,
-) -> Result<&mut Pack, StoreError> {
-    if let Some(mut full) = pack.take_if(|pack| pack.is_full(len)) {
+) -> Result<&'a mut Pack, StoreError> {
+    if let Some(mut old) = pack.take_if(|pack| pack.is_full(len)) {
         // What was appended to it may be named by the next commit.
-        full.sync()?;
+        let synced = old.sync();
+        full.push(old);
+        synced?;
     }
     match pack {
         Some(pack) => Ok(pack),
@@ -210,23 +228,45 @@ pub(crate) fn numbers(dir: &Path) -> Result<BTreeSet<u32>, StoreError> {
     Ok(numbers)
 }
 
-/// The numbers of the packs that a segment's rows name. Looks at every row.
-pub(crate) fn named(connection: &Connection) -> Result<BTreeSet<u32>, StoreError> {
-    let doing = || sql("find out which packs are needed");
-    let query = "SELECT DISTINCT (-1 - payload_file) >> 32 FROM jobs WHERE payload_file < 0 \
-                 UNION SELECT DISTINCT (-1 - result_file) >> 32 FROM ends WHERE result_file < 0";
-    let mut query = connection.prepare(query).map_err(doing())?;
-    let numbers = query.query_map([], |row| row.get(0)).map_err(doing())?;
-    numbers.collect::<Result<_, _>>().map_err(doing())
+/// The numbers of the packs that a segment's rows name, and what its rows of `jobs` and of `ends` add up to.
+pub(crate) fn named(connection: &Connection) -> Result<(BTreeSet<u32>, [Sum; 2]), StoreError> {
+    let mut numbers = BTreeSet::new();
+    let mut read = |query| {
+        let mut query = connection.prepare(query)?;
+        let mut rows = query.query([])?;
+        let mut sum = Sum::default();
+        while let Some(row) = rows.next()? {
+            sum.add(row.get(0)?, row.get(1)?);
+            if let Some(Place::Pack(at)) =
+                row.get::<_, Option<i64>>(2)?.and_then(Place::from_column)
+            {
+                numbers.insert(at.pack);
+            }
+        }
+        Ok(sum)
+    };
+    let queries = [
+        "SELECT id, crc, payload_file FROM jobs",
+        "SELECT id, crc, result_file FROM ends",
+    ];
+    let [jobs, ends] = queries.map(|query| read(query).map_err(sql(LOOKING)));
+    let sums = [jobs?, ends?];
+    Ok((numbers, sums))
 }
 
-/// Deletes those of these packs that the rows of a segment do not name.
+/// Deletes those of these packs that the rows of a segment do not name; none if any row is out of reach.
 pub(crate) fn prune(
     dir: &Path,
     packs: &BTreeSet<u32>,
     connection: &Connection,
+    segment: u32,
 ) -> Result<(), StoreError> {
-    for number in packs.difference(&named(connection)?) {
+    let snapshot = connection.unchecked_transaction().map_err(sql(LOOKING))?;
+    let right = Totals::read(&snapshot, segment)?;
+    let (named, [jobs, ends]) = named(&snapshot)?;
+    totals::same(segment, "jobs", jobs, right.jobs)?;
+    totals::same(segment, "ends", ends, right.ends)?;
+    for number in packs.difference(&named) {
         let removed = ignore_missing(fs::remove_file(path(dir, *number)));
         removed.map_err(error::file("remove a pack that nobody needs"))?;
     }
@@ -239,12 +279,11 @@ pub(crate) fn path(dir: &Path, number: u32) -> PathBuf {
 
 fn parse(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".pack")?.parse().ok()?;
-    (number <= NUMBER_MAX && format!("{number}.pack") == name).then_some(number)
+    (number <= NUMBER_KNOWN_MAX && format!("{number}.pack") == name).then_some(number)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::blobs::Place;
     use super::*;
 
     #[test]
@@ -311,20 +350,47 @@ mod tests {
     fn a_full_pack_is_synced_and_followed_by_one_with_a_number_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
-        let mut current = None;
+        let (mut current, mut full) = (None, Vec::new());
         let create = || Pack::create(&layout, 1);
-        let pack = with_room(&mut current, 10, create).unwrap();
+        let pack = with_room(&mut current, &mut full, 10, create).unwrap();
         pack.end = PACK_BYTES - 10;
+        pack.commit();
         let last = pack.append(&[1; 10]).unwrap();
-        let pack = with_room(&mut current, 0, create).unwrap();
+        let pack = with_room(&mut current, &mut full, 0, create).unwrap();
         assert_eq!(pack.number, last.pack);
-        let next = with_room(&mut current, 1, create).unwrap();
+        let next = with_room(&mut current, &mut full, 1, create).unwrap();
         let next = next.append(&[2]).unwrap();
         assert!(next.pack > last.pack && next.offset == 0);
         let found = numbers(&layout.blobs_of(1)).unwrap();
         assert_eq!(found, BTreeSet::from([last.pack, next.pack]));
+        // Both give back what is not wanted, and no more.
+        let len = |at: Packed| {
+            fs::metadata(path(&layout.blobs_of(1), at.pack))
+                .unwrap()
+                .len()
+        };
+        assert_eq!((len(last), len(next)), (PACK_BYTES.into(), 1));
+        full[0].roll_back();
+        current.as_mut().unwrap().roll_back();
+        assert_eq!((len(last), len(next)), (u64::from(PACK_BYTES) - 10, 0));
         // Also once the later ones are gone.
         fs::remove_file(path(&layout.blobs_of(1), next.pack)).unwrap();
         assert!(Pack::create(&layout, 1).unwrap().number > next.pack);
+    }
+
+    #[test]
+    fn what_cannot_be_written_to_is_followed_by_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let (mut current, mut full) = (None, Vec::new());
+        let create = || Pack::create(&layout, 1);
+        let pack = with_room(&mut current, &mut full, 1, create).unwrap();
+        pack.append(b"kept").unwrap();
+        // A file that is open for reading alone takes nothing.
+        pack.file = File::open(&pack.path).unwrap();
+        let first = pack.number;
+        pack.append(b"refused").unwrap_err();
+        let next = with_room(&mut current, &mut full, 1, create).unwrap();
+        assert!(next.number > first && full.len() == 1);
     }
 }

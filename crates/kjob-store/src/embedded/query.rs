@@ -108,8 +108,7 @@ impl Stored {
 
     /// Reads the columns of [`job_row::COLUMNS`] and [`state_row::columns`].
     pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
-        let job = JobRow::read(row)?;
-        let state = StateRow::read(row, job_row::COLUMN_COUNT, job.header.id)?;
+        let Self { job, state } = Self::read_rows(row)?;
         let has_callback = job.header.options.callback_url.is_some();
         if let Some(end) = &state.end
             && end.callback.is_some() != has_callback
@@ -117,6 +116,13 @@ impl Stored {
             let what = format!("the callback of job {}", job.header.id);
             return Err(StoreError::Corrupt { what });
         }
+        Ok(Self { job, state })
+    }
+
+    /// Likewise, and does not ask whether there is a callback where there has to be one.
+    fn read_rows(row: &Row<'_>) -> Result<Self, StoreError> {
+        let job = JobRow::read(row)?;
+        let state = StateRow::read(row, job_row::COLUMN_COUNT, job.header.id)?;
         Ok(Self { job, state })
     }
 }
@@ -165,6 +171,17 @@ impl Segment<'_> {
     /// A job's rows, without bytes.
     pub(crate) fn stored(&self, id: JobId) -> Result<Option<Stored>, StoreError> {
         self.row(id, Parts::NONE, Length::Short, |_, stored| Ok(stored))
+    }
+
+    /// Likewise, of a job whose callback may not be in its table yet.
+    pub(crate) fn stored_but_for_callbacks(&self, id: JobId) -> Result<Option<Stored>, StoreError> {
+        let doing = || sql("read a job");
+        let mut query = self.connection.prepare_cached(&JOB).map_err(doing())?;
+        let mut rows = query
+            .query(params![id.get(), false, false, 0])
+            .map_err(doing())?;
+        let row = rows.next().map_err(doing())?;
+        row.map(Stored::read_rows).transpose()
     }
 
     /// Who has the tag, by the index of this segment.

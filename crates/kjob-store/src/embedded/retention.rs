@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
 use kjob_core::{Expired, StoreError, Timestamp};
@@ -73,6 +73,8 @@ impl Writer {
                 expired.more = true;
             } else if pays(needed, ledger.jobs) && rewrite.is_none() && !ledger.damaged {
                 let (generation, changes) = (ledger.generation, ledger.changes);
+                // What comes from now on keeps none of the packs from going that there are.
+                self.packs.remove(&number);
                 ledger.moved.get_or_insert_default();
                 rewrite = Some(RewritePlan {
                     number,
@@ -181,16 +183,17 @@ impl Writer {
         let packs = self.unused_packs(number);
         self.delete_unnamed(move || {
             let old = layout.segment(number, generation);
-            let pruned = prune_blobs(&layout, number, &old, &path)
-                .and_then(|()| prune_packs(&layout, number, &path, &packs));
+            let of_blobs = prune_blobs(&layout, number, &old, &path);
+            prune_packs(&layout, number, &path, &packs).map_err(std::io::Error::other)?;
+            // The last: it says that there may be packs that nobody needs.
             layout::remove_database(&old)?;
-            pruned.map_err(std::io::Error::other)
+            of_blobs.map_err(std::io::Error::other)
         });
         Ok(expired)
     }
 
-    /// Deletes packs of a segment that are left over from a rewriting.
-    pub(crate) fn prune_packs(&mut self, number: u32) {
+    /// Deletes packs of a segment that are left over from a rewriting, and then its other file, which says so.
+    pub(crate) fn prune_packs(&mut self, number: u32, other: PathBuf) {
         let Some(ledger) = self.segments.get(&number) else {
             return;
         };
@@ -198,7 +201,8 @@ impl Writer {
         let path = layout.segment(number, ledger.generation);
         let packs = self.unused_packs(number);
         self.delete_unnamed(move || {
-            prune_packs(&layout, number, &path, &packs).map_err(std::io::Error::other)
+            prune_packs(&layout, number, &path, &packs).map_err(std::io::Error::other)?;
+            layout::remove_database(&other)
         });
     }
 
@@ -242,7 +246,7 @@ fn prune_packs(
         return Ok(());
     }
     let connection = segment::open(segment, Access::Read)?;
-    packs::prune(&layout.blobs_of(number), packs, &connection)
+    packs::prune(&layout.blobs_of(number), packs, &connection, number)
 }
 
 /// Deletes the blobs of jobs that stayed behind in the old file. Nobody writes for those any more,

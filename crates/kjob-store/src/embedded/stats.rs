@@ -69,9 +69,9 @@ pub struct DiskUse {
     pub databases: u64,
     /// Of their logs: what was committed and not yet moved into the databases.
     pub logs: u64,
-    /// Of payloads and results in files of their own.
+    /// Of payloads and results that are in no row: in packs, and in files of their own.
     pub blobs: u64,
-    /// How many of those files there are.
+    /// How many of those files there are, packs among them.
     pub blob_files: u64,
 }
 

@@ -142,8 +142,8 @@ impl EmbeddedStore {
             lock,
         };
         writer.publish_table();
-        for number in opened.rewritten {
-            writer.prune_packs(number);
+        for (path, number) in opened.rewritten {
+            writer.prune_packs(number, path);
         }
         let shared_tags = opened.shared_tags;
         let write = {

@@ -6,6 +6,7 @@ use kjob_core::{Expired, StoreError, Timestamp};
 use tokio::sync::oneshot;
 
 use super::EmbeddedStore;
+use super::error::is_of_sync;
 use super::pool::Length;
 use super::requests::{Request, Thoroughness};
 use super::rewrite::{Progress, Rewrite, RewritePlan};
@@ -66,14 +67,20 @@ impl EmbeddedStore {
             let segment = table.by_number(plan.number);
             segment.is_some_and(|segment| segment.generation == plan.generation)
         });
+        let noted = Arc::clone(&self.shared);
         let progress = match (current, plan) {
-            (Some(current), _) => self.work(move || current.advance(jobs)).await?,
+            (Some(current), _) => self.work(move || current.advance(jobs)).await,
             (None, Some(plan)) => {
                 let begin = move || Rewrite::begin(&shared.layout, plan)?.advance(jobs);
-                self.work(begin).await?
+                self.work(begin).await
             }
             (None, None) => return Ok(Expired::default()),
         };
+        let progress = match progress {
+            // It may have been of a directory that others rely on.
+            Err(error) if is_of_sync(&error) => noted.noted(Err(error)),
+            progress => progress,
+        }?;
         match progress {
             Progress::Going(current) => {
                 *rewriting = Some(*current);

@@ -11,11 +11,11 @@ use tokio::sync::mpsc::Receiver;
 
 use super::catalogue::Catalogue;
 use super::due::Due;
-use super::error::{in_segment, is_fatal, sql};
+use super::error::{self, in_segment, is_fatal, sql};
 use super::ledger::{Ledger, Pending, Written};
 use super::live::Live;
 use super::lock::DirLock;
-use super::packs::Pack;
+use super::packing::Packs;
 use super::pool::Pool;
 use super::query::Segment;
 use super::reader::Reader;
@@ -51,8 +51,8 @@ pub(crate) struct Writer {
     pub(crate) taken: Vec<HeldTag>,
     /// Of the newest segment's log.
     pub(crate) write_back: WriteBack,
-    /// The one that is written to, by segment.
-    pub(crate) packs: BTreeMap<u32, Option<Pack>>,
+    /// By segment.
+    pub(crate) packs: BTreeMap<u32, Packs>,
     pub(crate) reserve: Reserve,
     /// Let go last.
     pub(crate) lock: DirLock,
@@ -218,10 +218,20 @@ impl Writer {
         let written = ledger
             .write(connection, pending, first_live)
             .map_err(sql("write a segment's counts"))?;
-        if let Some(Some(pack)) = self.packs.get_mut(&number) {
-            pack.sync()?;
+        if let Some(packs) = self.packs.get_mut(&number) {
+            packs.sync()?;
         }
-        execute(connection, "COMMIT")?;
+        let committed = connection
+            .prepare_cached("COMMIT")
+            .and_then(|mut commit| commit.execute([]));
+        if committed
+            .as_ref()
+            .is_err_and(|error| !error::is_of_write(error))
+        {
+            // It may be on the disk all the same: what it names is not written over.
+            self.packs.remove(&number);
+        }
+        committed.map_err(sql("commit"))?;
         Ok(written)
     }
 
@@ -237,8 +247,8 @@ impl Writer {
         for (id, _) in &pending.moved {
             self.shared.recent.remove(*id);
         }
-        if let Some(Some(pack)) = self.packs.get_mut(&number) {
-            pack.commit();
+        if let Some(packs) = self.packs.get_mut(&number) {
+            packs.commit();
         }
         let Some(ledger) = self.segments.get_mut(&number) else {
             return;
@@ -307,8 +317,8 @@ impl Writer {
     }
 
     fn roll_back(&mut self, number: u32) {
-        if let Some(Some(pack)) = self.packs.get_mut(&number) {
-            pack.roll_back();
+        if let Some(packs) = self.packs.get_mut(&number) {
+            packs.roll_back();
         }
         let Some(connection) = self.connections.get(&number) else {
             return;

@@ -198,6 +198,54 @@ async fn what_stays_is_moved_and_the_room_of_the_rest_comes_back() {
     trial.wait("all are gone", || packed(&dir) == 0).await;
 }
 
+/// A result that comes while its segment is rewritten, and a job of which somebody is yet to be told, keep no more of the packs
+/// than they need.
+#[tokio::test]
+async fn late_results_and_pending_callbacks_keep_no_old_packs() {
+    let mut trial = Trial::new(EmbeddedOptions {
+        sweep_jobs: 5,
+        ..options(40)
+    });
+    let (mut kept, mut late) = (Vec::new(), None);
+    for number in 0..40 {
+        let is_kept = number % 10 == 3;
+        let mut new = new(&mut trial, if is_kept { LONG } else { SHORT }).await;
+        if is_kept {
+            new.header.options.callback_url = Some("http://127.0.0.1:9/hook".into());
+        }
+        let id = trial.submit_as(new).await;
+        if number == 35 {
+            late = Some(id);
+            continue;
+        }
+        finish(&trial, id, at(0)).await;
+        if is_kept {
+            kept.push(id);
+        }
+    }
+    let late = late.unwrap();
+    submit(&mut trial, LONG).await;
+    let dir = trial.dir.path().to_owned();
+    let before = packs(&dir);
+    // A piece of the rewriting, and then the result.
+    assert!(trial.store().expire(at(20)).await.unwrap().more);
+    finish(&trial, late, at(20)).await;
+    trial.expire_all(at(20)).await;
+    let left = ((kept.len() * 2 + 2 + 1) * LEN) as u64;
+    trial
+        .wait("only what is needed is left", || packed(&dir) == left)
+        .await;
+    assert!(!before[0].exists());
+    for _ in 0..2 {
+        for id in kept.iter().chain([&late]) {
+            expect(trial.get(*id, at(20)).await, *id, true);
+        }
+        trial.reopen().await;
+    }
+    trial.close().await;
+    assert_eq!(check(&dir).unwrap().findings, []);
+}
+
 /// Whoever reads a row while its segment is rewritten finds what it names, before and after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_misses_what_is_moved() {
@@ -250,7 +298,9 @@ async fn packs_that_a_crash_left_over_go_when_the_store_is_opened() {
     let generation = dir.join("segments/00000001-3.sqlite");
     fs::write(&generation, b"").unwrap();
     trial.open();
-    trial.wait("it is gone", || !left_over.exists()).await;
+    // The sign goes last.
+    trial.wait("it is gone", || !generation.exists()).await;
+    assert!(!left_over.exists());
     assert_eq!(packs(&dir), kept);
     expect(trial.get(id, at(0)).await, id, false);
     // Its number is not given again.
