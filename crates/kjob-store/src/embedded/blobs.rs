@@ -261,15 +261,23 @@ pub(crate) fn prune(
 
 /// The blobs in a segment's directory. A file that is not ours stays until its directory goes.
 pub(crate) fn names(dir: &Path) -> Result<Vec<BlobName>, StoreError> {
+    names_in(dir, BlobName::parse)
+}
+
+/// The names in a segment's directory of which `parse` makes something; none where there is no directory.
+pub(crate) fn names_in<N, C: Default + Extend<N>>(
+    dir: &Path,
+    parse: impl Fn(&str) -> Option<N>,
+) -> Result<C, StoreError> {
     let io = || error::file("read a directory of blob files");
+    let mut names = C::default();
     let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
         other => other.map_err(io())?,
     };
-    let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(io())?.file_name();
-        names.extend(name.to_str().and_then(BlobName::parse));
+        names.extend(name.to_str().and_then(&parse));
     }
     Ok(names)
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use kjob_core::StoreError;
 use rusqlite::Connection;
 
-use super::blobs::{Place, make_dir};
+use super::blobs::{Place, make_dir, names_in};
 use super::error::{self, sql};
 use super::layout::{Layout, ignore_missing, sync_names};
 use super::room;
@@ -212,16 +212,7 @@ pub(crate) fn read(
 
 /// The numbers of the packs in a segment's directory; later ones get others, also when these are gone.
 pub(crate) fn numbers(dir: &Path) -> Result<BTreeSet<u32>, StoreError> {
-    let io = || error::file("read a directory of packs");
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        other => other.map_err(io())?,
-    };
-    let mut numbers = BTreeSet::new();
-    for entry in entries {
-        let name = entry.map_err(io())?.file_name();
-        numbers.extend(name.to_str().and_then(parse));
-    }
+    let numbers: BTreeSet<u32> = names_in(dir, parse)?;
     if let Some(last) = numbers.last() {
         NEXT.fetch_max(last + 1, Ordering::Relaxed);
     }

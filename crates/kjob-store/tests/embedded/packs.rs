@@ -8,14 +8,18 @@ use std::time::Duration;
 use crate::trial::{Trial, at, by_count, files, job};
 use bytes::Bytes;
 use kjob_core::{
-    Ending, Finish, Job, JobId, Lease, NewJob, Output, Store, StoreError, Submitted, TagReuse,
-    Timestamp,
+    Ending, Finish, Job, JobId, Lease, NewJob, Output, Parts, Store, StoreError, Submitted,
+    TagReuse, Timestamp,
 };
 use kjob_store::embedded::{EmbeddedOptions, check};
 
 const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(10_000);
 const LEN: usize = 3_000;
+const ALL: Parts = Parts {
+    payload: true,
+    result: true,
+};
 
 /// With bytes above 1,000 in packs.
 fn options(segment_jobs: u64) -> EmbeddedOptions {
@@ -343,11 +347,7 @@ async fn damage_in_a_pack_is_told_of_the_jobs_that_it_hits() {
         trial.open();
         let mut found = BTreeMap::new();
         for (number, id) in ids.iter().enumerate() {
-            let all = kjob_core::Parts {
-                payload: true,
-                result: true,
-            };
-            match trial.store().get(*id, all, at(0)).await {
+            match trial.store().get(*id, ALL, at(0)).await {
                 Err(StoreError::Corrupt { what }) => drop(found.insert(number, what)),
                 job => expect(job.unwrap(), *id, false),
             }
@@ -391,11 +391,7 @@ async fn what_is_damaged_stays_where_it_is() {
         .await;
     trial.reopen().await;
     expect(trial.get(kept[1], at(20)).await, kept[1], true);
-    let all = kjob_core::Parts {
-        payload: true,
-        result: true,
-    };
-    let found = trial.store().get(kept[0], all, at(20)).await;
+    let found = trial.store().get(kept[0], ALL, at(20)).await;
     assert!(
         matches!(found, Err(StoreError::Corrupt { .. })),
         "{found:?}"
