@@ -50,6 +50,7 @@ async fn the_first_bytes_may_come_one_by_one() {
         let (slow, rest) = said.split_at(6);
         for byte in slow {
             raw.stream.write_all(&[*byte]).await.unwrap();
+            // Nothing is waited for: the answer is the same to bytes that come together.
             tokio::time::sleep(SHORT / 20).await;
         }
         raw.stream.write_all(rest).await.unwrap();

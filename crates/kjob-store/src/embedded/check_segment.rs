@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use kjob_core::{JobId, Owner, Parts, StoreError, Usage};
 use rusqlite::{Connection, Row};
 
-use super::blobs::Place;
 use super::callback_row;
 use super::catalogue_rows::SegmentRecord;
 use super::check::Finding;
@@ -181,11 +180,8 @@ impl<'a> CheckedSegment<'a> {
         if let Some(end) = end {
             self.expiries.add(Expiries::second_of(end.expires_at), 1);
         }
-        let places = [stored.job.payload.place, result.place];
-        let files = places
-            .iter()
-            .filter(|place| matches!(place, Some(Place::File(_))));
-        self.blobs += files.count() as u64;
+        let bytes = [stored.job.payload, result];
+        self.blobs += bytes.iter().filter(|bytes| bytes.has_file()).count() as u64;
     }
 
     /// Every tag leads to a job that has it.

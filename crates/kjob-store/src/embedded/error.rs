@@ -92,8 +92,8 @@ pub enum OpenError {
 pub(crate) fn sql(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |error| match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,
-        // There is no room for more of the index of a log. It is only ever memory, so nothing is
-        // in doubt.
+        // There is no room for more of the index of a log, which is only ever memory: no reason to stop. A commit that
+        // fails by it may be in the log all the same.
         _ if extended_code(&error) == Some(ffi::SQLITE_IOERR_SHMSIZE) => StoreError::Full,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(doing, &error),
         // A value that its column cannot have.

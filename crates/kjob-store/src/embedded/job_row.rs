@@ -61,6 +61,19 @@ impl Extent {
             place: None,
         }
     }
+
+    /// The same bytes, elsewhere.
+    pub(crate) fn moved_to(self, place: Place) -> Self {
+        Self {
+            place: Some(place),
+            ..self
+        }
+    }
+
+    /// Whether they have a blob file of their own.
+    pub(crate) fn has_file(&self) -> bool {
+        matches!(self.place, Some(Place::File(_)))
+    }
 }
 
 /// Adds a job's row; gives its checksum.
@@ -106,10 +119,7 @@ pub(crate) fn put_place(
     row: &JobRow,
     place: Place,
 ) -> rusqlite::Result<()> {
-    let payload = Extent {
-        place: Some(place),
-        ..row.payload
-    };
+    let payload = row.payload.moved_to(place);
     let crc = checksum(&row.header, row.is_started(), &payload);
     connection
         .prepare_cached("UPDATE jobs SET payload_file = ?2, crc = ?3 WHERE id = ?1")?

@@ -10,7 +10,7 @@ use super::blobs::Place;
 use super::error::sql;
 use super::job_row;
 use super::layout::Layout;
-use super::packs::{self, Pack, Packed};
+use super::packs::{self, Pack, Packed, Packs};
 use super::query::Segment;
 use super::state_row;
 
@@ -21,9 +21,7 @@ pub(crate) struct Moving {
     number: u32,
     /// Whether there were packs when it began.
     is_needed: bool,
-    pack: Option<Pack>,
-    /// Synced.
-    full: Vec<Pack>,
+    packs: Packs,
     made: Vec<PathBuf>,
 }
 
@@ -33,8 +31,7 @@ impl Moving {
             layout: layout.clone(),
             number,
             is_needed: !packs::numbers(&layout.blobs_of(number))?.is_empty(),
-            pack: None,
-            full: Vec::new(),
+            packs: Packs::default(),
             made: Vec::new(),
         })
     }
@@ -49,8 +46,8 @@ impl Moving {
         if !self.is_needed {
             return Ok(());
         }
+        let layout = self.layout.clone();
         for id in in_packs(new, (above, last)).map_err(sql("find what is in packs"))? {
-            let layout = self.layout.clone();
             let segment = Segment {
                 connection: new,
                 layout: &layout,
@@ -73,6 +70,8 @@ impl Moving {
                 state_row::put_place(new, id, state, end, place).map_err(sql("move a result"))?;
             }
         }
+        // They go with the rewriting, or not at all.
+        self.packs.commit();
         Ok(())
     }
 
@@ -89,19 +88,16 @@ impl Moving {
     }
 
     fn append(&mut self, data: &[u8]) -> Result<Packed, StoreError> {
-        let pack = packs::with_room(&mut self.pack, &mut self.full, data.len(), || {
+        self.packs.append(data, || {
             let pack = Pack::create(&self.layout, self.number)?;
             self.made.push(pack.path().to_owned());
             Ok(pack)
-        })?;
-        let at = pack.append(data)?;
-        self.full.clear();
-        Ok(at)
+        })
     }
 
     /// Makes durable what was moved.
     pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
-        self.pack.as_mut().map_or(Ok(()), Pack::sync)
+        self.packs.sync()
     }
 
     /// The rows that name the new packs may be in use from now on.

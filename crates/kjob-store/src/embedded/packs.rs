@@ -114,7 +114,7 @@ impl Pack {
     }
 
     /// Appends bytes, for which there is [room](Self::is_full); durable with the next [`sync`](Self::sync).
-    pub(crate) fn append(&mut self, data: &[u8]) -> Result<Packed, StoreError> {
+    fn append(&mut self, data: &[u8]) -> Result<Packed, StoreError> {
         let (pack, offset) = (self.number, self.end);
         let write = |mut file: &File| {
             file.seek(SeekFrom::Start(offset.into()))?;
@@ -132,7 +132,7 @@ impl Pack {
     }
 
     /// Makes durable what was appended.
-    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+    fn sync(&mut self) -> Result<(), StoreError> {
         if !self.is_synced {
             let synced = self.file.sync_data();
             synced.map_err(error::sync(WRITING, &self.path))?;
@@ -142,12 +142,12 @@ impl Pack {
     }
 
     /// A commit names what was appended.
-    pub(crate) fn commit(&mut self) {
+    fn commit(&mut self) {
         self.committed = self.end;
     }
 
     /// What was appended since the last commit is not wanted, and nothing can come to name it; its room comes back.
-    pub(crate) fn roll_back(&mut self) {
+    fn roll_back(&mut self) {
         if self.end > self.committed {
             // Where that fails, it is written over.
             let _ = self.file.set_len(self.committed.into());
@@ -156,22 +156,49 @@ impl Pack {
     }
 }
 
-/// The pack in use, if it has room for so many bytes, or else a new one; then the old one is synced first, and goes to `full`.
-pub(crate) fn with_room<'a>(
-    pack: &'a mut Option<Pack>,
-    full: &mut Vec<Pack>,
-    len: usize,
-    create: impl FnOnce() -> Result<Pack, StoreError>,
-) -> Result<&'a mut Pack, StoreError> {
-    if let Some(mut old) = pack.take_if(|pack| pack.is_full(len)) {
-        // What was appended to it may be named by the next commit.
-        let synced = old.sync();
-        full.push(old);
-        synced?;
+/// The packs of a segment that somebody writes to.
+#[derive(Debug, Default)]
+pub(crate) struct Packs {
+    current: Option<Pack>,
+    /// Those that were full since the last commit; what was appended to them is synced.
+    full: Vec<Pack>,
+}
+
+impl Packs {
+    /// Appends bytes, to a new pack if they have no room in the current one. The old one is synced first, as the next commit
+    /// may name what was appended to it.
+    pub(crate) fn append(
+        &mut self,
+        data: &[u8],
+        create: impl FnOnce() -> Result<Pack, StoreError>,
+    ) -> Result<Packed, StoreError> {
+        if let Some(mut old) = self.current.take_if(|pack| pack.is_full(data.len())) {
+            let synced = old.sync();
+            self.full.push(old);
+            synced?;
+        }
+        let pack = match &mut self.current {
+            Some(pack) => pack,
+            none => none.insert(create()?),
+        };
+        pack.append(data)
     }
-    match pack {
-        Some(pack) => Ok(pack),
-        None => Ok(pack.insert(create()?)),
+
+    /// Makes durable what was appended.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.current.as_mut().map_or(Ok(()), Pack::sync)
+    }
+
+    /// A commit names what was appended.
+    pub(crate) fn commit(&mut self) {
+        self.full.clear();
+        self.current.iter_mut().for_each(Pack::commit);
+    }
+
+    /// Nothing will ever name what was appended since the last commit.
+    pub(crate) fn roll_back(&mut self) {
+        self.current.iter_mut().for_each(Pack::roll_back);
+        self.full.drain(..).for_each(|mut pack| pack.roll_back());
     }
 }
 
@@ -341,17 +368,17 @@ mod tests {
     fn a_full_pack_is_synced_and_followed_by_one_with_a_number_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
-        let (mut current, mut full) = (None, Vec::new());
+        let mut packs = Packs::default();
         let create = || Pack::create(&layout, 1);
-        let pack = with_room(&mut current, &mut full, 10, create).unwrap();
+        packs.append(&[], create).unwrap();
+        let pack = packs.current.as_mut().unwrap();
         pack.end = PACK_BYTES - 10;
         pack.commit();
-        let last = pack.append(&[1; 10]).unwrap();
-        let pack = with_room(&mut current, &mut full, 0, create).unwrap();
-        assert_eq!(pack.number, last.pack);
-        let next = with_room(&mut current, &mut full, 1, create).unwrap();
-        let next = next.append(&[2]).unwrap();
+        let last = packs.append(&[1; 10], create).unwrap();
+        assert_eq!(packs.append(&[], create).unwrap().pack, last.pack);
+        let next = packs.append(&[2], create).unwrap();
         assert!(next.pack > last.pack && next.offset == 0);
+        assert!(packs.full[0].is_synced);
         let found = numbers(&layout.blobs_of(1)).unwrap();
         assert_eq!(found, BTreeSet::from([last.pack, next.pack]));
         // Both give back what is not wanted, and no more.
@@ -361,8 +388,7 @@ mod tests {
                 .len()
         };
         assert_eq!((len(last), len(next)), (PACK_BYTES.into(), 1));
-        full[0].roll_back();
-        current.as_mut().unwrap().roll_back();
+        packs.roll_back();
         assert_eq!((len(last), len(next)), (u64::from(PACK_BYTES) - 10, 0));
         // Also once the later ones are gone.
         fs::remove_file(path(&layout.blobs_of(1), next.pack)).unwrap();
@@ -373,15 +399,14 @@ mod tests {
     fn what_cannot_be_written_to_is_followed_by_another() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
-        let (mut current, mut full) = (None, Vec::new());
+        let mut packs = Packs::default();
         let create = || Pack::create(&layout, 1);
-        let pack = with_room(&mut current, &mut full, 1, create).unwrap();
-        pack.append(b"kept").unwrap();
+        let first = packs.append(b"kept", create).unwrap();
+        let pack = packs.current.as_mut().unwrap();
         // A file that is open for reading alone takes nothing.
         pack.file = File::open(&pack.path).unwrap();
-        let first = pack.number;
-        pack.append(b"refused").unwrap_err();
-        let next = with_room(&mut current, &mut full, 1, create).unwrap();
-        assert!(next.number > first && full.len() == 1);
+        packs.append(b"refused", create).unwrap_err();
+        let next = packs.append(b"taken", create).unwrap();
+        assert!(next.pack > first.pack && packs.full.len() == 1);
     }
 }

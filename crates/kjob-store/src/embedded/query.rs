@@ -399,6 +399,5 @@ impl Segment<'_> {
 
 /// Whether bytes are read by a piece of work of this length.
 fn is_read_in(length: Length, bytes: &Extent) -> bool {
-    let is_in_file = matches!(bytes.place, Some(Place::File(_)));
-    length == Length::Long || (!is_in_file && bytes.len <= AT_ONCE_MAX)
+    length == Length::Long || (!bytes.has_file() && bytes.len <= AT_ONCE_MAX)
 }

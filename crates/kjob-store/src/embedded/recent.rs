@@ -113,7 +113,7 @@ pub(crate) fn ended(
         return None;
     }
     let ending = match ending {
-        NewEnding::Done(encoding, info, Content::Inline(data) | Content::Packed { data, .. }) => {
+        NewEnding::Done(encoding, info, Content::Inline(data)) => {
             let payload = Payload {
                 encoding: *encoding,
                 data: recent.copy(data)?,

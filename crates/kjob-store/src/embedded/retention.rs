@@ -215,10 +215,7 @@ impl Writer {
 
     /// Deletes files beside the writer, once no reader holds them and no backup copies them. What
     /// is left over by a crash is deleted at the next open.
-    pub(crate) fn delete_unnamed(
-        &self,
-        delete: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-    ) {
+    fn delete_unnamed(&self, delete: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
         let (done, wait) = channel::<()>();
         self.readers.submit_to_each(move |reader| {
             reader.purge();

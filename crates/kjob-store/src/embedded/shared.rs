@@ -13,7 +13,7 @@ use kjob_core::{CallbackQueue, Header, JobId, Owner, StoreError, StoreUsage, Usa
 use super::EmbeddedOptions;
 use super::cache::Cache;
 use super::deletions::Deletions;
-use super::error::is_fatal;
+use super::error::{is_fatal, is_of_sync};
 use super::filter::Filter;
 use super::layout::Layout;
 use super::lives::Lives;
@@ -155,6 +155,15 @@ impl Shared {
             self.set_failure(error.clone());
         }
         done
+    }
+
+    /// Likewise of what is done beside the writer: only a failed sync leaves anything unknown, as it may have been of what others
+    /// rely on. Whatever else fails, what was there stays as it is.
+    pub(crate) fn noted_beside<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        match done {
+            Err(error) if is_of_sync(&error) => self.noted(Err(error)),
+            done => done,
+        }
     }
 
     /// An error of SQLite, or that there is no room where that is what it means.

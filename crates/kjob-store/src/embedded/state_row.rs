@@ -273,10 +273,7 @@ pub(crate) fn put_place(
     end: &EndRow,
     place: Place,
 ) -> rusqlite::Result<()> {
-    let result = Extent {
-        place: Some(place),
-        ..end.result
-    };
+    let result = end.result.moved_to(place);
     let crc = end_checksum(id, state, &end.ending, &result);
     connection
         .prepare_cached("UPDATE ends SET result_file = ?2, crc = ?3 WHERE seq = ?1")?

@@ -98,7 +98,6 @@ impl Writer {
             recent::ended(&self.shared.recent, &header, state, &ending, expires_at)
         });
         let callback = live.has_callback.then(|| CallbackState::pending(at));
-        self.writing(number)?;
         if let NewEnding::Done(_, _, content) = &mut ending {
             self.pack(number, content)?;
         }

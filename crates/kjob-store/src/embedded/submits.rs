@@ -315,7 +315,6 @@ impl Writer {
         } else {
             None
         };
-        self.writing(number)?;
         self.pack(number, &mut submit.payload)?;
         let (connection, pending) = self.writing(number)?;
         pending.opened_at = pending.opened_at.or(opened_at);

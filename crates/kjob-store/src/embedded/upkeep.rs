@@ -6,7 +6,6 @@ use kjob_core::{Expired, StoreError, Timestamp};
 use tokio::sync::oneshot;
 
 use super::EmbeddedStore;
-use super::error::is_of_sync;
 use super::pool::Length;
 use super::requests::{Request, Thoroughness};
 use super::rewrite::{Progress, Rewrite, RewritePlan};
@@ -67,7 +66,6 @@ impl EmbeddedStore {
             let segment = table.by_number(plan.number);
             segment.is_some_and(|segment| segment.generation == plan.generation)
         });
-        let noted = Arc::clone(&self.shared);
         let progress = match (current, plan) {
             (Some(current), _) => self.work(move || current.advance(jobs)).await,
             (None, Some(plan)) => {
@@ -76,12 +74,7 @@ impl EmbeddedStore {
             }
             (None, None) => return Ok(Expired::default()),
         };
-        let progress = match progress {
-            // It may have been of a directory that others rely on.
-            Err(error) if is_of_sync(&error) => noted.noted(Err(error)),
-            progress => progress,
-        }?;
-        match progress {
+        match self.shared.noted_beside(progress)? {
             Progress::Going(current) => {
                 *rewriting = Some(*current);
                 Ok(Expired {

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use kjob_core::StoreError;
 use rusqlite::Connection;
 
-use super::error::{is_of_sync, sql};
+use super::error::sql;
 use super::pool::{Length, Pool};
 use super::segment::{self, Access};
 use super::shared::Shared;
@@ -188,11 +188,7 @@ impl Drop for WriteBack {
 /// Whether everything was copied. After a failed sync, that of the log may be among what is lost, and nothing more is
 /// acknowledged. Whatever else fails, as where there is no room, the log stays as it is, and all of it is copied later.
 fn note(shared: &Shared, copied: Result<bool, StoreError>) -> bool {
-    let copied = match copied {
-        Err(error) if is_of_sync(&error) => shared.noted(Err(error)),
-        copied => copied,
-    };
-    copied.unwrap_or_else(|error| {
+    shared.noted_beside(copied).unwrap_or_else(|error| {
         tracing::debug!(%error, "a log was not written back");
         false
     })

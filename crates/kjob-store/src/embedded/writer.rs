@@ -14,7 +14,7 @@ use super::error::{in_segment, sql};
 use super::ledger::{Ledger, Pending};
 use super::live::Live;
 use super::lock::DirLock;
-use super::packing::Packs;
+use super::packs::Packs;
 use super::pool::Pool;
 use super::query::Segment;
 use super::reader::Reader;

@@ -60,6 +60,21 @@ async fn finish(trial: &Trial, id: JobId, now: Timestamp) {
         .unwrap();
 }
 
+/// Ends so many jobs, of which one in ten is kept long, and begins the next segment; gives those that are kept.
+async fn fill(trial: &mut Trial, count: usize) -> Vec<JobId> {
+    let mut kept = Vec::new();
+    for number in 0..count {
+        let is_kept = number % 10 == 3;
+        let id = submit(trial, if is_kept { LONG } else { SHORT }).await;
+        finish(trial, id, at(0)).await;
+        if is_kept {
+            kept.push(id);
+        }
+    }
+    submit(trial, LONG).await;
+    kept
+}
+
 fn expect(found: Option<Job>, id: JobId, is_done: bool) {
     let job = found.unwrap();
     assert_eq!(job.payload, Some(bytes(id, 1)), "{id}");
@@ -255,16 +270,7 @@ async fn late_results_and_pending_callbacks_keep_no_old_packs() {
 async fn nobody_misses_what_is_moved() {
     for _ in 0..5 {
         let mut trial = Trial::new(options(200));
-        let mut kept = Vec::new();
-        for number in 0..200 {
-            let is_kept = number % 10 == 3;
-            let id = submit(&mut trial, if is_kept { LONG } else { SHORT }).await;
-            finish(&trial, id, at(0)).await;
-            if is_kept {
-                kept.push(id);
-            }
-        }
-        submit(&mut trial, LONG).await;
+        let kept = fill(&mut trial, 200).await;
         let dir = trial.dir.path().to_owned();
         let (before, left) = (packed(&dir), ((kept.len() * 2 + 1) * LEN) as u64);
         let expire = async {
@@ -363,16 +369,7 @@ async fn damage_in_a_pack_is_told_of_the_jobs_that_it_hits() {
 #[tokio::test]
 async fn what_is_damaged_stays_where_it_is() {
     let mut trial = Trial::new(options(20));
-    let mut kept = Vec::new();
-    for number in 0..20 {
-        let is_kept = number % 10 == 3;
-        let id = submit(&mut trial, if is_kept { LONG } else { SHORT }).await;
-        finish(&trial, id, at(0)).await;
-        if is_kept {
-            kept.push(id);
-        }
-    }
-    submit(&mut trial, LONG).await;
+    let kept = fill(&mut trial, 20).await;
     let dir = trial.dir.path().to_owned();
     let pack = packs(&dir).remove(0);
     let sound = fs::read(&pack).unwrap();
