@@ -63,14 +63,14 @@ impl JobTag {
     pub fn generate(id: JobId, rng: &mut impl Rng) -> Self {
         const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
         let mut bits = rng.next_u64();
-        let random: String = std::iter::repeat_with(|| {
+        let mut text = Self::GENERATED_PREFIX.to_owned() + &id.to_string();
+        text.push('-');
+        for _ in 0..Self::RANDOM_LEN {
             let index = (bits % 36) as usize;
             bits /= 36;
-            char::from(ALPHABET[index])
-        })
-        .take(Self::RANDOM_LEN)
-        .collect();
-        Self(format!("{}{id}-{random}", Self::GENERATED_PREFIX).into())
+            text.push(char::from(ALPHABET[index]));
+        }
+        Self(text.into())
     }
 
     /// The id inside a tag of the generated form.

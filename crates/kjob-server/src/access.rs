@@ -119,7 +119,7 @@ impl Access {
         ip: IpAddr,
         is_of_jobs: bool,
     ) -> Result<Admitted, Refusal> {
-        if let Err(refusal) = self.web.check(visit) {
+        if let Err(refusal) = visit.check() {
             return Err(self.refused(refusal, ip).await);
         }
         let admitted = match (&self.accounts, &self.upstream) {

@@ -94,6 +94,8 @@ struct Inner {
     /// Whether its turns are long, and so wait for those of others.
     has_long_turns: AtomicBool,
     turn: Turn,
+    /// When its turn began, while it has one.
+    turn_began: AtomicU64,
 }
 
 /// A request that is being answered; counted until it is dropped.
@@ -137,12 +139,26 @@ impl Activity {
             in_line: AtomicBool::new(false),
             has_long_turns: AtomicBool::new(false),
             turn: Turn::new(),
+            turn_began: AtomicU64::new(0),
         }))
     }
 
     /// Its turn.
     pub(crate) fn turn(&self) -> &Turn {
         &self.0.turn
+    }
+
+    /// Its turn begins at this moment.
+    pub(crate) fn begin_turn(&self, now: std::time::Instant) {
+        self.turn().begin(now);
+        let since = now.saturating_duration_since(self.0.began.into_std());
+        self.0.turn_began.store(stored(since), Ordering::Relaxed);
+    }
+
+    /// Its turn has ended, and took so long.
+    pub(crate) fn end_turn(&self, took: Duration) {
+        self.turn().bound_reads(took);
+        self.0.turn_began.store(0, Ordering::Relaxed);
     }
 
     /// Whether it waits for a turn, and what has come is not looked at meanwhile.
@@ -304,9 +320,13 @@ impl Activity {
         }
     }
 
+    /// Now, or when the connection's turn began, if it has one: a request notes five moments, and to look at the
+    /// clock for each takes longer than all of the rest of that.
     fn now(&self) -> u64 {
-        let millis = self.0.began.elapsed().as_millis();
-        u64::try_from(millis).unwrap_or(u64::MAX - 1) + 1
+        match self.0.turn_began.load(Ordering::Relaxed) {
+            0 => stored(self.0.began.elapsed()),
+            turn_began => turn_began,
+        }
     }
 
     fn moment(&self, stored: &AtomicU64) -> Option<Instant> {
@@ -319,6 +339,11 @@ impl Activity {
     fn moment_of(&self, stored: u64) -> Instant {
         self.0.began + Duration::from_millis(stored.saturating_sub(1))
     }
+}
+
+/// A moment, so long after the connection began, as it is stored.
+fn stored(since: Duration) -> u64 {
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1) + 1
 }
 
 impl InFlight {

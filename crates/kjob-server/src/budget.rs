@@ -63,8 +63,11 @@ impl Budget {
 impl Held {
     /// Gives all of it back: the body is gone.
     pub(crate) fn release(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = 0;
+        // Small bodies hold nothing, and need not meet where all others count.
+        if self.bytes > 0 {
+            self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.bytes = 0;
+        }
     }
 
     /// Holds as much as an answer of this size takes: nothing for a small one, and for one that is
@@ -101,6 +104,9 @@ impl Held {
     /// Holds `bytes` instead, which are no more than are held already or there is room for.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
         let limit = self.budget.limit;
         let grown = |used: usize| used.checked_add(more).filter(|used| *used <= limit);
         let used = &self.budget.used;

@@ -144,9 +144,9 @@ impl Connector {
                     let begun = pace.poll_begin(context);
                     activity.set_in_line(begun.is_pending());
                     let began = task::ready!(begun);
-                    activity.turn().begin(began);
+                    activity.begin_turn(began);
                     let polled = connection.as_mut().poll(context);
-                    activity.turn().bound_reads(pace.end(context));
+                    activity.end_turn(pace.end(context));
                     activity.set_long_turns(pace.is_long());
                     polled
                 }) => {

@@ -164,7 +164,8 @@ impl Service {
         // Nothing of the rest is kept, nor is there room for it, while the call waits.
         let (mut head, visit, credentials, body) = {
             let (parts, body) = request.into_parts();
-            let (visit, credentials) = (Visit::of(&parts), Credentials::of(&parts.headers));
+            let visit = self.access().web.judge(&parts);
+            let credentials = Credentials::of(&parts.headers);
             let kept = self.gateway.get();
             let kept = kept.map(|gateway| gateway.forwarding().keep(&parts.headers));
             let head = Head::new(
@@ -179,8 +180,7 @@ impl Service {
         if let Some(traces) = self.traces.get() {
             head.begin_span(traces);
         }
-        let web = &self.access().web;
-        let is_preflight = web.is_preflight(&visit, &head.method);
+        let is_preflight = visit.is_preflight(&head.method);
         let mut response = if is_over && head.target.is_bounded() {
             self.put_aside(&head, body, &peer);
             let limit = self.load.max();
@@ -193,6 +193,7 @@ impl Service {
             self.respond(&head, &visit, credentials, body, &peer, &mut in_flight)
                 .await
         };
+        let web = &self.access().web;
         web.allow(&visit, is_preflight, response.headers_mut());
         // Over HTTP/1 hyper leaves the body away; over HTTP/2 it sends it, which breaks the protocol.
         if head.is_http2 && head.method == Method::HEAD {

@@ -118,7 +118,7 @@ impl Turn {
         let used = self.used.fetch_add(cost, Ordering::Relaxed);
         let is_over = self.is_over.load(Ordering::Relaxed)
             || used >= TURN
-            || (used >= UNTIMED && self.elapsed() >= TIME_MAX);
+            || (used.saturating_add(cost) > UNTIMED && self.elapsed() >= TIME_MAX);
         if is_over {
             self.is_over.store(true, Ordering::Relaxed);
         }

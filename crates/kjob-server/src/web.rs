@@ -53,11 +53,13 @@ pub struct WebRules {
     origins: Vec<String>,
 }
 
-/// Where a request says that it goes, and which page it says that it is from.
-#[derive(Clone, Debug, Default)]
+/// What the rules make of where a request says that it goes, and of the page that it says it is from. Nothing else
+/// of that is kept while the request waits.
+#[derive(Debug)]
 pub(crate) struct Visit {
-    hosts: Vec<String>,
-    origin: Option<String>,
+    refusal: Option<Refusal>,
+    /// The page's origin, if it may read the answer.
+    allowed_origin: Option<HeaderValue>,
     /// Whether a browser asks if it may send something.
     asks: bool,
 }
@@ -102,32 +104,35 @@ impl WebRules {
         self.is_bound
     }
 
-    /// Whether the request may be looked at.
-    pub(crate) fn check(&self, visit: &Visit) -> Result<(), Refusal> {
-        self.check_host(visit)?;
-        let Some(origin) = &visit.origin else {
-            return Ok(());
+    /// Looks at the head of a request.
+    pub(crate) fn judge(&self, parts: &Parts) -> Visit {
+        let headers = &parts.headers;
+        let foreign = named_hosts(parts).find(|host| !self.is_host(host));
+        let refusal = foreign.map(|host| Refusal::Host {
+            found: shown(&host),
+        });
+        let mut visit = Visit {
+            refusal,
+            allowed_origin: None,
+            asks: headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD),
         };
-        if self.is_own(visit, origin) || self.origins.contains(origin) {
-            return Ok(());
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let origin = match (origins.next(), origins.next()) {
+            (None, _) => return visit,
+            (Some(origin), None) => text(origin).to_ascii_lowercase(),
+            // No browser sends several: of none that is allowed.
+            _ => "null".to_owned(),
+        };
+        if visit.refusal.is_none() {
+            let is_allowed = self.origins.contains(&origin);
+            if is_allowed {
+                visit.allowed_origin = HeaderValue::from_str(&origin).ok();
+            } else if !self.is_own(parts, &origin) {
+                let found = shown(&origin);
+                visit.refusal = Some(Refusal::Origin { found });
+            }
         }
-        Err(Refusal::Origin {
-            found: shown(origin),
-        })
-    }
-
-    /// Whether the request goes to a host of this server.
-    pub(crate) fn check_host(&self, visit: &Visit) -> Result<(), Refusal> {
-        let is_foreign = |host: &&String| !self.is_host(host);
-        match visit.hosts.iter().find(is_foreign) {
-            Some(host) => Err(Refusal::Host { found: shown(host) }),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the request is a browser's question, which this answers with [`allow`](Self::allow).
-    pub(crate) fn is_preflight(&self, visit: &Visit, method: &Method) -> bool {
-        method == Method::OPTIONS && visit.asks && self.allowed_origin(visit).is_some()
+        visit
     }
 
     /// Tells the browser what the page may read and send.
@@ -137,10 +142,10 @@ impl WebRules {
         }
         // Answers to other origins differ, for whoever keeps them.
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let Some(origin) = self.allowed_origin(visit) else {
+        let Some(origin) = &visit.allowed_origin else {
             return;
         };
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         if is_preflight {
             let asked = "access-control-request-method, access-control-request-headers";
             headers.append(VARY, HeaderValue::from_static(asked));
@@ -157,12 +162,6 @@ impl WebRules {
         }
     }
 
-    fn allowed_origin(&self, visit: &Visit) -> Option<HeaderValue> {
-        let origin = visit.origin.as_ref()?;
-        let is_allowed = self.origins.contains(origin) && self.check_host(visit).is_ok();
-        is_allowed.then(|| HeaderValue::from_str(origin).ok())?
-    }
-
     fn is_host(&self, host: &str) -> bool {
         if !self.is_bound {
             return true;
@@ -170,45 +169,43 @@ impl WebRules {
         let Some(host) = host_of(host) else {
             return false;
         };
-        is_loopback(&host) || self.hosts.iter().any(|own| *own == host)
+        is_loopback(&host) || self.hosts.iter().any(|own| host.eq_ignore_ascii_case(own))
     }
 
     /// Whether a page is from this server: from where it was asked for, or from where it says it is.
-    fn is_own(&self, visit: &Visit, origin: &str) -> bool {
+    fn is_own(&self, parts: &Parts, origin: &str) -> bool {
         let authority = origin
             .strip_prefix("http://")
             .or_else(|| origin.strip_prefix("https://"));
         let is_asked = authority.is_some_and(|authority| {
-            !visit.hosts.is_empty() && visit.hosts.iter().all(|host| host == authority)
+            let mut hosts = named_hosts(parts).peekable();
+            hosts.peek().is_some() && hosts.all(|host| host.eq_ignore_ascii_case(authority))
         });
         is_asked || self.own.iter().any(|own| own == origin)
     }
 }
 
 impl Visit {
-    /// What the head of a request says.
-    pub(crate) fn of(parts: &Parts) -> Self {
-        let text =
-            |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-        let mut hosts: Vec<String> = parts.headers.get_all(HOST).iter().map(text).collect();
-        hosts.extend(
-            parts
-                .uri
-                .authority()
-                .map(|it| it.as_str().to_ascii_lowercase()),
-        );
-        let mut origins = parts.headers.get_all(ORIGIN).iter();
-        let origin = match (origins.next(), origins.next()) {
-            (first, None) => first.map(text),
-            // No browser sends several: of none that is allowed.
-            _ => Some("null".to_owned()),
-        };
-        Self {
-            hosts,
-            origin,
-            asks: parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD),
-        }
+    /// Whether the request may be looked at.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        self.refusal.clone().map_or(Ok(()), Err)
     }
+
+    /// Whether the request is a browser's question, which is answered with [`WebRules::allow`].
+    pub(crate) fn is_preflight(&self, method: &Method) -> bool {
+        *method == Method::OPTIONS && self.asks && self.allowed_origin.is_some()
+    }
+}
+
+/// All hosts that the head of a request names. HTTP/2 does it in the URI, and HTTP/1.1 may do so as well.
+fn named_hosts(parts: &Parts) -> impl Iterator<Item = Cow<'_, str>> {
+    let in_headers = parts.headers.get_all(HOST).iter().map(text);
+    let in_uri = parts.uri.authority().map(|it| Cow::Borrowed(it.as_str()));
+    in_headers.chain(in_uri)
+}
+
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }
 
 /// The host of a host with or without a port; without the brackets of IPv6, and without the dot that
@@ -246,21 +243,22 @@ fn without_end(host: &str) -> &str {
 
 /// Other names that end in `.localhost` lead here in browsers, too, but nobody is known to use them.
 fn is_loopback(host: &str) -> bool {
-    host == "localhost"
+    host.eq_ignore_ascii_case("localhost")
         || host
             .parse::<IpAddr>()
             .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn shown(text: &str) -> String {
-    text.chars().take(SHOWN_CHARS_MAX).collect()
+    let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    shown.to_ascii_lowercase()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn visit(host: &str, origin: Option<&str>) -> Visit {
+    fn judge(rules: &WebRules, host: &str, origin: Option<&str>) -> Visit {
         let mut request = http::Request::builder().uri("/x");
         if !host.is_empty() {
             request = request.header(HOST, host);
@@ -268,7 +266,7 @@ mod tests {
         if let Some(origin) = origin {
             request = request.header(ORIGIN, origin);
         }
-        Visit::of(&request.body(()).unwrap().into_parts().0)
+        rules.judge(&request.body(()).unwrap().into_parts().0)
     }
 
     proptest::proptest! {
@@ -299,7 +297,7 @@ mod tests {
             "jobs.example.org",
             "JOBS.EXAMPLE.ORG:443",
         ] {
-            assert!(rules.check(&visit(good, None)).is_ok(), "{good}");
+            assert!(judge(&rules, good, None).check().is_ok(), "{good}");
         }
         for bad in [
             "evil.example",
@@ -313,9 +311,9 @@ mod tests {
             "local host",
             "2130706433",
         ] {
-            let refused = rules.check(&visit(bad, None));
+            let refused = judge(&rules, bad, None).check();
             assert!(matches!(refused, Err(Refusal::Host { .. })), "{bad}");
-            assert!(WebRules::default().check(&visit(bad, None)).is_ok());
+            assert!(judge(&WebRules::default(), bad, None).check().is_ok());
         }
     }
 
@@ -328,8 +326,8 @@ mod tests {
             ("http://localhost/x", "evil.example"),
         ] {
             let request = http::Request::builder().uri(uri).header(HOST, host);
-            let visit = Visit::of(&request.body(()).unwrap().into_parts().0);
-            assert!(rules.check(&visit).is_err(), "{uri} {host}");
+            let visit = rules.judge(&request.body(()).unwrap().into_parts().0);
+            assert!(visit.check().is_err(), "{uri} {host}");
         }
     }
 
@@ -345,8 +343,8 @@ mod tests {
             Some("https://jobs.example.org"),
             Some("https://app.example.org"),
         ] {
-            let visit = visit("here:9191", good);
-            assert!(rules.check(&visit).is_ok(), "{good:?}");
+            let visit = judge(&rules, "here:9191", good);
+            assert!(visit.check().is_ok(), "{good:?}");
         }
         for bad in [
             "null",
@@ -358,7 +356,7 @@ mod tests {
             "https://evil.example",
             "file://",
         ] {
-            let refused = rules.check(&visit("here:9191", Some(bad)));
+            let refused = judge(&rules, "here:9191", Some(bad)).check();
             assert!(matches!(refused, Err(Refusal::Origin { .. })), "{bad}");
         }
     }
@@ -367,7 +365,8 @@ mod tests {
     fn nothing_is_allowed_where_no_origins_are() {
         let rules = WebRules::default();
         let mut headers = HeaderMap::new();
-        rules.allow(&visit("here", Some("http://here")), true, &mut headers);
+        let visit = judge(&rules, "here", Some("http://here"));
+        rules.allow(&visit, true, &mut headers);
         assert!(headers.is_empty());
     }
 }

@@ -6,11 +6,13 @@ mod get_job;
 mod show_jobs;
 mod system;
 
+use std::future::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kjob_core::engine::HeavyWork;
 use kjob_proto::{Encoding, Limits, Record, Segments, reply_ok, snappy};
+use tokio_util::either::Either;
 
 use crate::SystemInfo;
 use crate::actor::Actor;
@@ -121,6 +123,13 @@ impl Endpoint {
 }
 
 impl Answer {
+    fn of(segments: Segments) -> Self {
+        Self {
+            segments,
+            delivery: None,
+        }
+    }
+
     /// Counts the reply's body, which may be larger than the record: JSON escapes.
     fn hold(&self, held: &mut Held) -> Result<(), Refusal> {
         held.grow_to_answer(self.segments.total_len())
@@ -165,8 +174,13 @@ impl Call<'_> {
             // Long payloads and results are not copied.
             Encoding::Binary | Encoding::Snappy => 0,
         };
+        if len < HeavyWork::LEN_MIN {
+            // Nothing to wait for, so that it need not go into a future.
+            let segments = reply_ok(&response, self.encoding);
+            return Either::Left(ready(Ok(Answer::of(segments))));
+        }
         // Not awaited here: a future around it would be as large again.
-        self.encode_copied(response, len)
+        Either::Right(self.encode_copied(response, len))
     }
 
     /// Encodes what takes the copying of so many bytes.
@@ -176,9 +190,6 @@ impl Call<'_> {
             .by
             .off_thread(len, move || reply_ok(&response, encoding))
             .await?;
-        Ok(Answer {
-            segments,
-            delivery: None,
-        })
+        Ok(Answer::of(segments))
     }
 }

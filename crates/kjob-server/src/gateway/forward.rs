@@ -1,5 +1,6 @@
 //! Headers of submits that routes pass on to their upstreams. They are kept in memory only.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::{HeaderMap, HeaderName};
@@ -9,7 +10,14 @@ use super::{Route, RouteKind};
 
 /// Which headers of a submit are to be kept for which endpoints. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Forwarding(Arc<RwLock<Arc<Rules>>>);
+pub(crate) struct Forwarding(Arc<Current>);
+
+#[derive(Debug, Default)]
+struct Current {
+    rules: RwLock<Arc<Rules>>,
+    /// Whether there are any: where there are none, as usual, requests need not meet at the lock.
+    is_any: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Rules(Vec<(String, Vec<HeaderName>)>);
@@ -18,7 +26,7 @@ struct Rules(Vec<(String, Vec<HeaderName>)>);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forwardable {
     headers: HeaderMap,
-    rules: Arc<Rules>,
+    rules: Option<Arc<Rules>>,
 }
 
 /// Headers of the submit of a job, for the upstream of its route.
@@ -34,18 +42,31 @@ impl Forwarding {
             _ => None,
         });
         let rules = Arc::new(Rules(rules.collect()));
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        let Self(current) = self;
+        let is_any = !rules.0.is_empty();
+        *current
+            .rules
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = rules;
+        current.is_any.store(is_any, Ordering::Release);
     }
 
     /// Keeps what any route wants of the headers of a request.
     pub(crate) fn keep(&self, all: &HeaderMap) -> Forwardable {
-        let rules = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let rules = rules.clone();
+        let Self(current) = self;
+        if !current.is_any.load(Ordering::Acquire) {
+            return Forwardable::default();
+        }
+        let rules = current.rules.read();
+        let rules = rules.unwrap_or_else(PoisonError::into_inner).clone();
         let mut headers = HeaderMap::new();
         for name in rules.0.iter().flat_map(|(_, names)| names) {
             copy(name, all, &mut headers);
         }
-        Forwardable { headers, rules }
+        Forwardable {
+            headers,
+            rules: Some(rules),
+        }
     }
 }
 
@@ -54,7 +75,7 @@ impl Forwardable {
     /// known when it is started.
     pub(crate) fn for_endpoint(&self, endpoint: &str) -> Option<Attachment> {
         let mut headers = HeaderMap::new();
-        for (pattern, names) in &self.rules.0 {
+        for (pattern, names) in &self.rules.as_ref()?.0 {
             let fits = match pattern.strip_suffix('*') {
                 Some(prefix) => endpoint.starts_with(prefix),
                 None => endpoint == pattern,

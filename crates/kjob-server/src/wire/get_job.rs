@@ -105,7 +105,7 @@ fn describe(job: &Job) -> GetJobResponse {
 }
 
 fn info(job: &Job) -> StringMap {
-    let mut info = StringMap::with_capacity(16);
+    let mut info = StringMap::with_capacity(12);
     // Who asked by tag does not know it, and the record has no field for it.
     info.insert("job_id", job.header.id.to_string());
     info.insert("job_tag", job.header.tag.to_string());

@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use kjob_core::{JobTag, Owner};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::checksum::Checksum;
 use super::filter::Filter;
@@ -60,7 +62,11 @@ impl ToSql for TagKey<'_> {
 pub(crate) fn tag_from(value: ValueRef<'_>) -> Option<JobTag> {
     match value {
         ValueRef::Text(text) => std::str::from_utf8(text).ok()?.parse().ok(),
-        ValueRef::Blob(bytes) => format_uuid(bytes.try_into().ok()?).parse().ok(),
+        ValueRef::Blob(bytes) => {
+            let mut text = [0; Hyphenated::LENGTH];
+            let uuid = Uuid::from_bytes(bytes.try_into().ok()?).hyphenated();
+            uuid.encode_lower(&mut text).parse().ok()
+        }
         _ => None,
     }
 }
@@ -142,33 +148,14 @@ pub(crate) fn hash_of(tag: &JobTag, owner: &Owner) -> u64 {
     hash(&TagKey::of(tag), owner.as_str())
 }
 
-const HYPHENS: [usize; 4] = [8, 13, 18, 23];
-
+/// The bytes of a UUID in its canonical form.
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let text = text.as_bytes();
-    if text.len() != 36 || HYPHENS.iter().any(|at| text.get(*at) != Some(&b'-')) {
-        return None;
-    }
-    let mut digits = (0..36)
-        .filter(|at| !HYPHENS.contains(at))
-        .map(|at| match text.get(at) {
-            Some(digit @ b'0'..=b'9') => Some(digit - b'0'),
-            Some(digit @ b'a'..=b'f') => Some(digit - b'a' + 10),
-            _ => None,
-        });
-    let mut bytes = [0; 16];
-    for byte in &mut bytes {
-        *byte = digits.next()?? << 4 | digits.next()??;
-    }
-    Some(bytes)
-}
-
-fn format_uuid(bytes: [u8; 16]) -> String {
-    let mut text = format!("{:032x}", u128::from_be_bytes(bytes));
-    for at in HYPHENS {
-        text.insert(at, '-');
-    }
-    text
+    let is_canonical =
+        text.len() == Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    let uuid = Uuid::try_parse_ascii(text.as_bytes())
+        .ok()
+        .filter(|_| is_canonical)?;
+    Some(uuid.into_bytes())
 }
 
 #[cfg(test)]
