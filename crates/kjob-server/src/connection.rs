@@ -45,7 +45,7 @@ const STREAMS_MAX: u32 = 1024;
 const STREAM_WINDOW: u32 = 1 << 20;
 
 /// How connections are served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connector {
     service: Arc<Service>,
     tls: Option<Tls>,
@@ -102,6 +102,16 @@ impl Connector {
             },
             stopping,
             cutting,
+        }
+    }
+
+    /// The same for the connections of one runtime, which have its threads for themselves; `None` is the caller's.
+    pub(crate) fn for_runtime(&self, runtime: Option<&Handle>) -> Self {
+        let threads = runtime.map_or_else(threads, |runtime| runtime.metrics().num_workers());
+        Self {
+            long_turns: LongTurns::new(threads),
+            handshakes: LongTurns::new(threads),
+            ..self.clone()
         }
     }
 

@@ -40,6 +40,7 @@ use crate::gateway::{LAUNCH_WORD, launch};
 use crate::logging;
 use crate::run::{Ended, hold_together, run};
 use crate::store_cli;
+use crate::threads::ConnectionThreads;
 use crate::tls::Tls;
 use crate::user_command::{self, Said, UserCommand};
 
@@ -61,6 +62,8 @@ pub struct Program {
     pub(crate) store: Option<OpenStore>,
     /// The runtime of the handlers.
     pub(crate) handlers: Option<Handle>,
+    /// The runtimes of the connections, each of one thread.
+    pub(crate) connections: Vec<Handle>,
 }
 
 /// Opens a store in the data directory. Called on a thread where it may block.
@@ -180,15 +183,21 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
     }
     let handler_threads = (!program.registry.is_cooperative()).then(|| config.handler_threads());
     let started = start_runtimes(handler_threads);
-    let Runtimes { server, handlers } = match started {
+    let Runtimes {
+        server,
+        connections,
+        handlers,
+    } = match started {
         Ok(runtimes) => runtimes,
         Err(error) => return fail(FAILED, error),
     };
+    program.connections = connections.runtimes();
     program.handlers = handlers.as_ref().map(|handlers| handlers.handle().clone());
     let ended = server.block_on(run(config, program));
-    // A job's thread that does not stop when it is told must not keep the process. The engine goes
-    // first: it would take handlers that are dropped for such that have stopped by themselves.
+    // A job's thread that does not stop when it is told must not keep the process. The engine and the jobs go
+    // first: they would take handlers that are dropped for such that have stopped by themselves.
     server.shutdown_timeout(THREADS_TIMEOUT);
+    connections.stop(THREADS_TIMEOUT);
     if let Some(handlers) = handlers {
         handlers.shutdown_timeout(THREADS_TIMEOUT);
     }
@@ -201,8 +210,10 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
 
 /// The threads of the process.
 struct Runtimes {
-    /// For connections, the engine, and all else.
+    /// For the engine, and all else.
     server: Runtime,
+    /// For connections, and what is done for them.
+    connections: ConnectionThreads,
     /// For handlers of the program's own: one that blocks its thread, or never lets go of it, holds
     /// up no connection.
     handlers: Option<Runtime>,
@@ -217,6 +228,7 @@ fn start_runtimes(handler_threads: Option<usize>) -> io::Result<Runtimes> {
     });
     Ok(Runtimes {
         server: server.enable_all().build()?,
+        connections: ConnectionThreads::for_all_processors()?,
         handlers: handlers.transpose()?,
     })
 }

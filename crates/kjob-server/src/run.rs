@@ -219,6 +219,7 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut server = server
         .map_err(bind)?
         .with_access(access)
+        .with_runtimes(program.connections)
         .with_metrics(metrics)
         .with_gateway(&gateway);
     if settings.console {

@@ -11,6 +11,7 @@ use kjob_proto::Limits;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::Callbacks;
@@ -22,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::passthrough::Passthrough;
 use crate::places::{Place, Places};
 use crate::service::Service;
+use crate::threads::{ConnectionThreads, Seats};
 use crate::tls::Tls;
 use crate::traces::Traces;
 
@@ -148,6 +150,7 @@ pub struct Server {
     places: Places,
     stop_timeout: Duration,
     connector: Connector,
+    runtimes: Vec<Handle>,
     handle: ServerHandle,
     cutting: Latch,
 }
@@ -209,6 +212,7 @@ impl Server {
             places: Places::new(options.max_connections, options.max_connections_per_address),
             stop_timeout: options.stop_timeout,
             connector,
+            runtimes: Vec::new(),
             handle: ServerHandle { service, stopping },
             cutting,
         })
@@ -218,6 +222,20 @@ impl Server {
     #[must_use]
     pub fn with_tls(mut self, tls: Tls) -> Self {
         self.connector.use_tls(tls);
+        self
+    }
+
+    /// Serves connections on these threads, instead of on those of the runtime that it is [served](Self::serve) on. They
+    /// have to last until then, and until all jobs have ended.
+    #[must_use]
+    pub fn with_threads(self, threads: &ConnectionThreads) -> Self {
+        self.with_runtimes(threads.runtimes())
+    }
+
+    /// The same, by their runtimes, each of one thread; if there are none, as without it.
+    #[must_use]
+    pub(crate) fn with_runtimes(mut self, runtimes: Vec<Handle>) -> Self {
+        self.runtimes = runtimes;
         self
     }
 
@@ -296,7 +314,7 @@ impl Server {
     pub async fn serve(self) {
         let places = self.places;
         let tracker = TaskTracker::new();
-        let connector = Arc::new(self.connector);
+        let seats = Seats::new(&self.connector, self.runtimes);
         // Until the connections have ended: jobs end while the server drains.
         let service = self.handle.service.clone();
         let callbacks = tokio::spawn(async move { service.make_callbacks().await });
@@ -307,7 +325,7 @@ impl Server {
         tokio::select! {
             biased;
             () = self.handle.stopping.wait() => {}
-            () = accept_all(&self.listener, &places, &connector, &tracker, self.handle.service.metrics()) => {}
+            () = accept_all(&self.listener, &places, &seats, &tracker, self.handle.service.metrics()) => {}
         }
         drop(self.listener);
         tracker.close();
@@ -355,7 +373,7 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 async fn accept_all(
     listener: &TcpListener,
     places: &Places,
-    connector: &Arc<Connector>,
+    seats: &Seats,
     tracker: &TaskTracker,
     metrics: Option<&Metrics>,
 ) {
@@ -365,8 +383,8 @@ async fn accept_all(
         if count == ACCEPTED_AT_ONCE {
             tokio::task::yield_now().await;
         }
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match seats.accept(listener).await {
+            Ok((stream, peer, seat)) => {
                 backoff = ACCEPT_BACKOFF;
                 if places.are_taken() {
                     full_log.tell(&"all connections are in use; those that rest end");
@@ -374,8 +392,9 @@ async fn accept_all(
                 match places.take(peer.ip()).await {
                     Ok(place) => {
                         let metrics = metrics.cloned();
-                        let serving = serve(connector.clone(), stream, peer, place, metrics);
-                        drop(tracker.spawn(serving));
+                        seat.serve(tracker, |connector| {
+                            serve(connector, stream, peer, place, metrics)
+                        });
                     }
                     Err(refusal) => {
                         full_log.tell(&refusal);

@@ -159,17 +159,21 @@ async fn answers_that_are_not_taken_count_as_well() {
     // Far more than the system keeps of what one socket sends to another.
     let payload = vec![7; 16 << 20].leak();
     let big = raw.submit("/raw", payload, &[]).await.unwrap();
-    raw.end_of(small.job_id).await;
     raw.end_of(big.job_id).await;
+    // Once this is answered, the answer before counts no more.
+    raw.end_of(small.job_id).await;
 
     let mut unread = server.connect().await;
     unread.end_of_unread(big.job_id).await;
+    in_time("the first of it", unread.stream.readable())
+        .await
+        .unwrap();
     let get = |job_id| kjob_proto::GetJobRequest {
         job_id,
         ..Default::default()
     };
     let get_big = get(big.job_id).encode_to_bytes();
-    // Its answer is there before long; until then there is room for ours.
+    // It has all of its memory before the first byte of it leaves.
     let busy = async {
         loop {
             raw.post("/get/job", BINARY, &get_big).await;

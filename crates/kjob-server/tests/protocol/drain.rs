@@ -148,7 +148,7 @@ async fn what_does_not_end_in_time_is_cut() {
     );
     raw.post("/get/job", "application/json", poll.as_bytes())
         .await;
-    server.connect().await.assert_usable().await;
+    server.settled().await;
     server.handle.stop();
     in_time("the end", server.serving).await.unwrap();
     raw.assert_closed().await;

@@ -30,6 +30,7 @@ mod secure;
 mod server;
 mod show_jobs;
 mod sync_calls;
+mod threads;
 mod tls;
 mod tls_hostile;
 mod tls_reload;

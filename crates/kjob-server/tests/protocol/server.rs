@@ -1,6 +1,7 @@
 //! A server in this process, on a store in memory, with handlers that a test controls.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,9 @@ use kjob_core::engine::{
 use kjob_core::{MemoryStore, Payload, SharedStore, Store, StoreError};
 use kjob_server::metrics::Metrics;
 use kjob_server::tls::Tls;
-use kjob_server::{Access, Callbacks, Server, ServerHandle, ServerOptions, SystemInfo};
+use kjob_server::{
+    Access, Callbacks, ConnectionThreads, Server, ServerHandle, ServerOptions, SystemInfo,
+};
 use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -28,7 +31,12 @@ pub(crate) struct TestServer {
     pub(crate) gate: Arc<Semaphore>,
     /// One permit for each job of `/gate` that has begun.
     pub(crate) begun: Arc<Semaphore>,
+    /// As in the program.
+    _threads: ConnectionThreads,
 }
+
+/// How many threads serve connections.
+pub(crate) const THREADS: usize = 2;
 
 /// The request and the response of `/echo`.
 pub(crate) const ECHO_SCHEMA: &str =
@@ -145,7 +153,8 @@ impl TestServer {
         let server = Server::bind(any, engine.clone(), system.clone(), options)
             .await
             .unwrap();
-        let server = change(server);
+        let threads = ConnectionThreads::start(NonZero::new(THREADS).unwrap()).unwrap();
+        let server = change(server).with_threads(&threads);
         Self {
             addr: server.local_addr(),
             engine,
@@ -154,11 +163,23 @@ impl TestServer {
             serving: tokio::spawn(server.serve()),
             gate,
             begun,
+            _threads: threads,
         }
     }
 
     pub(crate) async fn connect(&self) -> Raw {
         Raw::connect(self.addr).await
+    }
+
+    /// Waits until each thread has looked at all that was sent before.
+    pub(crate) async fn settled(&self) {
+        let mut all = Vec::new();
+        // They go where the fewest are, and so to all where there are not many more already.
+        for _ in 0..2 * THREADS {
+            let mut raw = self.connect().await;
+            raw.assert_usable().await;
+            all.push(raw);
+        }
     }
 
     /// Waits until one more job of `/gate` has begun.
@@ -169,7 +190,7 @@ impl TestServer {
 
 /// `/echo` gives back its record in any encoding; `/raw` anything at all, `/page` as a page, and `/packed` as one that is packed; `/fail` fails with its
 /// payload as the message; `/gate` gives back its payload when the gate lets it, and stops when told;
-/// `/steps` has four gates, with progress behind each.
+/// `/steps` has four gates, with progress behind each; `/where` says which thread it runs on.
 fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
     let mut registry = Registry::default();
     let echo = |_: JobContext, payload: Payload| async move { Ok(payload) };
@@ -179,6 +200,13 @@ fn registry(gate: Arc<Semaphore>, begun: Arc<Semaphore>) -> Registry {
         .unwrap();
     registry
         .route("/raw", echo, RouteOptions::default())
+        .unwrap();
+    let place = |_: JobContext, _: Payload| async move {
+        let thread = format!("{:?}", std::thread::current().id());
+        Ok::<_, HandlerError>(Payload::binary(thread))
+    };
+    registry
+        .route("/where", place, RouteOptions::default().cooperative())
         .unwrap();
     let page = |_: JobContext, payload: Payload| async move {
         let mut output = kjob_core::Output::from(payload);
