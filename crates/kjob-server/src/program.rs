@@ -24,6 +24,7 @@
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
+use std::mem;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,8 +63,8 @@ pub struct Program {
     pub(crate) store: Option<OpenStore>,
     /// The runtime of the handlers.
     pub(crate) handlers: Option<Handle>,
-    /// The runtimes of the connections, each of one thread.
-    pub(crate) connections: Vec<Handle>,
+    /// The threads of the connections.
+    pub(crate) connections: Option<ConnectionThreads>,
 }
 
 /// Opens a store in the data directory. Called on a thread where it may block.
@@ -191,10 +192,16 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
         Ok(runtimes) => runtimes,
         Err(error) => return fail(FAILED, error),
     };
-    program.connections = connections.runtimes();
+    program.connections = Some(connections.clone());
     program.handlers = handlers.as_ref().map(|handlers| handlers.handle().clone());
     let ended = server.block_on(run(config, program));
-    // A job's thread that does not stop when it is told must not keep the process. The engine and the jobs go
+    if let Ok(Ended::AtOnce(signal)) = ended {
+        // As if it were killed. To end one thread after another would break off what jobs on the others wait for, and
+        // that would be stored as their end.
+        mem::forget((server, connections, handlers));
+        return ExitCode::from(signal.exit_code());
+    }
+    // A job's thread that does not stop when it is told must not keep the process. The engine and its jobs go
     // first: they would take handlers that are dropped for such that have stopped by themselves.
     server.shutdown_timeout(THREADS_TIMEOUT);
     connections.stop(THREADS_TIMEOUT);
@@ -202,8 +209,7 @@ fn serve(config: &Config, mut program: Program) -> ExitCode {
         handlers.shutdown_timeout(THREADS_TIMEOUT);
     }
     match ended {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::AtOnce(signal)) => ExitCode::from(signal.exit_code()),
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, error),
     }
 }

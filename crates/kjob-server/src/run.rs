@@ -219,9 +219,11 @@ pub async fn run(config: &Config, program: Program) -> Result<Ended, RunError> {
     let mut server = server
         .map_err(bind)?
         .with_access(access)
-        .with_runtimes(program.connections)
         .with_metrics(metrics)
         .with_gateway(&gateway);
+    if let Some(threads) = program.connections {
+        server = server.with_threads(threads);
+    }
     if settings.console {
         server = server.with_console();
     }

@@ -11,7 +11,6 @@ use kjob_proto::Limits;
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::runtime::Handle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::Callbacks;
@@ -150,7 +149,7 @@ pub struct Server {
     places: Places,
     stop_timeout: Duration,
     connector: Connector,
-    runtimes: Vec<Handle>,
+    threads: Option<ConnectionThreads>,
     handle: ServerHandle,
     cutting: Latch,
 }
@@ -212,7 +211,7 @@ impl Server {
             places: Places::new(options.max_connections, options.max_connections_per_address),
             stop_timeout: options.stop_timeout,
             connector,
-            runtimes: Vec::new(),
+            threads: None,
             handle: ServerHandle { service, stopping },
             cutting,
         })
@@ -225,17 +224,10 @@ impl Server {
         self
     }
 
-    /// Serves connections on these threads, instead of on those of the runtime that it is [served](Self::serve) on. They
-    /// have to last until then, and until all jobs have ended.
+    /// Serves connections on these threads, instead of on those of the runtime that it is [served](Self::serve) on.
     #[must_use]
-    pub fn with_threads(self, threads: &ConnectionThreads) -> Self {
-        self.with_runtimes(threads.runtimes())
-    }
-
-    /// The same, by their runtimes, each of one thread; if there are none, as without it.
-    #[must_use]
-    pub(crate) fn with_runtimes(mut self, runtimes: Vec<Handle>) -> Self {
-        self.runtimes = runtimes;
+    pub fn with_threads(mut self, threads: ConnectionThreads) -> Self {
+        self.threads = Some(threads);
         self
     }
 
@@ -314,7 +306,7 @@ impl Server {
     pub async fn serve(self) {
         let places = self.places;
         let tracker = TaskTracker::new();
-        let seats = Seats::new(&self.connector, self.runtimes);
+        let seats = Seats::new(&self.connector, self.threads.as_ref());
         // Until the connections have ended: jobs end while the server drains.
         let service = self.handle.service.clone();
         let callbacks = tokio::spawn(async move { service.make_callbacks().await });

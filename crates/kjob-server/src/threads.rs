@@ -5,26 +5,30 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Poll, ready};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Connector;
 
-/// After so many turns at most a thread looks at what has come meanwhile, on its connections and from other threads. A runtime
-/// of several threads does after 61, which is soon where each takes ten microseconds; where clients make each of them
-/// take two milliseconds, all who have the thread would wait for an eighth of a second.
+/// After so many turns at most a thread looks at what has come on its connections. A runtime of several threads does after
+/// 61, which is soon where each takes ten microseconds; where clients make each of them take two milliseconds, all who
+/// have the thread would wait for an eighth of a second.
 const TURNS_BETWEEN_LOOKS: u32 = 5;
 
-/// Threads for a [`Server`](crate::Server)'s connections. They end when this is dropped, and with them what they still do.
+/// What other threads have woken comes first: commits, reads, ends of handlers. There is no more of it than was asked, and
+/// a connection whose turns are long is always there.
+const TURNS_BEFORE_OTHERS: u32 = 1;
+
+/// Threads for a [`Server`](crate::Server)'s connections. Clones are the same threads, which end with the last of them; what
+/// they still do then is dropped.
 ///
 /// A runtime with several threads moves its tasks between them: one of them learns what has come on all connections, and
 /// wakes the others, who take some of it. To answer a request takes ten microseconds, of which that is a good part. Here
@@ -33,7 +37,9 @@ const TURNS_BETWEEN_LOOKS: u32 = 5;
 /// a time.
 ///
 /// Jobs that are submitted over a connection run on its thread as well, unless their handlers have
-/// [a runtime of their own](kjob_core::engine::EngineConfig::handlers).
+/// [a runtime of their own](kjob_core::engine::EngineConfig::handlers). They should, unless it is known of all that they never
+/// block: one that does holds up all connections of the thread, its own cancel among them. Keep a clone until the engine is
+/// shut down.
 ///
 /// ```
 /// use std::num::NonZero;
@@ -43,15 +49,19 @@ const TURNS_BETWEEN_LOOKS: u32 = 5;
 /// assert_eq!(threads.count(), 1);
 /// # std::io::Result::Ok(())
 /// ```
-pub struct ConnectionThreads(Vec<Thread>);
+#[derive(Clone)]
+pub struct ConnectionThreads(Arc<Inner>);
+
+struct Inner {
+    threads: Vec<Thread>,
+    stopping: CancellationToken,
+}
 
 /// One of them.
 struct Thread {
     runtime: Handle,
-    /// The thread ends when this is dropped.
-    _stays: oneshot::Sender<()>,
     /// Hangs up when it has ended.
-    ended: mpsc::Receiver<()>,
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 impl ConnectionThreads {
@@ -60,8 +70,14 @@ impl ConnectionThreads {
     /// # Errors
     /// The system gives no more threads, or files for them to wait with.
     pub fn start(count: NonZero<usize>) -> io::Result<Self> {
-        let threads: io::Result<_> = (0..count.get()).map(|_| Thread::start()).collect();
-        threads.map(Self)
+        let mut inner = Inner {
+            threads: Vec::new(),
+            stopping: CancellationToken::new(),
+        };
+        for _ in 0..count.get() {
+            inner.threads.push(Thread::start(&inner.stopping)?);
+        }
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Starts as many as the process may use processors.
@@ -74,28 +90,24 @@ impl ConnectionThreads {
 
     /// How many they are.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.0.threads.len()
     }
 
-    /// Ends them, and waits for that for so long in all.
-    pub fn stop(self, patience: Duration) {
+    /// Ends them, whoever has clones, and blocks until they have ended, for so long at most. Not to be called on one of
+    /// them.
+    pub fn stop(&self, patience: Duration) {
         let end = Instant::now() + patience;
-        // All are told first.
-        let Self(threads) = self;
-        let ends: Vec<_> = threads.into_iter().map(|thread| thread.ended).collect();
-        for ended in ends {
+        self.0.stopping.cancel();
+        for thread in &self.0.threads {
+            let ended = thread.ended.lock().unwrap_or_else(PoisonError::into_inner);
             // It never sends; when it has ended it hangs up.
             let _ = ended.recv_timeout(end.saturating_duration_since(Instant::now()));
         }
     }
 
     /// Their runtimes.
-    pub(crate) fn runtimes(&self) -> Vec<Handle> {
-        let Self(threads) = self;
-        threads
-            .iter()
-            .map(|thread| thread.runtime.clone())
-            .collect()
+    fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+        self.0.threads.iter().map(|thread| &thread.runtime)
     }
 }
 
@@ -107,30 +119,44 @@ impl fmt::Debug for ConnectionThreads {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
 impl Thread {
-    fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .event_interval(TURNS_BETWEEN_LOOKS)
-            .global_queue_interval(TURNS_BETWEEN_LOOKS)
-            .build()?;
-        let handle = runtime.handle().clone();
-        let (stays, stopped) = oneshot::channel::<()>();
+    fn start(stopping: &CancellationToken) -> io::Result<Self> {
+        let stopping = stopping.clone();
+        let (started, has_started) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
+        // The runtime is made and dropped there: whoever starts threads may be in another one, which forbids it.
         let serve = move || {
             let _ends = ends;
-            // Hung up, which is what it waits for.
-            let _ = runtime.block_on(stopped);
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .event_interval(TURNS_BETWEEN_LOOKS)
+                .global_queue_interval(TURNS_BEFORE_OTHERS)
+                .build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(runtime.handle().clone()));
+            runtime.block_on(stopping.cancelled());
             // Who blocks a thread of it is not waited for.
             runtime.shutdown_background();
         };
         // As long as the system shows names.
         let name = "kjob-connection".to_owned();
         thread::Builder::new().name(name).spawn(serve)?;
+        let runtime = has_started.recv().map_err(io::Error::other)??;
         Ok(Self {
-            runtime: handle,
-            _stays: stays,
-            ended,
+            runtime,
+            ended: Mutex::new(ended),
         })
     }
 }
@@ -155,17 +181,18 @@ pub(crate) struct Seat {
 struct Taken(Arc<AtomicUsize>);
 
 impl Seats {
-    /// Those of these runtimes, each of which is one thread; if there are none, the one of the caller's runtime.
-    pub(crate) fn new(connector: &Connector, runtimes: Vec<Handle>) -> Self {
+    /// Those of these threads; if there are none, the one of the caller's runtime.
+    pub(crate) fn new(connector: &Connector, threads: Option<&ConnectionThreads>) -> Self {
         let seat = |runtime: Option<Handle>| Seat {
             connector: Arc::new(connector.for_runtime(runtime.as_ref())),
             runtime,
             taken: Arc::default(),
         };
-        let mut runtimes = runtimes.into_iter().map(Some);
+        let runtimes = threads.into_iter().flat_map(ConnectionThreads::runtimes);
+        let mut runtimes = runtimes.cloned();
         Self {
-            first: seat(runtimes.next().flatten()),
-            others: runtimes.map(seat).collect(),
+            first: seat(runtimes.next()),
+            others: runtimes.map(Some).map(seat).collect(),
         }
     }
 
@@ -246,8 +273,58 @@ mod tests {
         }
         drop(kept);
         assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
+        let clone = threads.clone();
         threads.stop(Duration::from_secs(60));
+        drop(clone);
         assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+    }
+
+    #[test]
+    fn they_end_with_the_last_clone() {
+        let threads = ConnectionThreads::start(NonZero::<usize>::MIN).unwrap();
+        let (kept, gone) = mpsc::channel::<()>();
+        for runtime in threads.runtimes() {
+            let kept = kept.clone();
+            runtime.spawn(async move {
+                let _kept = kept;
+                std::future::pending::<()>().await;
+            });
+        }
+        drop(kept);
+        drop(threads.clone());
+        assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(threads);
+        assert_eq!(gone.recv(), Err(mpsc::RecvError));
+    }
+
+    /// What other threads wake is not kept waiting by a task that is always ready, nor is what comes to its connections.
+    #[test]
+    fn a_task_that_is_always_ready_is_not_in_the_way_of_what_others_wake() {
+        let threads = ConnectionThreads::start(NonZero::<usize>::MIN).unwrap();
+        let runtime = threads.runtimes().next().unwrap();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = turns.clone();
+        let (begun, has_begun) = mpsc::channel();
+        runtime.spawn(std::future::poll_fn(move |context| {
+            // Its turn lasts until all of these are there.
+            if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                let (go, goes) = mpsc::channel::<()>();
+                begun.send(go).unwrap();
+                let _ = goes.recv();
+            }
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        }));
+        let go = has_begun.recv().unwrap();
+        let (told, seen) = mpsc::channel();
+        for _ in 0..20 {
+            let (turns, told) = (turns.clone(), told.clone());
+            runtime.spawn(async move { told.send(turns.load(Ordering::Relaxed)).unwrap() });
+        }
+        drop((go, told));
+        let seen: Vec<usize> = seen.iter().collect();
+        assert_eq!(seen.len(), 20);
+        assert!(seen.iter().all(|turns| *turns <= 2), "{seen:?}");
     }
 
     /// A task that blocks one is not waited for longer than that.
@@ -256,7 +333,7 @@ mod tests {
         let threads = ConnectionThreads::start(NonZero::<usize>::MIN).unwrap();
         let (blocked, is_blocked) = mpsc::channel();
         let (go, goes) = mpsc::channel::<()>();
-        threads.runtimes()[0].spawn(async move {
+        threads.runtimes().next().unwrap().spawn(async move {
             blocked.send(()).unwrap();
             let _ = goes.recv();
         });

@@ -27,8 +27,8 @@ pub(crate) const READ_COST: u32 = 32;
 /// while others wait. With the read before it and the one after, a request alone still fits one turn.
 const REQUEST_COST: u32 = 24;
 
-/// Up to this cost, that of a request alone, nobody looks at the clock.
-const UNTIMED: u32 = 2 * READ_COST + REQUEST_COST;
+/// Up to this cost, that of a request alone with an answer of up to 16 KiB, nobody looks at the clock.
+const UNTIMED: u32 = 2 * READ_COST + REQUEST_COST + 8;
 
 /// What is written at once at most: the system takes some ten microseconds to copy it.
 pub(crate) const WRITE_MAX: usize = 128 << 10;

@@ -195,3 +195,17 @@ async fn of_several_answers_the_one_that_is_held_back_for_longest_counts() {
     drop(first);
     assert_eq!(follow(&activity).await, (Due::Idle, 60));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_noted_in_a_turn_counts_from_its_begin_and_the_rest_from_now() {
+    let activity = Activity::new();
+    advance(seconds(5)).await;
+    let began = Instant::now();
+    activity.begin_turn(began.into_std());
+    advance(seconds(3)).await;
+    let request = activity.begin_request(false);
+    assert_eq!(activity.leisure(), Leisure::Slow(began));
+    activity.end_turn(Duration::ZERO);
+    drop(request);
+    assert_eq!(activity.leisure(), Leisure::Quiet(began + seconds(3)));
+}

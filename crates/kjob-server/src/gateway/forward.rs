@@ -44,10 +44,12 @@ impl Forwarding {
         let rules = Arc::new(Rules(rules.collect()));
         let Self(current) = self;
         let is_any = !rules.0.is_empty();
-        *current
+        let mut now = current
             .rules
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = rules;
+            .unwrap_or_else(PoisonError::into_inner);
+        *now = rules;
+        // While the lock is held, so that it is of these rules.
         current.is_any.store(is_any, Ordering::Release);
     }
 

@@ -31,8 +31,6 @@ pub(crate) struct TestServer {
     pub(crate) gate: Arc<Semaphore>,
     /// One permit for each job of `/gate` that has begun.
     pub(crate) begun: Arc<Semaphore>,
-    /// As in the program.
-    _threads: ConnectionThreads,
 }
 
 /// How many threads serve connections.
@@ -154,7 +152,7 @@ impl TestServer {
             .await
             .unwrap();
         let threads = ConnectionThreads::start(NonZero::new(THREADS).unwrap()).unwrap();
-        let server = change(server).with_threads(&threads);
+        let server = change(server).with_threads(threads);
         Self {
             addr: server.local_addr(),
             engine,
@@ -163,7 +161,6 @@ impl TestServer {
             serving: tokio::spawn(server.serve()),
             gate,
             begun,
-            _threads: threads,
         }
     }
 
