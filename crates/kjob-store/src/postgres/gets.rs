@@ -37,7 +37,7 @@ pub(crate) enum Got {
 }
 
 static GETS: LazyLock<String> = LazyLock::new(|| {
-    // One statement sees a job in one of the two tables, also while it moves from one to the other.
+    // One statement sees a job in one of the two tables, also while it moves from one to the other; `twice` tells of an exception.
     let part = |asked: &str, column: &str| {
         format!(
             "CASE WHEN r.{asked} AND octet_length({column}) <= {TOGETHER_MAX} THEN {column} END"
@@ -102,6 +102,15 @@ impl Step for Get {
 
 impl Shared {
     pub(crate) async fn get(
+        &self,
+        id: JobId,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Option<Job>, StoreError> {
+        self.twice(|| self.get_once(id, parts, now)).await
+    }
+
+    async fn get_once(
         &self,
         id: JobId,
         parts: Parts,

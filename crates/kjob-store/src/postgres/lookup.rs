@@ -86,6 +86,19 @@ impl Shared {
         name: &[u8],
         carried: Option<JobId>,
     ) -> Result<Found, StoreError> {
+        match self.look_up_once(new, name, carried).await? {
+            found @ (Found::Same(_) | Found::Other { .. }) => Ok(found),
+            // As in `twice`: whoever had it may only have been overlooked.
+            _ => self.look_up_once(new, name, carried).await,
+        }
+    }
+
+    async fn look_up_once(
+        &self,
+        new: &NewJob,
+        name: &[u8],
+        carried: Option<JobId>,
+    ) -> Result<Found, StoreError> {
         let doing = "look up a tag";
         let now = new.header.received_at.as_millis();
         let payload = &new.payload[..];
@@ -121,6 +134,15 @@ impl Shared {
         tag: &JobTag,
         now: Timestamp,
     ) -> Result<Option<JobId>, StoreError> {
+        self.twice(|| self.find_once(owner, tag, now)).await
+    }
+
+    async fn find_once(
+        &self,
+        owner: &Owner,
+        tag: &JobTag,
+        now: Timestamp,
+    ) -> Result<Option<JobId>, StoreError> {
         let doing = "find a job by its tag";
         let name = name_of(owner.as_str(), tag.as_str());
         let now = now.as_millis();
@@ -140,6 +162,19 @@ impl Shared {
 
     /// The states of those of these jobs that are there.
     pub(crate) async fn states(
+        &self,
+        ids: &[JobId],
+        now: Timestamp,
+    ) -> Result<Vec<(JobId, State)>, StoreError> {
+        let states = self.states_once(ids, now).await?;
+        match states.len() < ids.len() && self.is_partitioned {
+            // As in `twice`.
+            true => self.states_once(ids, now).await,
+            false => Ok(states),
+        }
+    }
+
+    async fn states_once(
         &self,
         ids: &[JobId],
         now: Timestamp,

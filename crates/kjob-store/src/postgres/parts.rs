@@ -56,6 +56,21 @@ pub(crate) fn table(number: i64) -> String {
 }
 
 impl Shared {
+    /// Looks for a job among those that have ended and those that have not, and once more where it is in neither.
+    ///
+    /// A job moves by one statement, and another one sees it before or after that. But the first job of a new partition may be
+    /// nowhere: the partition is attached, and the job moved into it, between the moment when a statement is planned,
+    /// and so does not look there, and that at which it looks at rows. The next one is planned with the partition.
+    pub(crate) async fn twice<T, F: Future<Output = Result<Option<T>, StoreError>>>(
+        &self,
+        look: impl Fn() -> F,
+    ) -> Result<Option<T>, StoreError> {
+        match look().await? {
+            None if self.is_partitioned => look().await,
+            found => Ok(found),
+        }
+    }
+
     /// Makes the partitions that these ends of jobs go to, where they are missing.
     pub(crate) async fn make_parts(&self, ends: &[(JobId, Timestamp)]) -> Result<(), StoreError> {
         let ids: Vec<i64> = ends.iter().map(|(id, _)| id.get()).collect();

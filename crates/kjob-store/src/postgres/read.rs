@@ -89,8 +89,11 @@ impl Shared {
         now: Timestamp,
     ) -> Result<Option<u64>, StoreError> {
         let (id, now) = (id.get(), now.as_millis());
-        let rows = self.query("read a job", BYTES, &[&id, &now]).await?;
-        Ok(rows.first().map(|row| row.get::<_, i64>(0).unsigned_abs()))
+        let look = || async move {
+            let rows = self.query("read a job", BYTES, &[&id, &now]).await?;
+            Ok(rows.first().map(|row| row.get::<_, i64>(0).unsigned_abs()))
+        };
+        self.twice(look).await
     }
 
     pub(crate) async fn list(&self, filter: &Filter, now: Timestamp) -> Result<Page, StoreError> {
