@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::passthrough::Passthrough;
 use crate::places::{Place, Places};
 use crate::service::Service;
-use crate::threads::{ConnectionThreads, Seats};
+use crate::threads::{ConnectionThreads, Seats, Taken};
 use crate::tls::Tls;
 use crate::traces::Traces;
 
@@ -384,8 +384,8 @@ async fn accept_all(
                 match places.take(peer.ip()).await {
                     Ok(place) => {
                         let metrics = metrics.cloned();
-                        seat.serve(tracker, |connector| {
-                            serve(connector, stream, peer, place, metrics)
+                        seat.serve(tracker, |connector, taken| {
+                            serve(connector, stream, peer, (place, taken), metrics)
                         });
                     }
                     Err(refusal) => {
@@ -426,7 +426,7 @@ async fn serve(
     connector: Arc<Connector>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Place,
+    (place, _taken): (Place, Taken),
     metrics: Option<Metrics>,
 ) {
     let _open = metrics.as_ref().map(Metrics::accepted);

@@ -178,7 +178,8 @@ pub(crate) struct Seat {
 }
 
 /// Counts a connection for its seat.
-struct Taken(Arc<AtomicUsize>);
+#[derive(Debug)]
+pub(crate) struct Taken(Arc<AtomicUsize>);
 
 impl Seats {
     /// Those of these threads; if there are none, the one of the caller's runtime.
@@ -224,18 +225,14 @@ impl Seats {
 }
 
 impl Seat {
-    /// Serves a connection that was accepted for it.
+    /// Serves a connection that was accepted for it, and counts for it as long as the future has what it is given. It is not
+    /// put into another future here, which would take as much memory again.
     pub(crate) fn serve<F: Future<Output = ()> + Send + 'static>(
         &self,
         tracker: &TaskTracker,
-        serve: impl FnOnce(Arc<Connector>) -> F,
+        serve: impl FnOnce(Arc<Connector>, Taken) -> F,
     ) {
-        let taken = Taken::new(&self.taken);
-        let serving = serve(self.connector.clone());
-        let serving = async move {
-            let _taken = taken;
-            serving.await;
-        };
+        let serving = serve(self.connector.clone(), Taken::new(&self.taken));
         match &self.runtime {
             None => drop(tracker.spawn(serving)),
             Some(runtime) => drop(tracker.spawn_on(serving, runtime)),
