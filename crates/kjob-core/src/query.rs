@@ -102,7 +102,7 @@ pub struct BadQueryId;
 
 impl fmt::Display for QueryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each answer about a job has it: by the formatter of numbers it takes ten times as long.
+        // Each answer about a job has it, and the formatter of numbers takes longer.
         let mut text = [0; 32];
         for (two, byte) in text.chunks_exact_mut(2).zip(self.0) {
             two[0] = DIGITS[usize::from(byte >> 4)];

@@ -105,9 +105,9 @@ impl Connector {
         }
     }
 
-    /// The same for the connections of one runtime, which have its threads for themselves; `None` is the caller's.
-    pub(crate) fn for_runtime(&self, runtime: Option<&Handle>) -> Self {
-        let threads = runtime.map_or_else(threads, |runtime| runtime.metrics().num_workers());
+    /// The same for connections that have this runtime's threads for themselves.
+    pub(crate) fn for_runtime(&self, runtime: &Handle) -> Self {
+        let threads = runtime.metrics().num_workers();
         Self {
             long_turns: LongTurns::new(threads),
             handshakes: LongTurns::new(threads),

@@ -143,7 +143,7 @@ fn reply(status: StatusCode, content_type: HeaderValue, segments: Segments) -> R
 
 /// The value of [`REQUEST_TIME`].
 pub(crate) fn request_time(took: Duration) -> HeaderValue {
-    // Each answer has it, and to write a float takes ten times as long.
+    // Each answer has it, and to write a float takes twice as long.
     let mut text = took.as_secs().to_string();
     text.push('.');
     let mut micros = took.subsec_micros();

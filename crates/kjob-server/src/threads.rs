@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -185,7 +186,10 @@ impl Seats {
     /// Those of these threads; if there are none, the one of the caller's runtime.
     pub(crate) fn new(connector: &Connector, threads: Option<&ConnectionThreads>) -> Self {
         let seat = |runtime: Option<Handle>| Seat {
-            connector: Arc::new(connector.for_runtime(runtime.as_ref())),
+            connector: Arc::new(match &runtime {
+                Some(runtime) => connector.for_runtime(runtime),
+                None => connector.clone(),
+            }),
             runtime,
             taken: Arc::default(),
         };
@@ -216,11 +220,9 @@ impl Seats {
     }
 
     fn emptiest(&self) -> &Seat {
-        let taken = |seat: &&Seat| seat.taken.load(Ordering::Relaxed);
-        let others = self.others.iter().min_by_key(taken);
-        others
-            .filter(|seat| taken(seat) < taken(&&self.first))
-            .unwrap_or(&self.first)
+        let seats = iter::once(&self.first).chain(&self.others);
+        let emptiest = seats.min_by_key(|seat| seat.taken.load(Ordering::Relaxed));
+        emptiest.unwrap_or(&self.first)
     }
 }
 
@@ -257,10 +259,9 @@ impl Drop for Taken {
 mod tests {
     use super::*;
 
-    #[test]
-    fn they_end_when_they_are_told_and_what_they_do_goes_with_them() {
-        let threads = ConnectionThreads::start(NonZero::new(3).unwrap()).unwrap();
-        let (kept, gone) = mpsc::channel::<()>();
+    /// Gives each thread a task that never ends; hangs up once all of them were dropped.
+    fn busy(threads: &ConnectionThreads) -> mpsc::Receiver<()> {
+        let (kept, gone) = mpsc::channel();
         for runtime in threads.runtimes() {
             let kept = kept.clone();
             runtime.spawn(async move {
@@ -268,7 +269,13 @@ mod tests {
                 std::future::pending::<()>().await;
             });
         }
-        drop(kept);
+        gone
+    }
+
+    #[test]
+    fn they_end_when_they_are_told_and_what_they_do_goes_with_them() {
+        let threads = ConnectionThreads::start(NonZero::new(3).unwrap()).unwrap();
+        let gone = busy(&threads);
         assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
         let clone = threads.clone();
         threads.stop(Duration::from_secs(60));
@@ -279,15 +286,7 @@ mod tests {
     #[test]
     fn they_end_with_the_last_clone() {
         let threads = ConnectionThreads::start(NonZero::<usize>::MIN).unwrap();
-        let (kept, gone) = mpsc::channel::<()>();
-        for runtime in threads.runtimes() {
-            let kept = kept.clone();
-            runtime.spawn(async move {
-                let _kept = kept;
-                std::future::pending::<()>().await;
-            });
-        }
-        drop(kept);
+        let gone = busy(&threads);
         drop(threads.clone());
         assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
         drop(threads);
@@ -302,7 +301,7 @@ mod tests {
         let turns = Arc::new(AtomicUsize::new(0));
         let counted = turns.clone();
         let (begun, has_begun) = mpsc::channel();
-        runtime.spawn(std::future::poll_fn(move |context| {
+        runtime.spawn(poll_fn(move |context| {
             // Its turn lasts until all of these are there.
             if counted.fetch_add(1, Ordering::Relaxed) == 0 {
                 let (go, goes) = mpsc::channel::<()>();

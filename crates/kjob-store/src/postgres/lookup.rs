@@ -87,9 +87,11 @@ impl Shared {
         carried: Option<JobId>,
     ) -> Result<Found, StoreError> {
         match self.look_up_once(new, name, carried).await? {
-            found @ (Found::Same(_) | Found::Other { .. }) => Ok(found),
-            // As in `twice`: whoever had it may only have been overlooked.
-            _ => self.look_up_once(new, name, carried).await,
+            // As in `twice`: whoever has it may only have been overlooked.
+            Found::Free | Found::FreeFrom(_) | Found::FreeFromCarrier(_) if self.is_partitioned => {
+                self.look_up_once(new, name, carried).await
+            }
+            found => Ok(found),
         }
     }
 
