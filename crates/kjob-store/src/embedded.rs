@@ -3,6 +3,7 @@
 //! See docs/store.md for the layout and why it is so.
 
 mod asking;
+mod at_rest;
 mod backup;
 mod backup_files;
 mod blobs;
@@ -15,6 +16,7 @@ mod catalogue_view;
 mod check;
 mod check_segment;
 mod checksum;
+mod columns;
 mod commits;
 mod compact;
 mod convert;
@@ -39,6 +41,7 @@ mod open;
 mod options;
 mod packing;
 mod packs;
+mod pages;
 mod pool;
 mod query;
 mod reader;
@@ -49,6 +52,7 @@ mod reserve;
 mod retention;
 mod rewrite;
 mod room;
+mod rows;
 mod schema;
 mod sealing;
 mod segment;

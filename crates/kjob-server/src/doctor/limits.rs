@@ -41,10 +41,10 @@ mod tests {
     #[test]
     fn a_limit_has_to_have_room_for_connections_and_store() {
         for (limit, connections, segments, verdict) in [
-            (10_256, 10_000, 0, Verdict::Ok),
-            (10_255, 10_000, 0, Verdict::Warn),
-            (10_261, 10_000, 2, Verdict::Warn),
-            (10_262, 10_000, 2, Verdict::Ok),
+            (10_320, 10_000, 0, Verdict::Ok),
+            (10_319, 10_000, 0, Verdict::Warn),
+            (10_325, 10_000, 2, Verdict::Warn),
+            (10_326, 10_000, 2, Verdict::Ok),
             (u64::MAX, 10_000, 0, Verdict::Ok),
         ] {
             let found = judged(limit, connections, segments);

@@ -3,9 +3,10 @@
 use kjob_core::{CallbackPhase, CallbackState, JobId, StoreError, Timestamp};
 use kjob_proto::Text;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::checksum::Checksum;
+use super::columns::Columns;
 use super::error::sql;
 use super::totals::{self, Sum};
 
@@ -23,11 +24,11 @@ pub(crate) const DUE_SUM: &str =
 /// Reads [`COLUMNS`] from column `at` on. `Some(None)` where there is no row; `None` where a value
 /// cannot be, or the checksum is wrong.
 pub(crate) fn parse(
-    row: &Row<'_>,
+    row: &(impl Columns + ?Sized),
     at: usize,
     id: JobId,
 ) -> rusqlite::Result<Option<Option<CallbackState>>> {
-    let Some(phase) = row.get::<_, Option<u8>>(at)? else {
+    let Some(phase) = row.get::<Option<u8>>(at)? else {
         // A row whose first value alone was lost is damaged, not absent.
         let is_absent = row.get_ref(at + 6)? == ValueRef::Null;
         return Ok(is_absent.then_some(None));
@@ -36,9 +37,7 @@ pub(crate) fn parse(
         return Ok(None);
     };
     let time = |column| -> rusqlite::Result<Option<Timestamp>> {
-        Ok(row
-            .get::<_, Option<i64>>(column)?
-            .map(Timestamp::from_millis))
+        Ok(row.get::<Option<i64>>(column)?.map(Timestamp::from_millis))
     };
     let error = row.get_ref(at + 5)?.as_str_or_null()?;
     let state = CallbackState {
@@ -49,7 +48,7 @@ pub(crate) fn parse(
         http_status: row.get(at + 4)?,
         error: error.map(Text::copy_from),
     };
-    let is_right = checksum(id, &state) == row.get::<_, u32>(at + 6)?
+    let is_right = checksum(id, &state) == row.get::<u32>(at + 6)?
         && state.next_at.is_some() == (phase == CallbackPhase::Pending);
     Ok(is_right.then_some(Some(state)))
 }

@@ -44,6 +44,9 @@ impl Writer {
                     self.failed_commits.insert(number, error);
                 }
             }
+            if let Some(ledger) = self.segments.get(&number) {
+                ledger.at_rest.end_write();
+            }
             drop(publishing);
         }
     }

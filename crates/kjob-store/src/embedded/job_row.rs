@@ -6,10 +6,11 @@ use kjob_core::{
 };
 use kjob_proto::Text;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::blobs::{Content, Place};
 use super::checksum::Checksum;
+use super::columns::Columns;
 use super::live::first_state;
 use super::tags::{TagKey, tag_from};
 use crate::values::{duration, encoding_from, encoding_to, millis};
@@ -134,7 +135,7 @@ impl JobRow {
     }
 
     /// Reads [`COLUMNS`] from the start of a row.
-    pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
+    pub(crate) fn read(row: &(impl Columns + ?Sized)) -> Result<Self, StoreError> {
         let number = row
             .get_ref(0)
             .ok()
@@ -151,7 +152,7 @@ impl JobRow {
     }
 
     /// The row and its stored checksum; `None` where a value cannot be.
-    fn parse(row: &Row<'_>) -> rusqlite::Result<Option<(Self, u32)>> {
+    fn parse(row: &(impl Columns + ?Sized)) -> rusqlite::Result<Option<(Self, u32)>> {
         let text = |column| -> rusqlite::Result<Text> {
             Ok(Text::copy_from(row.get_ref(column)?.as_str()?))
         };
@@ -175,8 +176,8 @@ impl JobRow {
         };
         let options = JobOptions {
             priority,
-            not_before: row.get::<_, Option<i64>>(10)?.map(Timestamp::from_millis),
-            timeout: row.get::<_, Option<i64>>(11)?.map(duration),
+            not_before: row.get::<Option<i64>>(10)?.map(Timestamp::from_millis),
+            timeout: row.get::<Option<i64>>(11)?.map(duration),
             retention: duration(row.get(12)?),
             remove_on_complete,
             user_data: text(14)?,
@@ -189,7 +190,7 @@ impl JobRow {
             endpoint: text(3)?,
             encoding,
             query_id,
-            parent_span: row.get::<_, i64>(6)?.cast_unsigned(),
+            parent_span: row.get::<i64>(6)?.cast_unsigned(),
             received_at: Timestamp::from_millis(row.get(7)?),
             source_ip: text(8)?,
             options,
@@ -198,7 +199,7 @@ impl JobRow {
             return Ok(None);
         };
         let payload = Extent {
-            len: row.get::<_, i64>(16)?.cast_unsigned(),
+            len: row.get::<i64>(16)?.cast_unsigned(),
             crc: row.get(17)?,
             place,
         };
@@ -236,7 +237,7 @@ pub(crate) fn place_from(column: Option<i64>) -> Option<Option<Place>> {
 }
 
 /// A yes or no; `None` where it is neither, as the checksum has only what was read of it.
-fn flag(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<bool>> {
+fn flag(row: &(impl Columns + ?Sized), column: usize) -> rusqlite::Result<Option<bool>> {
     Ok(match row.get(column)? {
         0_i64 => Some(false),
         1 => Some(true),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use kjob_core::{Header, Job, JobId, Owner, StoreError, Timestamp};
 use rusqlite::Connection;
 
+use super::at_rest::AtRest;
 use super::blobs::NewBlob;
 use super::counts;
 use super::filter::{Filter, FilterOf};
@@ -59,6 +60,10 @@ pub(crate) struct Ledger {
     pub(crate) moved: Option<Vec<(JobId, Timestamp)>>,
     /// Jobs whose callbacks changed since then.
     pub(crate) noted: Vec<JobId>,
+    /// Of this generation.
+    pub(crate) at_rest: Arc<AtRest>,
+    /// What its epoch was when it was last looked at whether to put it to rest.
+    pub(crate) seen_epoch: Option<u64>,
 }
 
 /// What a batch changes in one segment.
@@ -124,6 +129,8 @@ impl Ledger {
             changes: 0,
             moved: None,
             noted: Vec::new(),
+            at_rest: Arc::default(),
+            seen_epoch: None,
         }
     }
 
@@ -135,6 +142,7 @@ impl Ledger {
             first_id: self.first_id,
             filter: Arc::clone(&self.filter),
             tags_whole: self.tags_whole.clone(),
+            at_rest: Arc::clone(&self.at_rest),
             settled: self
                 .summary_stored
                 .then_some((self.totals.jobs, self.totals.ends)),

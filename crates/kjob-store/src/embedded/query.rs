@@ -8,6 +8,7 @@ use kjob_core::{Ending, Job, JobId, JobTag, Order, Owner, Parts, StoreError, Tim
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::blobs::{self, BlobKind, BlobName, Place};
+use super::columns::Columns;
 use super::error::{sql, sql_of};
 use super::job_row::{self, Extent, JobRow};
 use super::layout::Layout;
@@ -107,7 +108,7 @@ impl Stored {
     }
 
     /// Reads the columns of [`job_row::COLUMNS`] and [`state_row::columns`].
-    pub(crate) fn read(row: &Row<'_>) -> Result<Self, StoreError> {
+    pub(crate) fn read(row: &(impl Columns + ?Sized)) -> Result<Self, StoreError> {
         let Self { job, state } = Self::read_rows(row)?;
         let has_callback = job.header.options.callback_url.is_some();
         if let Some(end) = &state.end
@@ -120,7 +121,7 @@ impl Stored {
     }
 
     /// Likewise, and does not ask whether there is a callback where there has to be one.
-    fn read_rows(row: &Row<'_>) -> Result<Self, StoreError> {
+    fn read_rows(row: &(impl Columns + ?Sized)) -> Result<Self, StoreError> {
         let job = JobRow::read(row)?;
         let state = StateRow::read(row, job_row::COLUMN_COUNT, job.header.id)?;
         Ok(Self { job, state })

@@ -16,13 +16,16 @@ use super::lives::Entry;
 use super::pool::Length;
 use super::query::{Found, Segment, Stored};
 use super::segment::{self, Access};
-use super::shared::{SegmentEntry, Shared};
+use super::shared::{SegmentEntry, Shared, Table};
 use super::state_row;
 use super::tags;
 use super::totals::Totals;
 
 /// Connections that a reader keeps; more segments than these are opened anew each time.
 const CONNECTIONS_MAX: usize = 24;
+
+/// Segments whose ended jobs are read without a reader thread, each by a file that is kept open.
+const AT_REST_MAX: usize = 64;
 
 /// Rows that one call of `list` looks at; the caller comes again for more.
 const SCANNED_MAX: usize = 50_000;
@@ -374,11 +377,14 @@ impl Reader {
                 return Ok(None);
             };
             let done = match self.connection(entry) {
-                Ok(connection) => read(Segment {
-                    connection,
-                    layout,
-                    number,
-                }),
+                Ok(connection) => {
+                    note_at_rest(&shared, &table, entry, connection);
+                    read(Segment {
+                        connection,
+                        layout,
+                        number,
+                    })
+                }
                 Err(error) => Err(error),
             };
             match done {
@@ -435,6 +441,19 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Notes of a segment that it is at rest, if it is; not of the newest, which never is.
+fn note_at_rest(shared: &Shared, table: &Table, entry: &SegmentEntry, connection: &Connection) {
+    let at_rest = &entry.at_rest;
+    let newest = table.segments.last();
+    if newest.is_none_or(|newest| newest.number == entry.number) || !at_rest.is_to_be_noted() {
+        return;
+    }
+    let kept = table.segments.iter().filter(|it| it.at_rest.has_file());
+    let may_open = at_rest.has_file() || kept.count() < AT_REST_MAX;
+    let path = shared.layout.segment(entry.number, entry.generation);
+    at_rest.note(&path, connection, may_open);
 }
 
 /// Segments in an order of their jobs, each with the ids that are its own: above the first, up to the second.

@@ -1,6 +1,6 @@
 //! What the handle has the readers read, and what it finds in memory without them.
 
-use kjob_core::{Job, JobId, Parts, StoreError, Timestamp};
+use kjob_core::{Job, JobId, Owner, Parts, StoreError, Timestamp};
 use tokio::sync::oneshot;
 
 use super::EmbeddedStore;
@@ -83,10 +83,21 @@ impl EmbeddedStore {
         answer.await.map_err(|_| self.unanswered())?
     }
 
-    /// A job that is in memory: it lives, or ended a short while ago.
-    pub(crate) fn at_hand(&self, id: JobId, parts: Parts, now: Timestamp) -> Option<Job> {
+    /// A job that is in memory: it lives, or ended a short while ago, or all that is stored of it is in the system's. Of the
+    /// last only this owner's, if one is named.
+    pub(crate) fn at_hand(
+        &self,
+        id: JobId,
+        owner: Option<&Owner>,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Option<Job> {
         let live = self.live_job(id, parts);
-        live.or_else(|| self.shared.recent.get(id, parts, now))
+        let ended = || self.shared.recent.get(id, parts, now);
+        live.or_else(ended).or_else(|| {
+            let table = self.shared.table();
+            table.of(id)?.at_rest.job(id, owner, parts, now)
+        })
     }
 
     /// A live job whose header is at hand, from memory, on the spot; none if its payload is asked for,

@@ -119,6 +119,15 @@ pub(crate) fn reuse_log(connection: &Connection) -> Result<bool, StoreError> {
     copied.map_err(sql("write a log back"))
 }
 
+/// Moves the whole log into the file, and leaves it empty, unless somebody reads from it just now: nobody waits for it, but a
+/// commit in this segment for the last and least of it. Whether it is empty.
+pub(crate) fn empty_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.busy_timeout(std::time::Duration::ZERO)?;
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    let is_busy = "PRAGMA wal_checkpoint(TRUNCATE)";
+    connection.query_row(is_busy, [], |row| Ok(row.get::<_, i64>(0)? == 0))
+}
+
 /// Has every commit written ahead and synced.
 pub(crate) fn log_ahead(connection: &Connection) -> rusqlite::Result<()> {
     let mut mode = String::new();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use kjob_core::{CallbackQueue, Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
 use super::EmbeddedOptions;
+use super::at_rest::AtRest;
 use super::cache::Cache;
 use super::deletions::Deletions;
 use super::error::{is_fatal, is_of_sync};
@@ -64,6 +65,7 @@ pub(crate) struct SegmentEntry {
     /// Over its tags.
     pub(crate) filter: Arc<Filter>,
     pub(crate) tags_whole: TagsWhole,
+    pub(crate) at_rest: Arc<AtRest>,
     /// What its jobs and their ends add up to for good, if none of them lives any more.
     pub(crate) settled: Option<(Sum, Sum)>,
 }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, Row, params};
 use super::blobs::{Content, Place};
 use super::callback_row;
 use super::checksum::Checksum;
+use super::columns::Columns;
 use super::error::sql;
 use super::job_row::{Extent, place_from};
 use crate::info_blob;
@@ -22,6 +23,9 @@ const COLUMNS: &str = "s.phase, s.progress, s.attempt, s.lease, s.not_before, \
      s.started_at, s.crc, x.expires_at, x.seq, x.crc, \
      e.phase, e.progress, e.attempt, e.lease, e.started_at, e.ended_at, e.message, \
      e.encoding, e.result_len, e.result_crc, e.result_file, e.crc, e.info";
+
+/// Where those of `x` begin.
+pub(crate) const EXPIRY: usize = 7;
 
 /// Where the columns of [`callback_row`] begin.
 const CALLBACK: usize = 23;
@@ -70,7 +74,11 @@ pub(crate) enum NewEnding {
 
 impl StateRow {
     /// Reads [`columns`] from column `at` on.
-    pub(crate) fn read(row: &Row<'_>, at: usize, id: JobId) -> Result<Self, StoreError> {
+    pub(crate) fn read(
+        row: &(impl Columns + ?Sized),
+        at: usize,
+        id: JobId,
+    ) -> Result<Self, StoreError> {
         Self::parse(row, at, id)
             .ok()
             .flatten()
@@ -80,17 +88,19 @@ impl StateRow {
     }
 
     /// `None` where a value cannot be, or a checksum is wrong.
-    fn parse(row: &Row<'_>, at: usize, id: JobId) -> rusqlite::Result<Option<Self>> {
+    fn parse(
+        row: &(impl Columns + ?Sized),
+        at: usize,
+        id: JobId,
+    ) -> rusqlite::Result<Option<Self>> {
         let time = |column| -> rusqlite::Result<Option<Timestamp>> {
-            Ok(row
-                .get::<_, Option<i64>>(column)?
-                .map(Timestamp::from_millis))
+            Ok(row.get::<Option<i64>>(column)?.map(Timestamp::from_millis))
         };
         let is_null = |column| row.get_ref(column).map(|v| v == ValueRef::Null);
-        let (expiry, end) = (at + 7, at + 10);
+        let (expiry, end) = (at + EXPIRY, at + EXPIRY + 3);
         if let Some(expires_at) = time(expiry)? {
             let seq = row.get(expiry + 1)?;
-            if expiry_checksum(id, expires_at, seq) != row.get::<_, u32>(expiry + 2)? {
+            if expiry_checksum(id, expires_at, seq) != row.get::<u32>(expiry + 2)? {
                 return Ok(None);
             }
             let Some(phase) = Phase::from_u8(row.get(end)?) else {
@@ -106,12 +116,12 @@ impl StateRow {
                 ended_at: time(end + 5)?,
             };
             let message = row.get_ref(end + 6)?.as_str_or_null()?.map(Text::copy_from);
-            let encoding = row.get::<_, Option<u8>>(end + 7)?.and_then(encoding_from);
+            let encoding = row.get::<Option<u8>>(end + 7)?.and_then(encoding_from);
             let Some(place) = place_from(row.get(end + 10)?) else {
                 return Ok(None);
             };
             let result = Extent {
-                len: row.get::<_, i64>(end + 8)?.cast_unsigned(),
+                len: row.get::<i64>(end + 8)?.cast_unsigned(),
                 crc: row.get(end + 9)?,
                 place,
             };
@@ -128,7 +138,7 @@ impl StateRow {
                 (Phase::Cancelled, None, None) if info.is_empty() => Ending::Cancelled,
                 _ => return Ok(None),
             };
-            if end_checksum(id, &state, &ending, &result) != row.get::<_, u32>(end + 11)? {
+            if end_checksum(id, &state, &ending, &result) != row.get::<u32>(end + 11)? {
                 return Ok(None);
             }
             let Some(callback) = callback_row::parse(row, at + CALLBACK, id)? else {
@@ -150,7 +160,7 @@ impl StateRow {
         if !is_null(expiry + 2)? || !is_null(at + COLUMN_COUNT - 1)? {
             return Ok(None);
         }
-        let Some(phase) = row.get::<_, Option<u8>>(at)? else {
+        let Some(phase) = row.get::<Option<u8>>(at)? else {
             return Ok(is_null(at + 6)?.then_some(Self {
                 state: None,
                 end: None,
@@ -168,7 +178,7 @@ impl StateRow {
             started_at: time(at + 5)?,
             ended_at: None,
         };
-        let right = state_checksum(id, &state) == row.get::<_, u32>(at + 6)?;
+        let right = state_checksum(id, &state) == row.get::<u32>(at + 6)?;
         Ok(right.then_some(Self {
             state: Some(state),
             end: None,
@@ -178,7 +188,7 @@ impl StateRow {
 
 /// Whether a row with [`columns`] from column `at` on is that of an ended job, sound or not.
 pub(crate) fn has_end(row: &Row<'_>, at: usize) -> Result<bool, StoreError> {
-    let expires_at = row.get_ref(at + 7).map_err(sql("read a job"))?;
+    let expires_at = row.get_ref(at + EXPIRY).map_err(sql("read a job"))?;
     Ok(expires_at != ValueRef::Null)
 }
 

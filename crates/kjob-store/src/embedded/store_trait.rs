@@ -139,7 +139,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        if let Some(job) = self.at_hand(id, parts, now) {
+        if let Some(job) = self.at_hand(id, None, parts, now) {
             return Ok(Some(job));
         }
         self.read_job(move |reader, length| reader.get_within(id, parts, now, length))
@@ -154,7 +154,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        let at_hand = self.at_hand(id, parts, now);
+        let at_hand = self.at_hand(id, Some(owner), parts, now);
         if let Some(job) = at_hand.filter(|job| job.header.owner == *owner) {
             return Ok(Some(job));
         }

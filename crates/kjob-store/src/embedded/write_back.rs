@@ -187,7 +187,7 @@ impl Drop for WriteBack {
 
 /// Whether everything was copied. After a failed sync, that of the log may be among what is lost, and nothing more is
 /// acknowledged. Whatever else fails, as where there is no room, the log stays as it is, and all of it is copied later.
-fn note(shared: &Shared, copied: Result<bool, StoreError>) -> bool {
+pub(crate) fn note(shared: &Shared, copied: Result<bool, StoreError>) -> bool {
     shared.noted_beside(copied).unwrap_or_else(|error| {
         tracing::debug!(%error, "a log was not written back");
         false

@@ -150,6 +150,7 @@ impl Writer {
                 // It looks at committed counts only.
                 self.commit();
                 drop(reply.send(self.sweep(now, thoroughness)));
+                self.put_to_rest();
             }
             Request::Stats { now, reply } => {
                 self.commit();
@@ -234,6 +235,9 @@ impl Writer {
             std::collections::btree_map::Entry::Occupied(pending) => pending.into_mut(),
             std::collections::btree_map::Entry::Vacant(vacant) => {
                 execute(connection, "BEGIN IMMEDIATE").map_err(in_segment(number))?;
+                if let Some(ledger) = self.segments.get(&number) {
+                    ledger.at_rest.begin_write();
+                }
                 vacant.insert(Pending::default())
             }
         };

@@ -1,0 +1,93 @@
+//! Rows by their rowids, read from the file of a database that has no log, as far as the system has it in memory.
+
+use std::fs::File;
+use std::io;
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+
+use super::pages::{self, PAGE, Page, Place};
+
+/// Pages from the root of a table to a row at most: those of a million rows are three.
+const DEPTH_MAX: usize = 16;
+
+/// Where a file's head has the size of its pages, and how many bytes of each are reserved
+/// (<https://www.sqlite.org/fileformat2.html#the_database_header>).
+const PAGE_SIZE_AT: usize = 16;
+const RESERVED_AT: usize = 20;
+
+/// The roots of some tables of a database, by its file and a connection to it; `None` where the file is not as all are, or the system
+/// has them not in memory.
+pub(crate) fn roots<const N: usize>(
+    file: &File,
+    connection: &Connection,
+    tables: [&str; N],
+) -> Option<[Box<Page>; N]> {
+    let page = |number: u32| {
+        let mut page = Box::new([0; PAGE]);
+        read_now(file, number, &mut page).map(|()| page)
+    };
+    let head = page(1)?;
+    let page_size = head.get(PAGE_SIZE_AT..)?.first_chunk().copied()?;
+    if usize::from(u16::from_be_bytes(page_size)) != PAGE || head.get(RESERVED_AT) != Some(&0) {
+        return None;
+    }
+    let root = |table: &str| {
+        let query = "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ?1";
+        let number = connection.query_row(query, [table], |row| row.get(0));
+        // The first page of a file has its head.
+        page(number.ok().filter(|number| *number > 1)?)
+    };
+    let mut roots = Vec::with_capacity(N);
+    for table in tables {
+        roots.push(root(table)?);
+    }
+    roots.try_into().ok()
+}
+
+/// Finds a row below the root of its table, and its values; they refer to `page`, or to the root.
+pub(crate) fn row<'a>(
+    file: &File,
+    root: &'a Page,
+    rowid: i64,
+    page: &'a mut Page,
+    into: &mut [ValueRef<'a>],
+) -> Option<()> {
+    let mut place = pages::find(root, rowid)?;
+    let mut is_in_root = true;
+    for _ in 0..DEPTH_MAX {
+        match place {
+            Place::Below(number) => {
+                read_now(file, number, page)?;
+                is_in_root = false;
+                place = pages::find(page, rowid)?;
+            }
+            Place::Here(range) => {
+                let page = if is_in_root { root } else { page };
+                pages::values(page.get(range)?, into)?;
+                // In the row itself nothing stands for it.
+                *into.first_mut()? = ValueRef::Integer(rowid);
+                return Some(());
+            }
+            Place::Nowhere => return None,
+        }
+    }
+    None
+}
+
+/// Reads a page, by its number from 1 on, if the system has it in memory.
+#[cfg(target_os = "linux")]
+fn read_now(file: &File, number: u32, into: &mut Page) -> Option<()> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let offset = u64::from(number.checked_sub(1)?) * PAGE as u64;
+    let into = &mut [io::IoSliceMut::new(into)];
+    let read = preadv2(file, into, offset, ReadWriteFlags::NOWAIT);
+    (read == Ok(PAGE)).then_some(())
+}
+
+/// Elsewhere there is no telling beforehand whether a read waits.
+#[cfg(not(target_os = "linux"))]
+fn read_now(_: &File, _: u32, _: &mut Page) -> Option<()> {
+    None
+}
