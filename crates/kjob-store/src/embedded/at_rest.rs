@@ -12,7 +12,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use kjob_core::{Ending, Job, JobId, Owner, Parts, Timestamp};
 use rusqlite::Connection;
@@ -54,27 +55,75 @@ const INFO: usize = 15;
 /// All columns that a job is read from.
 const COLUMNS: usize = job_row::COLUMN_COUNT + state_row::COLUMN_COUNT;
 
+/// Segments that are read so at most, each by a file that stays open.
+const FILES_MAX: usize = 64;
+
+/// For how long nothing was written to a segment whose log is written back. Writing it back and opening it anew takes milliseconds.
+const QUIET_FOR: Duration = Duration::from_secs(30);
+
+/// What all segments have in common in this.
+#[derive(Debug)]
+pub(crate) struct OnTheSpot {
+    /// One more of it for each file that is open.
+    files: Arc<()>,
+    /// Whether the system can read without waiting, as far as was seen: not all file systems do.
+    is_possible: AtomicBool,
+}
+
 /// What is known of one generation of a segment.
 #[derive(Debug, Default)]
 pub(crate) struct AtRest {
     /// Odd while a transaction writes to it; each beginning and each end counts.
     epoch: AtomicU64,
-    /// Kept open for as long as the segment has this file: with the first one that is closed, the process loses the locks on it
-    /// that SQLite has for its connections (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
-    file: OnceLock<File>,
+    /// After the epoch as of which its log was written back last.
+    rested_before: AtomicU64,
+    file: Mutex<Kept>,
     /// As they are since an epoch in which there was no log.
     tables: RwLock<Option<Tables>>,
-    /// Whether its log was written back, or is about to be, since the epoch that was [looked at](Writer::put_to_rest) last.
-    is_put_to_rest: AtomicBool,
+}
+
+/// A segment's file, kept open for as long as the segment has it: with the first one that is closed, the process loses the locks on it that
+/// SQLite has for its connections (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
+#[derive(Debug, Default)]
+enum Kept {
+    #[default]
+    NotYet,
+    Open(
+        Arc<File>,
+        #[expect(dead_code, reason = "it is counted")] Arc<()>,
+    ),
+    NoMore,
 }
 
 /// The tables of a segment that has no log, by their roots.
 #[derive(Debug)]
 struct Tables {
     epoch: u64,
+    file: Arc<File>,
     jobs: Box<Page>,
     expiries: Box<Page>,
     ends: Box<Page>,
+}
+
+/// When the writer last saw a segment change, or had its log written back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    epoch: u64,
+    at: Instant,
+}
+
+impl OnTheSpot {
+    pub(crate) fn new() -> Self {
+        Self {
+            files: Arc::new(()),
+            is_possible: AtomicBool::new(cfg!(target_os = "linux")),
+        }
+    }
+
+    /// One more file, if there may be one.
+    fn another(&self) -> Option<Arc<()>> {
+        (Arc::strong_count(&self.files) <= FILES_MAX).then(|| Arc::clone(&self.files))
+    }
 }
 
 impl AtRest {
@@ -82,6 +131,8 @@ impl AtRest {
     pub(crate) fn begin_write(&self) {
         if !is_written(self.epoch()) {
             self.epoch.fetch_add(1, Ordering::SeqCst);
+            // Before anything that it writes.
+            fence(Ordering::SeqCst);
         }
     }
 
@@ -96,48 +147,49 @@ impl AtRest {
         self.epoch.load(Ordering::SeqCst)
     }
 
-    /// Whether a file is kept open for it.
-    pub(crate) fn has_file(&self) -> bool {
-        self.file.get().is_some()
+    /// Closes its file, for good: whoever opens the store next has locks of its own.
+    pub(crate) fn close(&self) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *file = Kept::NoMore;
     }
 
-    /// Whether [`Self::note`] might find something new.
-    pub(crate) fn is_to_be_noted(&self) -> bool {
+    /// Notes where its tables are, if nothing is being written to it and it has no log, and that is not noted yet. `connection` is
+    /// one to `path`.
+    pub(crate) fn note(&self, path: &Path, connection: &Connection, common: &OnTheSpot) {
         let epoch = self.epoch();
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        !is_written(epoch) && tables.as_ref().is_none_or(|tables| tables.epoch != epoch)
-    }
-
-    /// Notes where its tables are, if nothing is being written to it and it has no log. `connection` is one to `path`, and
-    /// `may_open` whether another file may be kept open.
-    pub(crate) fn note(&self, path: &Path, connection: &Connection, may_open: bool) {
-        // Another thread that does the same is not waited for.
-        let Ok(mut tables) = self.tables.try_write() else {
+        let is_noted =
+            |tables: &Option<Tables>| tables.as_ref().is_some_and(|it| it.epoch == epoch);
+        if !common.is_possible.load(Ordering::Relaxed)
+            || is_written(epoch)
+            || self.tables.try_read().is_ok_and(|tables| is_noted(&tables))
+        {
+            return;
+        }
+        // Another thread that does the same is not waited for, and nobody who reads waits for this one.
+        let Ok(mut file) = self.file.try_lock() else {
             return;
         };
-        let epoch = self.epoch();
-        if is_written(epoch) || !is_without_log(path) {
+        let Some(file) = file.open(path, common) else {
+            return;
+        };
+        if !is_without_log(path) {
             return;
         }
-        // Nobody else sets it meanwhile.
-        if self.file.get().is_none()
-            && may_open
-            && let Ok(file) = File::open(path)
-        {
-            let _ = self.file.set(file);
-        }
         let names = ["jobs", "expiries", "ends"];
-        let found = self
-            .file
-            .get()
-            .and_then(|file| rows::roots(file, connection, names));
-        if let (Some([jobs, expiries, ends]), true) = (found, self.epoch() == epoch) {
-            *tables = Some(Tables {
-                epoch,
-                jobs,
-                expiries,
-                ends,
-            });
+        let Some([jobs, expiries, ends]) = rows::roots(&file, connection, names) else {
+            return;
+        };
+        let found = Tables {
+            epoch,
+            file,
+            jobs,
+            expiries,
+            ends,
+        };
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if self.epoch() == epoch {
+            *tables = Some(found);
         }
     }
 
@@ -150,24 +202,99 @@ impl AtRest {
         parts: Parts,
         now: Timestamp,
     ) -> Option<Job> {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let (tables, file) = (tables.as_ref()?, self.file.get()?);
+        let job = self.read(|tables| tables.job(id, owner, parts))?;
+        job.expires_at.is_some_and(|at| at > now).then_some(job)
+    }
+
+    /// Reads what nobody has written to meanwhile.
+    fn read<T>(&self, read: impl FnOnce(&Tables) -> Option<T>) -> Option<T> {
+        // Whoever notes them is not waited for.
+        let tables = self.tables.try_read().ok()?;
+        let tables = tables.as_ref()?;
         if self.epoch.load(Ordering::Acquire) != tables.epoch {
             return None;
         }
-        let job = tables.job(file, id, owner, parts)?;
+        let found = read(tables)?;
         // The log is copied to the file only after the beginning of a write: had any of that been read, this would show it.
         fence(Ordering::Acquire);
-        let is_as_then = self.epoch.load(Ordering::Relaxed) == tables.epoch;
-        Some(job).filter(|job| is_as_then && job.expires_at.is_some_and(|at| at > now))
+        (self.epoch.load(Ordering::Relaxed) == tables.epoch).then_some(found)
+    }
+}
+
+impl Kept {
+    /// The file, opened if it may be.
+    fn open(&mut self, path: &Path, common: &OnTheSpot) -> Option<Arc<File>> {
+        if let Self::NotYet = self
+            && let Some(counted) = common.another()
+            && let Ok(file) = File::open(path)
+        {
+            if !rows::can_read_now(&file) {
+                common.is_possible.store(false, Ordering::Relaxed);
+            }
+            *self = Self::Open(Arc::new(file), counted);
+        }
+        match self {
+            Self::Open(file, _) if common.is_possible.load(Ordering::Relaxed) => {
+                Some(Arc::clone(file))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Writer {
+    /// Has the logs of sealed segments written back to which nothing was written for a while. Nothing is uncommitted then.
+    pub(crate) fn put_to_rest(&mut self) {
+        self.put_to_rest_after(QUIET_FOR);
+    }
+
+    fn put_to_rest_after(&mut self, quiet_for: Duration) {
+        // Nothing may build on what was not synced, and where room is short, it is not for this.
+        if self.shared.failure().is_some() || self.shared.room.is_short() {
+            return;
+        }
+        let now = Instant::now();
+        for ledger in self.segments.values_mut().filter(|ledger| ledger.sealed) {
+            let at_rest = &ledger.at_rest;
+            let epoch = at_rest.epoch();
+            let seen = ledger.seen.get_or_insert(Seen { epoch, at: now });
+            if seen.epoch != epoch {
+                *seen = Seen { epoch, at: now };
+            }
+            let is_rested = at_rest.rested_before.load(Ordering::Relaxed) > epoch;
+            if is_rested || now.duration_since(seen.at) < quiet_for {
+                continue;
+            }
+            let (number, generation) = (ledger.number, ledger.generation);
+            let path = self.shared.layout.segment(number, generation);
+            if is_without_log(&path) {
+                at_rest.rested_before.store(epoch + 1, Ordering::Relaxed);
+                continue;
+            }
+            // If it comes to nothing, as somebody reads, it is tried again.
+            seen.at = now;
+            let (at_rest, shared) = (Arc::clone(at_rest), Arc::clone(&self.shared));
+            self.background.submit(Length::Long, move |()| {
+                if shared.check_open().is_err() || shared.failure().is_some() {
+                    return;
+                }
+                // The writer's connection stays open beside it: closing the last one would have the writer do this.
+                let written = segment::connect(&path, Access::Read)
+                    .and_then(|connection| segment::empty_log(&connection))
+                    .map_err(sql("write a log back"));
+                if note(&shared, written) {
+                    at_rest.rested_before.store(epoch + 1, Ordering::Relaxed);
+                }
+            });
+        }
     }
 }
 
 impl Tables {
-    fn job(&self, file: &File, id: JobId, owner: Option<&Owner>, parts: Parts) -> Option<Job> {
+    fn job(&self, id: JobId, owner: Option<&Owner>, parts: Parts) -> Option<Job> {
         let (mut job_page, mut expiry_page, mut end_page) = ([0; PAGE], [0; PAGE], [0; PAGE]);
         let mut job = [ValueRef::Null; JOB_COLUMNS];
-        let id = id.get();
+        let (file, id) = (&*self.file, id.get());
         rows::row(file, &self.jobs, id, &mut job_page, &mut job)?;
         // Another's is as quickly none as one that is not there. And a callback is in yet another table.
         let is_of = |owner: &Owner| job[OWNER] == ValueRef::Text(owner.as_str().as_bytes());
@@ -213,41 +340,6 @@ impl Tables {
     }
 }
 
-impl Writer {
-    /// Has the logs of sealed segments written back to which nothing was written since this was asked for the last time, a
-    /// minute ago where the engine asks. Nothing is uncommitted then.
-    pub(crate) fn put_to_rest(&mut self) {
-        // Nothing may build on what was not synced, and where room is short, it is not for this.
-        if self.shared.failure().is_some() || self.shared.room.is_short() {
-            return;
-        }
-        for ledger in self.segments.values_mut().filter(|ledger| ledger.sealed) {
-            let at_rest = Arc::clone(&ledger.at_rest);
-            let epoch = at_rest.epoch();
-            if ledger.seen_epoch.replace(epoch) != Some(epoch) {
-                at_rest.is_put_to_rest.store(false, Ordering::Relaxed);
-                continue;
-            }
-            let path = self.shared.layout.segment(ledger.number, ledger.generation);
-            if at_rest.is_put_to_rest.swap(true, Ordering::Relaxed) || is_without_log(&path) {
-                continue;
-            }
-            self.connections.remove(&ledger.number);
-            let shared = Arc::clone(&self.shared);
-            self.background.submit(Length::Long, move |()| {
-                if shared.check_open().is_err() {
-                    return;
-                }
-                let written = segment::connect(&path, Access::Read)
-                    .and_then(|connection| segment::empty_log(&connection))
-                    .map_err(sql("write a log back"));
-                let is_done = note(&shared, written);
-                at_rest.is_put_to_rest.store(is_done, Ordering::Relaxed);
-            });
-        }
-    }
-}
-
 fn is_written(epoch: u64) -> bool {
     epoch % 2 == 1
 }
@@ -261,259 +353,4 @@ fn is_without_log(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #[cfg(target_os = "linux")]
-    use std::sync::atomic::AtomicI64;
-    use std::time::Duration;
-
-    use bytes::Bytes;
-    use kjob_core::{Finish, Lease, Output, Store};
-    use kjob_proto::Text;
-
-    use super::super::query::Found;
-    use super::super::shared::SegmentEntry;
-    use super::super::store::tests::{NOW, inspect, job};
-    use super::super::{EmbeddedOptions, EmbeddedStore};
-    use super::*;
-
-    const LIVE: u64 = 6;
-    const PACKED: u64 = 7;
-    const CALLED_BACK: u64 = 8;
-
-    const ALL: [Parts; 4] = [
-        Parts::NONE,
-        parts(true, false),
-        parts(false, true),
-        parts(true, true),
-    ];
-
-    const fn parts(payload: bool, result: bool) -> Parts {
-        Parts { payload, result }
-    }
-
-    /// A store that reads everything from its files, whose oldest segment has jobs of all kinds, and their ids.
-    async fn store() -> (tempfile::TempDir, EmbeddedStore, Vec<JobId>) {
-        let dir = tempfile::tempdir().unwrap();
-        let options = EmbeddedOptions {
-            segment_jobs: 200,
-            readers: 1,
-            recent_bytes: 0,
-            waiting_bytes: 0,
-            ..EmbeddedOptions::default()
-        };
-        let store = EmbeddedStore::open(dir.path(), options).unwrap();
-        let mut ids = store.reserve_ids(400).await.unwrap();
-        let mut first = Vec::new();
-        for number in 0..210_u64 {
-            let id = ids.take().unwrap();
-            let tag = if number % 2 == 0 {
-                format!("tag-{number}")
-            } else {
-                uuid::Uuid::from_u128(number.into()).to_string()
-            };
-            let bytes = |len: u64| Bytes::from(vec![number as u8; len as usize]);
-            let mut new = job(id, &tag, bytes(number * 7));
-            new.header.options.user_data = Text::from("x".repeat(number as usize % 5));
-            new.header.options.timeout = (number % 3 == 0).then_some(Duration::from_secs(number));
-            if number == CALLED_BACK {
-                new.header.options.callback_url = Some(Text::from("http://127.0.0.1:1/"));
-            }
-            store.submit(new, true).await.unwrap();
-            let finish = match number {
-                LIVE => None,
-                PACKED => Some(Finish::Complete(Output::binary(bytes(20_000)))),
-                _ if number % 5 == 0 => Some(Finish::Fail(Text::from("it did not work"))),
-                _ => Some(Finish::Complete(Output::binary(bytes(number)))),
-            };
-            if let Some(finish) = finish {
-                store.finish(id, Lease(1), finish, NOW).await.unwrap();
-            }
-            first.push(id);
-        }
-        first.truncate(200);
-        (dir, store, first)
-    }
-
-    fn oldest(store: &EmbeddedStore) -> Arc<SegmentEntry> {
-        Arc::clone(&store.shared.table().segments[0])
-    }
-
-    /// Waits until the oldest segment's log is empty.
-    async fn put_to_rest(store: &EmbeddedStore) {
-        let path = store.shared.layout.segment(oldest(store).number, 0);
-        for _ in 0..10_000 {
-            store.expire(NOW).await.unwrap();
-            if is_without_log(&path) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        panic!("its log is never written back");
-    }
-
-    fn directly(store: &EmbeddedStore, id: JobId, parts: Parts) -> Option<Job> {
-        oldest(store).at_rest.job(id, None, parts, NOW)
-    }
-
-    async fn by_reader(store: &EmbeddedStore, id: JobId, parts: Parts) -> Found {
-        let read = store.read(move |reader| reader.get_within(id, parts, NOW, Length::Long));
-        read.await.unwrap().unwrap()
-    }
-
-    #[tokio::test]
-    async fn jobs_are_read_as_sqlite_reads_them() {
-        let (_dir, store, ids) = store().await;
-        by_reader(&store, ids[0], Parts::NONE).await;
-        assert_eq!(directly(&store, ids[0], Parts::NONE), None, "it has a log");
-        put_to_rest(&store).await;
-        assert_eq!(directly(&store, ids[0], Parts::NONE), None, "not yet noted");
-        by_reader(&store, ids[0], Parts::NONE).await;
-        for (number, id) in ids.iter().enumerate() {
-            for parts in ALL {
-                let number = number as u64;
-                let is_read = match number {
-                    LIVE | CALLED_BACK => false,
-                    PACKED => !parts.result,
-                    _ => true,
-                };
-                let found = directly(&store, *id, parts);
-                if is_read && cfg!(target_os = "linux") {
-                    let right = by_reader(&store, *id, parts).await.job;
-                    assert_eq!(found, Some(right), "{number} {parts:?}");
-                } else {
-                    assert_eq!(found, None, "{number} {parts:?}");
-                }
-            }
-        }
-        // Nor is one that is another's, or has expired, or is not there.
-        let entry = oldest(&store);
-        let job = |owner: &str, id, now| {
-            let owner = Owner::new(owner);
-            let job = entry.at_rest.job(id, Some(&owner), Parts::NONE, now);
-            job.is_some()
-        };
-        let own = Owner::anonymous();
-        let linux = cfg!(target_os = "linux");
-        assert_eq!(job(own.as_str(), ids[1], NOW), linux);
-        assert!(!job("another", ids[1], NOW));
-        assert!(!job(
-            own.as_str(),
-            ids[1],
-            NOW.after(Duration::from_secs(1 << 40))
-        ));
-        assert!(!job(own.as_str(), JobId::new(1 << 50).unwrap(), NOW));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn what_is_written_is_seen() {
-        let (_dir, store, ids) = store().await;
-        put_to_rest(&store).await;
-        let id = ids[1];
-        // An expiry is only ever moved to an earlier time.
-        for hours in [3, 2, 1] {
-            by_reader(&store, id, Parts::NONE).await;
-            assert!(directly(&store, id, Parts::NONE).is_some());
-            let at = NOW.after(Duration::from_secs(3600 * hours));
-            store.expire_at(id, at).await.unwrap();
-            // What is in the file is not what is so.
-            assert_eq!(directly(&store, id, Parts::NONE), None);
-            let seen = store.get(id, Parts::NONE, NOW).await.unwrap().unwrap();
-            assert_eq!(seen.expires_at, Some(at));
-            assert_eq!(directly(&store, id, Parts::NONE), None, "it has a log");
-            put_to_rest(&store).await;
-            by_reader(&store, id, Parts::NONE).await;
-            let found = directly(&store, id, Parts::NONE).unwrap();
-            assert_eq!(found.expires_at, Some(at));
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_is_noted_while_something_is_written() {
-        let (_dir, store, ids) = store().await;
-        put_to_rest(&store).await;
-        let (begun, begins) = tokio::sync::oneshot::channel();
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let number = oldest(&store).number;
-        inspect(&store, move |writer| {
-            writer.writing(number).unwrap();
-            let _ = begun.send(());
-            let _ = wait.recv();
-        })
-        .await;
-        begins.await.unwrap();
-        let at_rest = Arc::clone(&oldest(&store).at_rest);
-        assert!(!at_rest.is_to_be_noted());
-        by_reader(&store, ids[0], Parts::NONE).await;
-        assert_eq!(directly(&store, ids[0], Parts::NONE), None);
-        drop(go_on);
-        // The next step comes after its end.
-        store.reserve_ids(1).await.unwrap();
-        for _ in 0..1000 {
-            if at_rest.is_to_be_noted() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        panic!("the transaction never ends");
-    }
-
-    /// A file is opened for each, and none once there are enough.
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn a_file_is_opened_only_if_it_may_be() {
-        let (_dir, store, ids) = store().await;
-        put_to_rest(&store).await;
-        let entry = oldest(&store);
-        let path = store.shared.layout.segment(entry.number, 0);
-        let connection = segment::open(&path, Access::Read).unwrap();
-        let note = |may_open| entry.at_rest.note(&path, &connection, may_open);
-        note(false);
-        assert!(!entry.at_rest.has_file());
-        assert_eq!(directly(&store, ids[1], Parts::NONE), None);
-        note(true);
-        assert!(entry.at_rest.has_file());
-        assert!(directly(&store, ids[1], Parts::NONE).is_some());
-    }
-
-    /// While expiries are moved, and the log is written back in between: whoever asks after a move was acknowledged sees it.
-    #[cfg(target_os = "linux")]
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn what_was_acknowledged_is_seen_beside_writes() {
-        const MOVES: i64 = 300;
-        let (_dir, store, ids) = store().await;
-        let store = Arc::new(store);
-        let id = ids[1];
-        // Seconds to the expiry, as acknowledged.
-        let moved = Arc::new(AtomicI64::new(i64::MAX));
-        let seconds = |at: Timestamp| (at.as_millis() - NOW.as_millis()) / 1000;
-        let mut readers = tokio::task::JoinSet::new();
-        for _ in 0..2 {
-            let (store, moved) = (Arc::clone(&store), Arc::clone(&moved));
-            readers.spawn(async move {
-                let mut on_the_spot = 0;
-                loop {
-                    let acknowledged = moved.load(Ordering::SeqCst);
-                    on_the_spot += u32::from(directly(&store, id, Parts::NONE).is_some());
-                    let job = store.get(id, Parts::NONE, NOW).await.unwrap().unwrap();
-                    let found = seconds(job.expires_at.unwrap());
-                    assert!(found <= acknowledged, "{found} after {acknowledged}");
-                    if found == 1 {
-                        return on_the_spot;
-                    }
-                }
-            });
-        }
-        for left in (1..=MOVES).rev() {
-            let at = NOW.after(Duration::from_secs(left.cast_unsigned()));
-            store.expire_at(id, at).await.unwrap();
-            moved.store(left, Ordering::SeqCst);
-            if left % 3 == 0 {
-                put_to_rest(&store).await;
-                tokio::time::sleep(Duration::from_micros(200)).await;
-            }
-        }
-        let on_the_spot: u32 = readers.join_all().await.into_iter().sum();
-        assert!(on_the_spot > 0);
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! A copy of the store at one moment, made beside the writer.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::WeakSender;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::backup_files::copy;
-use super::layout::{Layout, ignore_missing, sync_dir};
+use super::layout::{self, Layout, ignore_missing, sync_dir};
 use super::lock::DirLock;
 use super::requests::Request;
 use super::shared::Shared;
@@ -223,12 +223,7 @@ impl Partial {
         let mut name = target.file_name().unwrap_or_default().to_owned();
         name.push(".kjob-partial");
         let dir = target.with_file_name(name);
-        let mut builder = DirBuilder::new();
-        builder.recursive(true);
-        // It holds everybody's payloads and results.
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&dir).map_err(io_error("make", &dir))?;
+        layout::make_dirs(&dir).map_err(io_error("make", &dir))?;
         let layout = Layout::new(&dir);
         let lock = DirLock::take(&layout).map_err(|error| match error {
             OpenError::Io {

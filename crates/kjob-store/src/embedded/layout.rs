@@ -64,6 +64,15 @@ impl Layout {
     }
 }
 
+/// Makes a directory, and those above it that are not there. Nobody but the user who runs the process may look into them: they hold
+/// everybody's payloads and results.
+pub(crate) fn make_dirs(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(dir)
+}
+
 /// The log of a database.
 pub(crate) fn log_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kjob_core::{Header, Job, JobId, Owner, StoreError, Timestamp};
 use rusqlite::Connection;
 
-use super::at_rest::AtRest;
+use super::at_rest::{AtRest, Seen};
 use super::blobs::NewBlob;
 use super::counts;
 use super::filter::{Filter, FilterOf};
@@ -62,8 +62,7 @@ pub(crate) struct Ledger {
     pub(crate) noted: Vec<JobId>,
     /// Of this generation.
     pub(crate) at_rest: Arc<AtRest>,
-    /// What its epoch was when it was last looked at whether to put it to rest.
-    pub(crate) seen_epoch: Option<u64>,
+    pub(crate) seen: Option<Seen>,
 }
 
 /// What a batch changes in one segment.
@@ -130,7 +129,7 @@ impl Ledger {
             moved: None,
             noted: Vec::new(),
             at_rest: Arc::default(),
-            seen_epoch: None,
+            seen: None,
         }
     }
 

@@ -49,7 +49,7 @@ pub(crate) fn prepare(layout: &Layout) -> Result<(), OpenError> {
         });
     }
     for dir in [root.to_owned(), layout.segments(), layout.blobs()] {
-        let made = match fs::create_dir_all(&dir) {
+        let made = match layout::make_dirs(&dir) {
             Ok(()) => dir.parent().map_or(Ok(()), |parent| {
                 // A relative path of one name has an empty parent.
                 let here = Path::new(".");

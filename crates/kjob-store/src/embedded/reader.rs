@@ -24,9 +24,6 @@ use super::totals::Totals;
 /// Connections that a reader keeps; more segments than these are opened anew each time.
 const CONNECTIONS_MAX: usize = 24;
 
-/// Segments whose ended jobs are read without a reader thread, each by a file that is kept open.
-const AT_REST_MAX: usize = 64;
-
 /// Rows that one call of `list` looks at; the caller comes again for more.
 const SCANNED_MAX: usize = 50_000;
 
@@ -445,15 +442,11 @@ impl Reader {
 
 /// Notes of a segment that it is at rest, if it is; not of the newest, which never is.
 fn note_at_rest(shared: &Shared, table: &Table, entry: &SegmentEntry, connection: &Connection) {
-    let at_rest = &entry.at_rest;
     let newest = table.segments.last();
-    if newest.is_none_or(|newest| newest.number == entry.number) || !at_rest.is_to_be_noted() {
-        return;
+    if newest.is_some_and(|newest| newest.number != entry.number) {
+        let path = shared.layout.segment(entry.number, entry.generation);
+        entry.at_rest.note(&path, connection, &shared.on_the_spot);
     }
-    let kept = table.segments.iter().filter(|it| it.at_rest.has_file());
-    let may_open = at_rest.has_file() || kept.count() < AT_REST_MAX;
-    let path = shared.layout.segment(entry.number, entry.generation);
-    at_rest.note(&path, connection, may_open);
 }
 
 /// Segments in an order of their jobs, each with the ids that are its own: above the first, up to the second.

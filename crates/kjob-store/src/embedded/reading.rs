@@ -83,8 +83,8 @@ impl EmbeddedStore {
         answer.await.map_err(|_| self.unanswered())?
     }
 
-    /// A job that is in memory: it lives, or ended a short while ago, or all that is stored of it is in the system's. Of the
-    /// last only this owner's, if one is named.
+    /// A job of this owner, if one is named, that is in memory: it lives, or ended a short while ago, or all that is stored of
+    /// it is in the system's.
     pub(crate) fn at_hand(
         &self,
         id: JobId,
@@ -92,9 +92,11 @@ impl EmbeddedStore {
         parts: Parts,
         now: Timestamp,
     ) -> Option<Job> {
+        let is_owners = |job: &Job| owner.is_none_or(|owner| job.header.owner == *owner);
         let live = self.live_job(id, parts);
-        let ended = || self.shared.recent.get(id, parts, now);
-        live.or_else(ended).or_else(|| {
+        let known = live.or_else(|| self.shared.recent.get(id, parts, now));
+        // Another's job is looked for on as well, as one that is not there.
+        known.filter(is_owners).or_else(|| {
             let table = self.shared.table();
             table.of(id)?.at_rest.job(id, owner, parts, now)
         })

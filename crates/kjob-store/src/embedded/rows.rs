@@ -75,19 +75,31 @@ pub(crate) fn row<'a>(
     None
 }
 
-/// Reads a page, by its number from 1 on, if the system has it in memory.
-#[cfg(target_os = "linux")]
-fn read_now(file: &File, number: u32, into: &mut Page) -> Option<()> {
-    use rustix::io::{ReadWriteFlags, preadv2};
-
-    let offset = u64::from(number.checked_sub(1)?) * PAGE as u64;
-    let into = &mut [io::IoSliceMut::new(into)];
-    let read = preadv2(file, into, offset, ReadWriteFlags::NOWAIT);
-    (read == Ok(PAGE)).then_some(())
+/// Whether the system can say of a file that reading it would wait: tmpfs and overlayfs, for two, cannot (Linux 6.18).
+pub(crate) fn can_read_now(file: &File) -> bool {
+    match read(file, 0, &mut [0; PAGE]) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
-/// Elsewhere there is no telling beforehand whether a read waits.
+/// Reads a page, by its number from 1 on, if the system has it in memory.
+fn read_now(file: &File, number: u32, into: &mut Page) -> Option<()> {
+    let offset = u64::from(number.checked_sub(1)?) * PAGE as u64;
+    let read = read(file, offset, into).ok()?;
+    (read == PAGE).then_some(())
+}
+
+#[cfg(target_os = "linux")]
+fn read(file: &File, offset: u64, into: &mut Page) -> io::Result<usize> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let into = &mut [io::IoSliceMut::new(into)];
+    Ok(preadv2(file, into, offset, ReadWriteFlags::NOWAIT)?)
+}
+
+/// Elsewhere nothing says so.
 #[cfg(not(target_os = "linux"))]
-fn read_now(_: &File, _: u32, _: &mut Page) -> Option<()> {
-    None
+fn read(_: &File, _: u64, _: &mut Page) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -83,7 +83,6 @@ impl Writer {
                 let stored = self.catalogue.set_summary(number, Some(&counts));
                 ledger.summary_stored = self.shared.noted(stored).is_ok();
                 ledger.summary_stale = false;
-                self.connections.remove(&number);
             }
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kjob_core::{CallbackQueue, Header, JobId, Owner, StoreError, StoreUsage, Usage};
 
 use super::EmbeddedOptions;
-use super::at_rest::AtRest;
+use super::at_rest::{AtRest, OnTheSpot};
 use super::cache::Cache;
 use super::deletions::Deletions;
 use super::error::{is_fatal, is_of_sync};
@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     /// Payloads of jobs that were submitted a short while ago, and wait. The writer alone puts them in
     /// and takes them out, after the commit that makes it so.
     pub(crate) waiting: Cache<Bytes>,
+    pub(crate) on_the_spot: OnTheSpot,
     usage: Mutex<UsageBook>,
     callbacks: Mutex<CallbackQueue>,
     /// Whether the disk is full.
@@ -108,6 +109,7 @@ impl Shared {
             table: RwLock::default(),
             live: RwLock::default(),
             headers: Mutex::default(),
+            on_the_spot: OnTheSpot::new(),
             usage: Mutex::default(),
             callbacks: Mutex::default(),
             room: Room::new(),

@@ -154,8 +154,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<Job>, StoreError> {
         self.shared.check_open()?;
-        let at_hand = self.at_hand(id, Some(owner), parts, now);
-        if let Some(job) = at_hand.filter(|job| job.header.owner == *owner) {
+        if let Some(job) = self.at_hand(id, Some(owner), parts, now) {
             return Ok(Some(job));
         }
         // Another's job that is at hand is looked for on disk as well, as one that is not there.

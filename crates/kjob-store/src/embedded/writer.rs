@@ -347,6 +347,9 @@ impl Writer {
                 .close()
                 .map_err(|(_, error)| in_segment(number)(sql("close a segment")(error)))?;
         }
+        for ledger in self.segments.values() {
+            ledger.at_rest.close();
+        }
         self.catalogue.close()?;
         drop(self.lock);
         Ok(())

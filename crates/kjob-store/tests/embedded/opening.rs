@@ -153,6 +153,22 @@ async fn an_older_catalogue_is_refused_before_it_costs_the_newer_segments() {
     assert!(trial.find("c", at(0)).await.is_some());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_directory_that_is_made_is_its_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mode = |dir: &Path| fs::metadata(dir).unwrap().permissions().mode() & 0o777;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("above").join("store");
+    drop(open(&path).unwrap());
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
+    // One that is there is as it was meant to be.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+    drop(open(&path).unwrap());
+    assert_eq!(mode(&path), 0o750);
+}
+
 #[test]
 fn a_file_is_not_a_directory() {
     let dir = tempfile::tempdir().unwrap();
