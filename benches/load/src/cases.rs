@@ -116,6 +116,11 @@ pub(crate) fn own(kjob: &Kjob, connections: &[usize]) -> Vec<Case> {
     }
     for &count in connections {
         cases.push(floor("get", SMALL, count, Answers::AtOnce));
+        // Where jobs are done that are not in kjob's memory.
+        if let Some(kept) = kjob.kept.as_ref().filter(|kept| !kept.ids.is_empty()) {
+            let files = Some(kept.home.join("data").join("segments"));
+            cases.push(floor_in("get", SMALL, count, Answers::Read, files));
+        }
         cases.push(get(kjob, count));
     }
     cases.push(floor("one", SMALL, 1, Answers::AtOnce));
@@ -177,6 +182,17 @@ fn syncs(scenario: &'static str, len: usize, connections: usize) -> Case {
 }
 
 fn floor(scenario: &'static str, len: usize, connections: usize, answers: Answers) -> Case {
+    floor_in(scenario, len, connections, answers, None)
+}
+
+/// Likewise in a directory that is there already.
+fn floor_in(
+    scenario: &'static str,
+    len: usize,
+    connections: usize,
+    answers: Answers,
+    dir: Option<PathBuf>,
+) -> Case {
     Case {
         scenario,
         detail: detail(len, connections),
@@ -185,9 +201,10 @@ fn floor(scenario: &'static str, len: usize, connections: usize, answers: Answer
         mode: match answers {
             Answers::AtOnce => "body read, 100 B back",
             Answers::Synced => "body appended and synced, 100 B back",
+            Answers::Read => "three pages of the store read, 100 B back",
         },
         measure: Box::new(move |home, pace| {
-            let server = floor::start(home, answers)?;
+            let server = floor::start(home, answers, dir.as_deref().unwrap_or(home))?;
             let posts = (0..connections).map(|_| Post::new(&vec![7; len]));
             sample(&server, posts.collect(), pace)
         }),

@@ -25,7 +25,7 @@ const BLOCK: u32 = 100_000;
 const CALLERS: usize = 4_096;
 
 /// Of how many jobs that are done the ids are remembered, to choose from.
-const REMEMBERED: u64 = 100_000;
+pub(crate) const REMEMBERED: u64 = 100_000;
 
 /// How long those are kept that are to have expired when a server looks for such.
 const RETENTION_SHORT: Duration = Duration::from_secs(1);

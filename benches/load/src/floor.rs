@@ -1,10 +1,11 @@
 //! The floors: what a server over hyper can do at most, and what the disk can.
 
+mod pages;
 mod synced;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use crate::generator::{Conversation, Heard, Load, histogram};
 use crate::http;
 use crate::process::{Server, announced};
+use pages::Pages;
 use synced::Appender;
 
 /// The word that makes this program the floor's server.
@@ -37,28 +39,53 @@ pub(crate) enum Answers {
     AtOnce,
     /// Once the body is on disk: the least that a server with durable answers can do.
     Synced,
+    /// Once it has read as many pages of the files in its directory as a job among many has rows.
+    Read,
 }
 
-/// Starts the server as a process.
+/// The same for its process.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Append bodies to a file here, and sync it before they are answered
+    #[arg(long, value_name = "DIR")]
+    synced_in: Option<PathBuf>,
+    /// Read some pages of the files here before each answer
+    #[arg(long, value_name = "DIR")]
+    pages_of: Option<PathBuf>,
+}
+
+/// What has to be done before an answer.
+#[derive(Clone, Debug, Default)]
+struct Work {
+    appender: Option<Appender>,
+    pages: Option<Pages>,
+}
+
+/// Starts the server as a process, whose log is in `home`, and that works on the files in `dir`.
 ///
 /// # Errors
 /// It does not get ready.
-pub(crate) fn start(home: &Path, answers: Answers) -> Result<Server> {
+pub(crate) fn start(home: &Path, answers: Answers, dir: &Path) -> Result<Server> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(SERVER_WORD);
-    if answers == Answers::Synced {
-        command.arg(home);
+    match answers {
+        Answers::AtOnce => {}
+        Answers::Synced => drop(command.arg("--synced-in").arg(dir)),
+        Answers::Read => drop(command.arg("--pages-of").arg(dir)),
     }
     announced(command, home)
 }
 
-/// Is the server: hyper and tokio as kjob-server has them, a body read whole, and a fixed answer. With a
-/// directory, bodies are appended to a file there, and synced before the answer.
+/// Is the server: hyper and tokio as kjob-server has them, a body read whole, and a fixed answer, after what is to be done
+/// before it.
 ///
 /// # Errors
-/// It cannot listen, or write there.
-pub(crate) fn serve(synced_in: Option<&Path>) -> Result<()> {
-    let appender = synced_in.map(Appender::start).transpose()?;
+/// It cannot listen, or write or read there.
+pub(crate) fn serve(args: &ServerArgs) -> Result<()> {
+    let work = Work {
+        appender: args.synced_in.as_deref().map(Appender::start).transpose()?,
+        pages: args.pages_of.as_deref().map(Pages::of).transpose()?,
+    };
     // As many threads as kjob-server has for its connections.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -68,17 +95,17 @@ pub(crate) fn serve(synced_in: Option<&Path>) -> Result<()> {
         let mut out = std::io::stdout();
         writeln!(out, "listening on {}", listener.local_addr()?)?;
         out.flush()?;
-        accept(listener, appender).await
+        accept(listener, work).await
     })
 }
 
-async fn accept(listener: TcpListener, appender: Option<Appender>) -> Result<()> {
+async fn accept(listener: TcpListener, work: Work) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let appender = appender.clone();
+        let work = work.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, appender.clone()));
+            let service = service_fn(move |request| answer(request, work.clone()));
             // A client that goes ends its connection, which is no matter.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
@@ -87,13 +114,13 @@ async fn accept(listener: TcpListener, appender: Option<Appender>) -> Result<()>
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    appender: Option<Appender>,
-) -> Result<Response<Full<Bytes>>> {
+async fn answer(request: Request<Incoming>, work: Work) -> Result<Response<Full<Bytes>>> {
     let body = request.into_body().collect().await?.to_bytes();
-    if let Some(appender) = appender {
+    if let Some(appender) = work.appender {
         appender.append(body).await?;
+    }
+    if let Some(pages) = work.pages {
+        pages.read()?;
     }
     Ok(Response::new(Full::new(Bytes::from_static(&ANSWER))))
 }
@@ -170,13 +197,16 @@ mod tests {
     #[test]
     fn what_is_answered_is_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let appender = Appender::start(dir.path()).unwrap();
+        let work = Work {
+            appender: Some(Appender::start(dir.path()).unwrap()),
+            ..Work::default()
+        };
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.enable_all().build().unwrap();
         let bound = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)));
         let listener = bound.unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(accept(listener, Some(appender)));
+        runtime.spawn(accept(listener, work));
         let mut expected = Vec::new();
         for body in [&b"one"[..], &[b'2'; 64 << 10], b"three"] {
             post(address, body);

@@ -70,11 +70,7 @@ enum Command {
     Run(Box<RunArgs>),
     /// Be the floor's server
     #[command(name = floor::SERVER_WORD, hide = true)]
-    FloorServer {
-        /// Append bodies to a file here, and sync it before they are answered
-        #[arg(value_name = "DIR")]
-        synced_in: Option<PathBuf>,
-    },
+    FloorServer(floor::ServerArgs),
 }
 
 #[derive(Args)]
@@ -128,7 +124,7 @@ fn names() -> Vec<&'static str> {
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Run(args) => args.run(),
-        Command::FloorServer { synced_in } => floor::serve(synced_in.as_deref()),
+        Command::FloorServer(args) => floor::serve(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,8 +136,10 @@ fn main() -> ExitCode {
 }
 
 impl RunArgs {
-    fn run(self) -> Result<()> {
+    fn run(mut self) -> Result<()> {
         std::fs::create_dir_all(&self.home).context("the directory for data")?;
+        // Some are started in a directory of their own.
+        self.peers = std::path::absolute(&self.peers)?;
         let machine = machine::described(&self.home);
         println!("{machine}");
         let time = Duration::from_secs_f64(self.seconds);
