@@ -8,8 +8,7 @@
 //!
 //! It only ever answers with a job that is whole. In all other cases, whatever they are, a reader thread is asked.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,7 +20,7 @@ use rusqlite::types::ValueRef;
 
 use super::error::sql;
 use super::job_row;
-use super::layout::log_of;
+use super::layout::is_without_log;
 use super::pages::{PAGE, Page};
 use super::pool::Length;
 use super::query::Stored;
@@ -342,14 +341,6 @@ impl Tables {
 
 fn is_written(epoch: u64) -> bool {
     epoch % 2 == 1
-}
-
-/// Whether a database has no log, or one without anything in it: then its file has all of it.
-fn is_without_log(path: &Path) -> bool {
-    match fs::metadata(log_of(path)) {
-        Ok(log) => log.len() == 0,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Giving back all the space that can be given back, at once and whatever it costs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use kjob_core::{Expired, StoreError, Timestamp};
 
 use super::EmbeddedStore;
 use super::error::{in_segment, sql};
+use super::layout::is_without_log;
 use super::requests::Thoroughness;
 use super::segment::{self, Access};
 use super::shared::Shared;
@@ -82,10 +83,7 @@ fn shorten_logs(shared: &Shared) -> Result<(), StoreError> {
 }
 
 fn shorten_log(path: &Path) -> Result<(), StoreError> {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let is_empty = PathBuf::from(log).metadata().map_or(0, |log| log.len()) == 0;
-    if is_empty {
+    if is_without_log(path) {
         return Ok(());
     }
     let connection = segment::open(path, Access::Older)?;

@@ -80,6 +80,14 @@ pub(crate) fn log_of(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Whether a database has no log, or one without anything in it: then its file has all of it.
+pub(crate) fn is_without_log(path: &Path) -> bool {
+    match fs::metadata(log_of(path)) {
+        Ok(log) => log.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Makes the names in `dir` durable; `doing` is told if that fails.
 pub(crate) fn sync_names(dir: &Path, doing: &'static str) -> Result<(), StoreError> {
     sync_dir(dir).map_err(error::sync(doing, dir))
