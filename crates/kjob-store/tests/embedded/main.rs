@@ -4,6 +4,7 @@
 
 mod backup;
 mod conformance;
+mod directory;
 mod format_sample;
 mod killed;
 mod looking_after;

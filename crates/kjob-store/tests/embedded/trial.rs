@@ -13,7 +13,7 @@ use kjob_core::{
     QueryId, State, Store, Submitted, TagReuse, Timestamp, Usage,
 };
 use kjob_proto::{Encoding, Text};
-use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use kjob_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use tempfile::TempDir;
 
 pub struct Trial {
@@ -37,6 +37,11 @@ pub fn by_count(segment_jobs: u64) -> EmbeddedOptions {
         reserve_bytes: 0,
         ..EmbeddedOptions::default()
     }
+}
+
+/// Opens a store with the usual options.
+pub fn open(dir: &Path) -> Result<EmbeddedStore, OpenError> {
+    EmbeddedStore::open(dir, EmbeddedOptions::default())
 }
 
 /// A job of the anonymous owner, received at the beginning of time and kept for an hour.
