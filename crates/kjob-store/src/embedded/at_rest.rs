@@ -9,13 +9,12 @@
 //! It only ever answers with a job that is whole. In all other cases, whatever they are, a reader thread is asked.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use kjob_core::{Ending, Job, JobId, Owner, Parts, Timestamp};
-use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 use super::error::sql;
@@ -153,9 +152,9 @@ impl AtRest {
         *file = Kept::NoMore;
     }
 
-    /// Notes where its tables are, if nothing is being written to it and it has no log, and that is not noted yet. `connection` is
-    /// one to `path`.
-    pub(crate) fn note(&self, path: &Path, connection: &Connection, common: &OnTheSpot) {
+    /// Notes where its tables are, if nothing is being written to it and it has no log, and that is not noted yet. SQLite has opened
+    /// the file at `path`.
+    pub(crate) fn note(&self, path: impl FnOnce() -> PathBuf, common: &OnTheSpot) {
         let epoch = self.epoch();
         let is_noted =
             |tables: &Option<Tables>| tables.as_ref().is_some_and(|it| it.epoch == epoch);
@@ -169,14 +168,18 @@ impl AtRest {
         let Ok(mut file) = self.file.try_lock() else {
             return;
         };
-        let Some(file) = file.open(path, common) else {
+        let path = path();
+        let Some(file) = file.open(&path, common) else {
             return;
         };
-        if !is_without_log(path) {
+        if !is_without_log(&path) {
             return;
         }
-        let names = ["jobs", "expiries", "ends"];
-        let Some([jobs, expiries, ends]) = rows::roots(&file, connection, names) else {
+        let roots = ["jobs", "expiries", "ends"].map(segment::page_of);
+        let [Some(jobs), Some(expiries), Some(ends)] = roots else {
+            return;
+        };
+        let Some([jobs, expiries, ends]) = rows::pages(&file, [jobs, expiries, ends]) else {
             return;
         };
         let found = Tables {

@@ -15,7 +15,7 @@ pub(crate) type Page = [u8; PAGE];
 
 /// What a page has of a rowid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Step {
     /// It is in this page, if anywhere, or in one below that.
     Below(u32),
     /// The row: where in the page it is.
@@ -32,7 +32,7 @@ const LEAF: u8 = 13;
 const ROW_MAX: usize = PAGE - 35;
 
 /// Looks for a rowid in a page of a table, which is not the first of its file.
-pub(crate) fn find(page: &Page, rowid: i64) -> Option<Place> {
+pub(crate) fn find(page: &Page, rowid: i64) -> Option<Step> {
     let cells = usize::from(u16::from_be_bytes(bytes_at(page, 3)?));
     match page.first() {
         Some(&INNER) => {
@@ -45,9 +45,9 @@ pub(crate) fn find(page: &Page, rowid: i64) -> Option<Place> {
             };
             let at = first_at_least(cells, rowid, |index| cell(index).map(|(key, _)| key))?;
             if at < cells {
-                return cell(at).map(|(_, below)| Place::Below(below));
+                return cell(at).map(|(_, below)| Step::Below(below));
             }
-            Some(Place::Below(u32::from_be_bytes(bytes_at(page, 8)?)))
+            Some(Step::Below(u32::from_be_bytes(bytes_at(page, 8)?)))
         }
         Some(&LEAF) => {
             let cell = |index: usize| {
@@ -58,15 +58,15 @@ pub(crate) fn find(page: &Page, rowid: i64) -> Option<Place> {
             };
             let at = first_at_least(cells, rowid, |index| cell(index).map(|(key, ..)| key))?;
             if at == cells {
-                return Some(Place::Nowhere);
+                return Some(Step::Nowhere);
             }
             let (key, start, len) = cell(at)?;
             if key != rowid {
-                return Some(Place::Nowhere);
+                return Some(Step::Nowhere);
             }
             let len = usize::try_from(len).ok().filter(|len| *len <= ROW_MAX)?;
             let row = start..start + len;
-            (row.end <= PAGE).then_some(Place::Here(row))
+            (row.end <= PAGE).then_some(Step::Here(row))
         }
         _ => None,
     }
@@ -203,11 +203,11 @@ mod tests {
     }
 
     /// The page that has a row, and where.
-    fn search(pages: &[Page], root: u32, rowid: i64) -> (&Page, Option<Place>) {
+    fn search(pages: &[Page], root: u32, rowid: i64) -> (&Page, Option<Step>) {
         let mut page = &pages[root as usize - 1];
         loop {
             match find(page, rowid) {
-                Some(Place::Below(number)) => page = &pages[number as usize - 1],
+                Some(Step::Below(number)) => page = &pages[number as usize - 1],
                 found => return (page, found),
             }
         }
@@ -241,9 +241,9 @@ mod tests {
                 last.insert(*id, (a, b));
             }
             for (id, (a, b)) in &last {
-                let (page, place) = search(&pages, root, *id);
-                let Some(Place::Here(range)) = place else {
-                    panic!("{id}: {place:?}");
+                let (page, step) = search(&pages, root, *id);
+                let Some(Step::Here(range)) = step else {
+                    panic!("{id}: {step:?}");
                 };
                 let mut found = [ValueRef::Null; 5];
                 values(&page[range], &mut found).unwrap();
@@ -254,7 +254,7 @@ mod tests {
             let ids = last.keys().flat_map(|id| [id.saturating_sub(1), id.saturating_add(1)]);
             for other in others.into_iter().chain(ids) {
                 if !last.contains_key(&other) {
-                    prop_assert_eq!(search(&pages, root, other).1, Some(Place::Nowhere));
+                    prop_assert_eq!(search(&pages, root, other).1, Some(Step::Nowhere));
                 }
             }
         }
@@ -269,7 +269,7 @@ mod tests {
         ) {
             let mut page: Page = bytes.try_into().unwrap();
             page[0] = kind;
-            if let Some(Place::Here(range)) = find(&page, rowid) {
+            if let Some(Step::Here(range)) = find(&page, rowid) {
                 let _ = values(&page[range], &mut [ValueRef::Null; 5]);
             }
             let _ = values(&page[start..], &mut [ValueRef::Null; 5]);
@@ -281,7 +281,7 @@ mod tests {
         let blob = |len| (7, Value::Blob(vec![1; len]), Value::Null);
         // Five bytes of head.
         let (pages, root) = written(&[blob(ROW_MAX - 5)]);
-        assert!(matches!(search(&pages, root, 7).1, Some(Place::Here(_))));
+        assert!(matches!(search(&pages, root, 7).1, Some(Step::Here(_))));
         let (pages, root) = written(&[blob(ROW_MAX - 4)]);
         assert_eq!(search(&pages, root, 7).1, None);
     }
@@ -290,8 +290,8 @@ mod tests {
     fn what_is_not_as_it_has_to_be_is_none() {
         // A row of two bytes, with rowid 7: the head's length, and a null.
         let page = leaf_of(&[2, 7, 2, 0]);
-        assert_eq!(find(&page, 7), Some(Place::Here(PAGE - 2..PAGE)));
-        assert_eq!(find(&page, 8), Some(Place::Nowhere));
+        assert_eq!(find(&page, 7), Some(Step::Here(PAGE - 2..PAGE)));
+        assert_eq!(find(&page, 8), Some(Step::Nowhere));
         assert_eq!(values(&[2, 0], &mut [ValueRef::Integer(1)]), Some(()));
         // It goes on past the page.
         assert_eq!(find(&leaf_of(&[3, 7, 2, 0]), 7), None);

@@ -375,7 +375,7 @@ impl Reader {
             };
             let done = match self.connection(entry) {
                 Ok(connection) => {
-                    note_at_rest(&shared, &table, entry, connection);
+                    note_at_rest(&shared, &table, entry);
                     read(Segment {
                         connection,
                         layout,
@@ -440,12 +440,12 @@ impl Reader {
     }
 }
 
-/// Notes of a segment that it is at rest, if it is; not of the newest, which never is.
-fn note_at_rest(shared: &Shared, table: &Table, entry: &SegmentEntry, connection: &Connection) {
+/// Notes of a segment that was opened that it is at rest, if it is; not of the newest, which never is.
+fn note_at_rest(shared: &Shared, table: &Table, entry: &SegmentEntry) {
     let newest = table.segments.last();
     if newest.is_some_and(|newest| newest.number != entry.number) {
-        let path = shared.layout.segment(entry.number, entry.generation);
-        entry.at_rest.note(&path, connection, &shared.on_the_spot);
+        let path = || shared.layout.segment(entry.number, entry.generation);
+        entry.at_rest.note(path, &shared.on_the_spot);
     }
 }
 

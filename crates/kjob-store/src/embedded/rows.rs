@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::io;
 
-use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-use super::pages::{self, PAGE, Page, Place};
+use super::pages::{self, PAGE, Page, Step};
 
 /// Pages from the root of a table to a row at most: those of a million rows are three.
 const DEPTH_MAX: usize = 16;
@@ -16,13 +15,8 @@ const DEPTH_MAX: usize = 16;
 const PAGE_SIZE_AT: usize = 16;
 const RESERVED_AT: usize = 20;
 
-/// The roots of some tables of a database, by its file and a connection to it; `None` where the file is not as all are, or the system
-/// has them not in memory.
-pub(crate) fn roots<const N: usize>(
-    file: &File,
-    connection: &Connection,
-    tables: [&str; N],
-) -> Option<[Box<Page>; N]> {
+/// Some pages of a database's file, by their numbers; `None` where the file is not as all are, or the system has them not in memory.
+pub(crate) fn pages<const N: usize>(file: &File, numbers: [u32; N]) -> Option<[Box<Page>; N]> {
     let page = |number: u32| {
         let mut page = Box::new([0; PAGE]);
         read_now(file, number, &mut page).map(|()| page)
@@ -32,17 +26,8 @@ pub(crate) fn roots<const N: usize>(
     if usize::from(u16::from_be_bytes(page_size)) != PAGE || head.get(RESERVED_AT) != Some(&0) {
         return None;
     }
-    let root = |table: &str| {
-        let query = "SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ?1";
-        let number = connection.query_row(query, [table], |row| row.get(0));
-        // The first page of a file has its head.
-        page(number.ok().filter(|number| *number > 1)?)
-    };
-    let mut roots = Vec::with_capacity(N);
-    for table in tables {
-        roots.push(root(table)?);
-    }
-    roots.try_into().ok()
+    let found: Option<Vec<_>> = numbers.into_iter().map(page).collect();
+    found?.try_into().ok()
 }
 
 /// Finds a row below the root of its table, and its values; they refer to `page`, or to the root.
@@ -53,23 +38,23 @@ pub(crate) fn row<'a>(
     page: &'a mut Page,
     into: &mut [ValueRef<'a>],
 ) -> Option<()> {
-    let mut place = pages::find(root, rowid)?;
+    let mut step = pages::find(root, rowid)?;
     let mut is_in_root = true;
     for _ in 0..DEPTH_MAX {
-        match place {
-            Place::Below(number) => {
+        match step {
+            Step::Below(number) => {
                 read_now(file, number, page)?;
                 is_in_root = false;
-                place = pages::find(page, rowid)?;
+                step = pages::find(page, rowid)?;
             }
-            Place::Here(range) => {
+            Step::Here(range) => {
                 let page = if is_in_root { root } else { page };
                 pages::values(page.get(range)?, into)?;
                 // In the row itself nothing stands for it.
                 *into.first_mut()? = ValueRef::Integer(rowid);
                 return Some(());
             }
-            Place::Nowhere => return None,
+            Step::Nowhere => return None,
         }
     }
     None

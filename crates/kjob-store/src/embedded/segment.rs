@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::counts::{self, Meta, PAGES};
 use super::error::{in_segment, is_fatal, opening_of, sql, sql_of};
 use super::layout::Layout;
+use super::pages::PAGE;
 use super::room;
 use super::schema::{self, FORMAT, Schema};
 use super::totals::Totals;
@@ -73,7 +74,7 @@ pub(crate) fn create(
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(layout.segment(number, generation), flags)?;
-        connection.pragma_update(None, "page_size", 4096)?;
+        connection.pragma_update(None, "page_size", PAGE as i64)?;
         set_up(&connection, Access::Newest)?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         make_tables(&connection)?;
@@ -198,6 +199,12 @@ fn right_tables() -> rusqlite::Result<&'static Schema> {
     }
     let made = Schema::of(make_tables)?;
     Ok(RIGHT.get_or_init(|| made))
+}
+
+/// The page at which a table begins in every segment that was [opened](open), but for those of [`PAGES`].
+pub(crate) fn page_of(table: &str) -> Option<u32> {
+    let page = right_tables().ok()?.page_of(table)?;
+    u32::try_from(page).ok()
 }
 
 fn make_tables(connection: &Connection) -> rusqlite::Result<()> {

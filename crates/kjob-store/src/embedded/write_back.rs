@@ -17,12 +17,10 @@ use kjob_core::StoreError;
 use rusqlite::Connection;
 
 use super::error::sql;
+use super::pages::PAGE;
 use super::pool::{Length, Pool};
 use super::segment::{self, Access};
 use super::shared::Shared;
-
-/// The bytes of a page.
-const PAGE: u64 = 4096;
 
 /// Where large payloads come as fast as they are copied, the writer's share is large, and logs get shorter, but not than one
 /// in so many of what they are to be.
@@ -65,7 +63,7 @@ struct AtWork {
 impl WriteBack {
     /// For logs of about so many bytes.
     pub(crate) fn new(log_bytes: u64) -> Self {
-        let most = i32::try_from(log_bytes / PAGE).unwrap_or(i32::MAX);
+        let most = i32::try_from(log_bytes / PAGE as u64).unwrap_or(i32::MAX);
         let most = most.clamp(SHORTER_BY_MOST, i32::MAX / KEPT);
         Self {
             logged: None,
@@ -86,7 +84,7 @@ impl WriteBack {
             Ok(())
         };
         // A log that need not grow needs no more than its bytes synced.
-        let kept = i64::from(KEPT * self.most) * PAGE.cast_signed();
+        let kept = i64::from(KEPT * self.most) * PAGE as i64;
         let _ = connection.pragma_update(None, "journal_size_limit", kept);
         // Where it cannot be told, SQLite goes on by itself.
         self.logged = connection.wal_hook(Some(hook)).ok().map(|()| logged);

@@ -100,10 +100,11 @@ async fn put_to_rest(store: &EmbeddedStore) {
     for _ in 0..10_000 {
         inspect(store, |writer| writer.put_to_rest_after(Duration::ZERO)).await;
         store.reserve_ids(1).await.unwrap();
+        // After what the writer asked for, on the same thread.
+        store.work(|| Ok(())).await.unwrap();
         if is_without_log(&path_of(store)) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("its log is never written back");
 }
@@ -348,8 +349,8 @@ async fn what_was_acknowledged_is_seen_beside_writes() {
         moved.store(left, Ordering::SeqCst);
         if left % 3 == 0 {
             put_to_rest(&store).await;
-            // Now and then it is read on the spot when the next move comes.
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            // It is read on the spot when the next move comes, where that is possible and no reader was asked meanwhile.
+            by_reader(&store, id, Parts::NONE).await;
         }
     }
     readers.join_all().await;
